@@ -1,0 +1,23 @@
+"""crossflow: where, inside a multimodal LLM, the picture meets the question.
+
+Vocabulary, used alike in code, columns, parameters and plots:
+
+position
+    One place in a prompt: a text token or a visual token, counted from 0.
+position set
+    A named set of positions, such as ``image``, ``question`` or ``last``.
+flow
+    ``source->target``: two position sets; information moves from source to target by attention.
+knockout
+    Forbidding the target's positions to attend to the source's, in some layers.
+window
+    The layers in which a knockout acts, given by a width around a *centre layer*.
+row
+    One (flow, centre layer) of one question: one number of a curve.
+clean
+    A run with nothing forbidden.
+change
+    100 * (p_knockout - p_clean) / p_clean, in percent, for the first token of the clean answer.
+"""
+
+__version__ = "0.1.0"

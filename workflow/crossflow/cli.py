@@ -1,0 +1,51 @@
+"""The command line: one verb per rule of the workflow.
+
+This module only finds the verb's own module, so that a rule depends on the sources of its verb and on
+nothing else.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from crossflow import __version__
+from crossflow.errors import CrossflowError
+
+VERBS = {
+    "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
+    "random-model": "build a tiny LLaVA with random weights, for tests and a first look",
+    "questions": "choose the questions of each category from files in GQA's layout",
+    "answers": "answer the chosen questions, with the picture and without it",
+    "knockout": "knock out every flow at every centre layer",
+    "summary": "aggregate answers and knockouts into tables with intervals",
+    "figure": "draw one figure from the summary",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0, or 1 after a one-sentence message on standard error."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    listing = "\n".join(f"  {verb:<14}{help}" for verb, help in VERBS.items())
+    top = argparse.ArgumentParser(
+        prog="crossflow",
+        description="Attention knockout in multimodal LLMs.",
+        epilog=f"verbs:\n{listing}\n\n`crossflow VERB --help` lists a verb's options.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"crossflow {__version__}")
+    top.add_argument("verb", choices=VERBS, metavar="VERB")
+    verb = top.parse_args(argv[:1]).verb
+
+    module = importlib.import_module(f"crossflow.verbs.{verb.replace('-', '_')}")
+    parser = argparse.ArgumentParser(prog=f"crossflow {verb}", description=VERBS[verb])
+    module.add_arguments(parser)
+    arguments = parser.parse_args(argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        module.run(arguments)
+    except CrossflowError as error:
+        print(f"crossflow {verb}: {error}", file=sys.stderr)
+        return 1
+    return 0

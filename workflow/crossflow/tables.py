@@ -1,0 +1,133 @@
+"""The schema of every result file, and their reading and writing.
+
+Tables hold only what determines the numbers: no time stamp, host or commit, so that the same study writes the
+same bytes.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crossflow.errors import CrossflowError
+
+QUESTIONS = (
+    "question_id",
+    "image_id",
+    "category",
+    "detailed",
+    "question",
+    "answer",
+    "true_option",
+    "false_option",
+    "objects",
+)
+SKIPPED = ("question_id", "image_id", "reason")
+REJECTIONS = ("category", "reason", "n")
+
+ANSWERS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("image_id", pa.string()),
+        ("generated", pa.string()),
+        ("correct", pa.bool_()),
+        ("first_token", pa.int64()),
+        ("p_clean", pa.float64()),
+        ("generated_blind", pa.string()),
+        ("correct_blind", pa.bool_()),
+        ("p_blind", pa.float64()),
+        ("tokens", pa.int64()),
+    ]
+)
+KNOCKOUT = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("image_id", pa.string()),
+        ("flow", pa.string()),
+        ("layer", pa.int64()),
+        ("p_clean", pa.float64()),
+        ("p_knockout", pa.float64()),
+        ("change_percent", pa.float64()),
+        ("logprob_change", pa.float64()),
+        ("margin_clean", pa.float64()),
+        ("margin_knockout", pa.float64()),
+        ("flipped", pa.bool_()),
+        ("edges", pa.int64()),
+    ]
+)
+EFFECTS = ("model", "category", "flow", "window", "layer", "n", "mean", "low", "high", "median")
+ACCURACY = ("model", "category", "n", "accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind")
+COUNTS = ("model", "category", "window", "flow", "questions", "skipped", "excluded", "missing", "n")
+
+_METADATA = b"crossflow"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of ``path`` that takes its place only if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CrossflowError(f"{path} could not be written ({error.strerror or error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows, whole or not at all. ``None`` becomes an empty cell; text is quoted where it must be."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table of text cells (empty cell: ``""``); ids keep their leading zeros.
+
+    Raises:
+        CrossflowError: the file is absent or its columns are not ``columns``.
+    """
+    if not path.is_file():
+        raise CrossflowError(f"{path} does not exist.")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+        return list(reader)
+
+
+def write_parquet(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
+    """Write rows under ``schema``, whole or not at all, with ``metadata`` as JSON under the key ``crossflow``."""
+    encoded = json.dumps(metadata, sort_keys=True).encode()
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_METADATA: encoded}))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_parquet(path: Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table and its metadata.
+
+    Raises:
+        CrossflowError: the file is absent, is no parquet file, or has other columns.
+    """
+    if not path.is_file():
+        raise CrossflowError(f"{path} does not exist.")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise CrossflowError(f"{path} is not a readable parquet file ({error}).") from error
+    if table.schema.names != schema.names:
+        raise CrossflowError(f"{path} has the columns {table.schema.names}, expected {schema.names}.")
+    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
