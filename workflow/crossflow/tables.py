@@ -108,7 +108,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         return list(reader)
 
 
-def write_parquet(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
+def write_parquet(
+    path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]
+) -> None:
     """Write rows under ``schema``, whole or not at all, with ``metadata`` as JSON under the key ``crossflow``."""
     encoded = json.dumps(metadata, sort_keys=True).encode()
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_METADATA: encoded}))

@@ -1,0 +1,23 @@
+"""Fixtures that every test file shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real GQA data and the published program's numbers, which is not part of the project."""
+    folder = Path(os.environ.get("CROSSFLOW_SHARED", REPO.parent / "shared"))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"{folder} is absent: set CROSSFLOW_SHARED to the folder with gqa/ and reference/")
+    return folder

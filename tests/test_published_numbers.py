@@ -1,0 +1,105 @@
+"""Position sets, related patches and knockouts equal those that the published program printed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crossflow.answers import answer
+from crossflow.categories import attach_objects, classify
+from crossflow.engines import ENGINES
+from crossflow.forward import run_clean
+from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
+from crossflow.flows import rows_of
+from crossflow.measures import measure
+from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
+from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
+
+SPLIT = "val_balanced"
+
+
+@pytest.fixture(scope="module", params=["llava15", "llava16"])
+def published(request: pytest.FixtureRequest, shared: Path) -> Published:
+    return Published(shared / "reference" / request.param)
+
+
+@pytest.fixture(scope="module")
+def model(published: Published) -> MultimodalModel:
+    return load_model(ModelSettings(published.model, "vicuna-v1"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def prepared(published: Published, model: MultimodalModel) -> dict[str, Prepared]:
+    questions = list(read_questions(published.root, SPLIT))
+    scenes = read_scenes(published.root, SPLIT, {question.image_id for question in questions})
+    chosen = [attach_objects(classify(question), scenes[question.image_id]) for question in questions]
+    assert all(isinstance(question, ChosenQuestion) for question in chosen)
+    with Pictures(published.root) as pictures:
+        return {
+            question.question_id: model.prepare(question, pictures.open(question.image_id))
+            for question in chosen
+        }
+
+
+def test_all_questions_of_the_published_program_are_prepared(
+    published: Published, prepared: dict[str, Prepared]
+) -> None:
+    assert prepared.keys() == published.cases.keys()
+    assert len(prepared) == 12
+
+
+def test_position_sets_equal_the_published_ranges(
+    published: Published, prepared: dict[str, Prepared]
+) -> None:
+    for question_id, case in published.cases.items():
+        positions = prepared[question_id].positions
+        assert positions.length == case["sequence_length"]
+        for theirs, ours in FLOWS.items():
+            source, target = ours.split("->")
+            assert positions[source].tolist() == case["ranges"][theirs]["source"], (question_id, ours)
+            assert positions[target].tolist() == case["ranges"][theirs]["target"], (question_id, ours)
+
+
+def test_related_and_newline_patches_equal_the_published_ones(
+    published: Published, prepared: dict[str, Prepared]
+) -> None:
+    for question_id, case in published.cases.items():
+        visual = prepared[question_id].visual
+        assert np.flatnonzero(visual.related).tolist() == case["related_patches"], question_id
+        assert np.flatnonzero(visual.newline).tolist() == case["pad_patches"], question_id
+
+
+def test_the_clean_answer_equals_the_published_one(
+    published: Published, model: MultimodalModel, prepared: dict[str, Prepared]
+) -> None:
+    for question_id, case in published.cases.items():
+        ours = answer(model, prepared[question_id])
+        assert ours.tokens[0] == case["first_token"]
+        assert float(ours.probabilities[ours.tokens[0]]) == pytest.approx(case["base_prob"], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_knockout_equals_the_published_number(
+    engine: str, published: Published, model: MultimodalModel, prepared: dict[str, Prepared]
+) -> None:
+    compared = 0
+    for question_id, case in published.cases.items():
+        question = prepared[question_id]
+        rows, expected = [], []
+        for flow in FLOWS.values():
+            source, target = (question.positions[name] for name in flow.split("->"))
+            for window in WINDOWS:
+                theirs = published.p_knockout(question_id, flow, window)
+                if theirs is None:
+                    assert len(source) == 0
+                else:
+                    # The engine shares one mask per flow name, so a width gets a name of its own.
+                    rows += rows_of(f"{flow} {window}", source, target, window, published.layers)
+                    expected += theirs
+        clean = run_clean(model, question, min(int(row.targets[0]) for row in rows))
+        measured = measure(clean.logits, ENGINES[engine](model, clean, rows), case["first_token"], None)
+        np.testing.assert_allclose(measured["p_knockout"], expected, rtol=0, atol=TOLERANCE)
+        compared += len(expected)
+    empty = len([None for question_id, _ in MISSING if question_id in published.cases])
+    assert compared == (12 * len(FLOWS) - empty) * len(WINDOWS) * published.layers

@@ -1,0 +1,80 @@
+"""Greedy answers, with the picture and with the picture removed."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from crossflow.attention import Mode, Plain, using
+from crossflow.forward import picture_removed
+from crossflow.models import MultimodalModel, Prepared
+
+
+class Answer(NamedTuple):
+    """One generated answer.
+
+    Attributes:
+        text: The decoded tokens, without special tokens, stripped.
+        tokens: The generated tokens.
+        probabilities: Of the first token, over the vocabulary, fp64.
+    """
+
+    text: str
+    tokens: list[int]
+    probabilities: Tensor
+
+
+def is_correct(generated: str, answer: str) -> bool:
+    """The published rule: the whole generated text, stripped and lower-cased, equals the gold answer."""
+    return generated.strip().lower() == answer.strip().lower()
+
+
+def _greedy(model: MultimodalModel) -> GenerationConfig:
+    """Greedy decoding, whatever the folder's generation_config.json asks for."""
+    folder = model.network.generation_config
+    stop = folder.eos_token_id if folder.eos_token_id is not None else model.processor.tokenizer.eos_token_id
+    first_stop = stop[0] if isinstance(stop, list) else stop
+    pad = model.processor.tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=model.settings.max_new_tokens,
+        eos_token_id=stop,
+        pad_token_id=first_stop if pad is None else pad,
+        bos_token_id=folder.bos_token_id,
+    )
+
+
+def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Answer:
+    first_states: list[Tensor] = []
+
+    def keep(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not first_states:
+            first_states.append(output[:, -1])
+
+    # generate() falls back on the folder's own settings for whatever is unset, so they are put aside.
+    folder = model.network.generation_config
+    greedy = _greedy(model)
+    model.network.generation_config = greedy
+    handle = model.norm.register_forward_hook(keep)
+    try:
+        with using(mode), torch.inference_mode():
+            generated = model.network.generate(**prepared.inputs, generation_config=greedy)
+    finally:
+        handle.remove()
+        model.network.generation_config = folder
+    tokens = generated[0, prepared.positions.length :].tolist()
+    text = model.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    logits = model.logits(first_states[0])[0]
+    return Answer(text, tokens, torch.softmax(logits.double(), dim=-1))
+
+
+def answer(model: MultimodalModel, prepared: Prepared) -> Answer:
+    """The model's greedy answer."""
+    return _generate(model, prepared, Plain())
+
+
+def answer_blind(model: MultimodalModel, prepared: Prepared) -> Answer:
+    """The greedy answer with the visual tokens hidden from every other position, in every layer."""
+    return _generate(model, prepared, picture_removed(prepared))

@@ -1,0 +1,177 @@
+"""Full forwards: the clean run, and a forward in which some edges are blocked.
+
+A clean run records what every knockout of the same question shares: the keys and values of each layer, and the
+residual stream that enters it. The blocked forward is the plain meaning of a knockout; `crossflow.reference` is made
+of it, and so is the answer with the picture removed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from crossflow.attention import Call, Mode, Plain, attend, using
+from crossflow.errors import CrossflowError
+from crossflow.flows import Window
+from crossflow.models import MultimodalModel, Prepared
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What one decoder layer saw in the clean run.
+
+    Attributes:
+        hidden: The residual stream entering the layer, from position ``first`` on, ``(1, suffix, width)``.
+        arguments: The other arguments of the layer's forward.
+        key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
+        visible: The edges that the model allows, for queries from ``first`` on.
+        reads_ahead: A 0-d boolean tensor: does a position before ``first`` attend to one from ``first`` on?
+    """
+
+    hidden: Float[Tensor, "1 suffix width"]
+    arguments: dict[str, Any]
+    key: Float[Tensor, "1 kv_heads positions head_width"]
+    value: Float[Tensor, "1 kv_heads positions head_width"]
+    visible: Bool[Tensor, "suffix positions"]
+    reads_ahead: Bool[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """A clean forward of one question.
+
+    Attributes:
+        prepared: The question.
+        first: The first position that any knockout changes.
+        layers: One record per decoder layer.
+        logits: Logits at the last position, fp32, ``(vocabulary,)``.
+    """
+
+    prepared: Prepared
+    first: int
+    layers: list[LayerRecord]
+    logits: Float[Tensor, " vocabulary"]
+
+
+class _Recording:
+    """Attend plainly and keep keys, values and allowed edges of each layer."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def attend(self, call: Call) -> Tensor:
+        visible = call.visible()
+        reads_ahead = visible[: self.first, self.first :].any()
+        self.seen[call.layer] = (call.key, call.value, visible[self.first :].clone(), reads_ahead)
+        return attend(call.query, call.key, call.value, visible[None], call.scaling)
+
+
+@contextmanager
+def _recorded_arguments(layers: nn.ModuleList) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
+    """Collect the hidden states and the other arguments with which each layer is called."""
+    calls: list[tuple[Tensor, dict[str, Any]]] = []
+
+    def record(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        arguments = dict(named)
+        hidden = positional[0] if positional else arguments.pop("hidden_states")
+        calls.append((hidden, arguments))
+
+    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def full_logits(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Float[Tensor, " vocabulary"]:
+    """Logits at the last position (fp32) of one full multimodal forward in the given attention mode."""
+    with using(mode), torch.inference_mode():
+        output = model.network.base_model(**prepared.inputs, use_cache=False)
+        return model.logits(output.last_hidden_state[:, -1])[0]
+
+
+def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRun:
+    """Run the clean prompt once and keep what the knockouts from position ``first`` on share.
+
+    Raises:
+        CrossflowError: a layer was not called exactly once through the project's attention function.
+    """
+    recording = _Recording(first)
+    with _recorded_arguments(model.layers) as calls:
+        logits = full_logits(model, prepared, recording)
+    if len(calls) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
+        raise CrossflowError(
+            f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
+            f"{len(recording.seen)}; the model can not be knocked out."
+        )
+    # The slice alone would keep the whole prompt's hidden states alive.
+    layers = [
+        LayerRecord(hidden[:, first:].clone(), arguments, *recording.seen[index])
+        for index, (hidden, arguments) in enumerate(calls)
+    ]
+    return CleanRun(prepared, first, layers, logits)
+
+
+class Blocking:
+    """A full forward in which targets may not attend to sources, in the layers of a window.
+
+    Attributes:
+        sources, targets: Positions.
+        window: The layers in which the edges are blocked; None = every layer.
+        beyond: Positions generated after the prompt are targets too.
+    """
+
+    def __init__(
+        self,
+        sources: Int[np.ndarray, " s"],
+        targets: Int[np.ndarray, " t"],
+        window: Window | None = None,
+        beyond: bool = False,
+    ) -> None:
+        self.sources = sources
+        self.targets = targets
+        self.window = window
+        self.beyond = beyond
+
+    def attend(self, call: Call) -> Tensor:
+        if self.window is not None and call.layer not in self.window:
+            return Plain().attend(call)
+        visible = call.visible().clone()
+        queries, keys = visible.shape
+        first = keys - queries
+        targets = self.targets[(self.targets >= first) & (self.targets < keys)] - first
+        if self.beyond and first:
+            # Past the prompt: with a cache, every query is a generated position.
+            targets = np.arange(queries)
+        visible[torch.from_numpy(targets)[:, None], torch.from_numpy(self.sources)] = False
+        require_legal_keys(visible.any(-1))
+        return attend(call.query, call.key, call.value, visible[None], call.scaling)
+
+
+def require_legal_keys(legal: Bool[Tensor, "..."]) -> None:
+    """Refuse a knockout that leaves a position nothing to attend to: a softmax over nothing is no knockout.
+
+    Args:
+        legal: For each query, whether it has a visible key.
+
+    Raises:
+        CrossflowError: some query has none.
+    """
+    if not bool(legal.all()):
+        raise CrossflowError(
+            "A knockout leaves a position with no key to attend to; choose a flow whose source leaves its target one."
+        )
+
+
+def picture_removed(prepared: Prepared) -> Blocking:
+    """The visual tokens hidden from every other position, in every layer; positions are unchanged."""
+    positions = prepared.positions
+    others = np.setdiff1d(np.arange(positions.length), positions["image"])
+    return Blocking(positions["image"], others, beyond=True)

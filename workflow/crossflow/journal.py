@@ -1,0 +1,110 @@
+"""Finished work of a long job, kept in a file of its own until the job's table is written.
+
+The journal lies beside the table and is no output of the workflow, so it survives a killed job; the next run takes
+up where it ended. Its first line is a fingerprint of everything that shapes the rows. A journal with another
+fingerprint is set aside under another name, never mixed in and never deleted.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from crossflow.errors import CrossflowError
+
+log = logging.getLogger(__name__)
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings written as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Journal:
+    """The finished entries of one job, by key.
+
+    Attributes:
+        finished: Key -> entry, in the order in which they were finished.
+    """
+
+    def __init__(self, path: Path, file: IO[str], finished: dict[str, Any]) -> None:
+        self._path = path
+        self._file = file
+        self.finished = finished
+
+    def add(self, key: str, entry: Any) -> None:
+        """Append one entry and see it to the disk.
+
+        Raises:
+            CrossflowError: the disk is full or not writable; what was added before is kept.
+        """
+        try:
+            self._file.write(json.dumps([key, entry]) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CrossflowError(
+                f"{self._path} could not be written ({error.strerror or error}); what was finished is kept, run again."
+            ) from error
+        self.finished[key] = entry
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Any], int]:
+    """Fingerprint, entries, and the length in bytes up to the last whole line: a killed job may leave half a line."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    lines = whole.splitlines()
+    try:
+        mark = json.loads(lines[0])["fingerprint"] if lines else None
+        return mark, dict(json.loads(line) for line in lines[1:]), len(whole)
+    except (ValueError, KeyError, TypeError):
+        return None, {}, 0
+
+
+def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], dict[str, Any]]:
+    """Open a journal for appending, after what is already finished in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finished: dict[str, Any] = {}
+    keep = 0
+    if path.exists():
+        found, finished, keep = _read(path)
+        if found != mark:
+            aside = path.with_name(f"{path.name}.{hash_file(path)[:12]}.set-aside")
+            log.warning("%s is of another study or version: set aside as %s", path, aside.name)
+            path.rename(aside)
+            finished, keep = {}, 0
+    file = path.open("a", encoding="utf-8")
+    file.truncate(keep)
+    if not keep:
+        file.write(json.dumps({"fingerprint": mark, "settings": settings}) + "\n")
+        file.flush()
+    elif finished:
+        log.info("taking up %s: %d finished", path, len(finished))
+    return file, finished
+
+
+@contextmanager
+def journal_beside(table: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
+    """Open the journal of the job that writes ``table``; it is removed when the block succeeds.
+
+    Raises:
+        CrossflowError: the journal can not be written.
+    """
+    path = table.with_name(f"{table.stem}.journal.jsonl")
+    try:
+        file, finished = _open(path, fingerprint(settings), settings)
+    except OSError as error:
+        raise CrossflowError(f"{path} could not be written ({error.strerror or error}).") from error
+    with file:
+        yield Journal(path, file, finished)
+    path.unlink()

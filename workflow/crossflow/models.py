@@ -1,0 +1,252 @@
+"""Loading a multimodal LLM, and the few parts of it that knockouts need.
+
+One table, `ARCHITECTURES`, says where the parts of each architecture are. A model whose ``model_type`` is not in
+the table is refused. Every decoder layer of a loaded model attends through `crossflow.attention`; the vision tower
+keeps its own attention.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
+
+from crossflow import attention
+from crossflow.errors import CrossflowError
+from crossflow.gqa import ChosenQuestion
+from crossflow.patches import VisualTokens, visual_tokens
+from crossflow.positions import Positions, positions_of
+from crossflow.prompts import render, tokenize
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One entry of ``models`` in params.yaml, with the folder in which its files are.
+
+    Attributes:
+        path: Folder in Hugging Face format.
+        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``.
+        image: ``processor`` (as the folder says), ``pad`` (square padding) or ``anyres`` (an error if the folder's
+            processor does not tile).
+        patches: ``published`` or ``overlap``.
+        dtype: A key of `DTYPES`.
+        max_new_tokens: Length at which an answer is cut.
+    """
+
+    path: Path
+    prompt: str
+    image: str = "processor"
+    patches: str = "published"
+    dtype: str = "float32"
+    max_new_tokens: int = 16
+
+
+def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return labels[0]
+
+
+def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    width, height = size
+    newline = torch.zeros(labels.shape[-1])
+    newline[-1] = 1
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        vision_feature_select_strategy="default",
+        image_newline=newline,
+    )
+    return torch.as_tensor(packed[0])
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the parts of one architecture are.
+
+    Attributes:
+        decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
+        head: Dotted path to the output embedding.
+        pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``.
+        patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
+    """
+
+    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    decoder: str = "model.language_model"
+    head: str = "lm_head"
+    patch_size: str = "vision_config.patch_size"
+
+
+ARCHITECTURES = {
+    "llava": Architecture(pack=_pack_one_tile),
+    "llava_next": Architecture(pack=_pack_anyres),
+}
+
+
+def _follow(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One question, ready for the model.
+
+    Attributes:
+        question: The question.
+        inputs: Keyword arguments of the model's forward, batch of one, on the model's device.
+        positions: The prompt's position sets.
+        visual: What the visual tokens show.
+    """
+
+    question: ChosenQuestion
+    inputs: dict[str, Tensor]
+    positions: Positions
+    visual: VisualTokens
+
+
+@dataclass(frozen=True)
+class MultimodalModel:
+    """A loaded model.
+
+    Attributes:
+        settings: What it was loaded from.
+        network: The transformers model, in evaluation mode.
+        processor: Its processor; the image processor is the one that ``settings.image`` asks for.
+        architecture: Its entry of `ARCHITECTURES`.
+        device: Where it lives.
+    """
+
+    settings: ModelSettings
+    network: Any
+    processor: Any
+    architecture: Architecture
+    device: torch.device
+
+    @cached_property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+        layers = _follow(self.network, self.architecture.decoder).layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @cached_property
+    def norm(self) -> nn.Module:
+        """The norm between the last decoder layer and the output embedding."""
+        norm = _follow(self.network, self.architecture.decoder).norm
+        assert isinstance(norm, nn.Module)
+        return norm
+
+    @cached_property
+    def _output_embedding(self) -> Float[Tensor, "vocabulary width"]:
+        return _follow(self.network, self.architecture.head).weight.detach().float()
+
+    def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
+        """Logits in fp32, whatever the model's type, from hidden states after the final norm."""
+        return normed.float() @ self._output_embedding.T
+
+    def prepare(self, question: ChosenQuestion, picture: Image.Image) -> Prepared:
+        """Turn a question and its picture into model inputs and position sets.
+
+        Raises:
+            BrokenQuestion: the question does not fit the prompt (see `crossflow.prompts`).
+        """
+        prompt = render(self.settings.prompt, question.question, self.processor)
+        visual = visual_tokens(
+            self.processor.image_processor,
+            _follow(self.network.config, self.architecture.patch_size),
+            lambda labels, size: self.architecture.pack(self.network, labels, size),
+            picture.size,
+            [chosen.box for chosen in question.objects],
+            self.settings.patches,
+        )
+        tokens = tokenize(prompt, self.processor, len(visual))
+        inputs = {
+            name: torch.as_tensor(np.asarray(value))
+            for name, value in self.processor.image_processor(picture, return_tensors="np").items()
+        }
+        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
+        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return Prepared(
+            question,
+            {name: value.to(self.device) for name, value in inputs.items()},
+            positions_of(tokens, question, visual),
+            visual,
+        )
+
+
+def _load_processor(settings: ModelSettings) -> Any:
+    processor = AutoProcessor.from_pretrained(settings.path, backend="pil", local_files_only=True)
+    if settings.image == "pad":
+        # Only this class pads: a CLIPImageProcessor takes the argument and ignores it.
+        processor.image_processor = LlavaImageProcessorPil.from_pretrained(
+            settings.path, do_pad=True, local_files_only=True
+        )
+    elif settings.image == "anyres" and not hasattr(processor.image_processor, "image_grid_pinpoints"):
+        raise CrossflowError(
+            f"{settings.path} is asked for image: anyres, but its {type(processor.image_processor).__name__} does not "
+            "tile; use image: processor or pad."
+        )
+    return processor
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
+    """Load a model from its folder. Nothing is downloaded, and only safetensors are read.
+
+    Raises:
+        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
+    """
+    if not (settings.path / "config.json").is_file():
+        raise CrossflowError(
+            f"{settings.path} holds no config.json: give the folder of a model in Hugging Face format."
+        )
+    try:
+        config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
+        if config.model_type not in ARCHITECTURES:
+            raise CrossflowError(
+                f"{settings.path} is a model of type {config.model_type!r}; known are {', '.join(ARCHITECTURES)}."
+            )
+        if getattr(config, "vision_feature_select_strategy", "default") != "default":
+            raise CrossflowError(
+                f"{settings.path} feeds the vision tower's CLS token to the language model "
+                f"(vision_feature_select_strategy {config.vision_feature_select_strategy!r}); only 'default' is supported."
+            )
+        processor = _load_processor(settings)
+        network, loading = AutoModelForImageTextToText.from_pretrained(
+            settings.path,
+            dtype=DTYPES[settings.dtype],
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
+    architecture = ARCHITECTURES[config.model_type]
+    return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)
+
+
+def hash_model(path: Path) -> str:
+    """SHA-256 over the names and contents of a model folder's JSON, template and safetensors files."""
+    digest = hashlib.sha256()
+    files = sorted(
+        file for file in path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
+    )
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

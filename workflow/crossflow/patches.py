@@ -1,0 +1,142 @@
+"""Which visual tokens show an object: from boxes on the picture to visual tokens.
+
+Boxes are painted on an empty picture of the same size, which goes through the model's own image processing without
+rescaling and normalising; what a patch shows is then read off its pixels. The labels of all patches are put in the
+order of the visual tokens by the model's own packing (tiles, un-padding, newline tokens), so no geometry is written
+twice.
+
+Two rules say when a patch is related to a box:
+
+published
+    Boxes are pure red on pure green; a patch is related if one of its pixels is exactly (255, 0, 0). Can be empty
+    for a small box, because resampling mixes the colours. Source: the published code.
+overlap
+    A patch is related if the box covers at least half of one of its pixels; the patch that the box covers most is
+    always related, so a box that is visible is never lost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+
+from crossflow.errors import CrossflowError
+from crossflow.gqa import Box
+
+_RED, _GREEN, _WHITE, _BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
+RULES = ("published", "overlap")
+
+Colour = tuple[int, int, int]
+Pack = Callable[
+    [Float[torch.Tensor, "tiles patches labels"], tuple[int, int]], Float[torch.Tensor, "tokens labels"]
+]
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What each visual token of one picture shows, in the order of the prompt.
+
+    Attributes:
+        related: The patch shows an object the question is about.
+        padding: The patch shows nothing of the picture.
+        newline: The token ends a row of the un-padded grid and shows nothing.
+        base: The patch is of the tile that holds the whole picture (the only tile, where there is one).
+    """
+
+    related: Bool[np.ndarray, " tokens"]
+    padding: Bool[np.ndarray, " tokens"]
+    newline: Bool[np.ndarray, " tokens"]
+    base: Bool[np.ndarray, " tokens"]
+
+    def __len__(self) -> int:
+        return len(self.related)
+
+
+def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: Colour) -> Image.Image:
+    """A picture of ``size`` (width, height) with filled boxes; their last row and column are painted too.
+
+    A box that leaves the picture is clipped here, and nowhere before.
+    """
+    picture = Image.new("RGB", size, ground)
+    draw = ImageDraw.Draw(picture)
+    for box in boxes:
+        draw.rectangle((box.x, box.y, box.x + box.w, box.y + box.h), fill=colour)
+    return picture
+
+
+def _pixels(image_processor: Any, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
+    """The picture as the vision tower would see it, before rescaling and normalising."""
+    processed = image_processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")[
+        "pixel_values"
+    ][0]
+    return np.asarray(processed[None] if processed.ndim == 3 else processed)
+
+
+def _any_of_patch(
+    pixels: Bool[np.ndarray, "tiles height width"], patch_size: int
+) -> Bool[np.ndarray, "tiles patches"]:
+    tiles, height, width = pixels.shape
+    cells = pixels.reshape(tiles, height // patch_size, patch_size, width // patch_size, patch_size)
+    return cells.any(axis=(2, 4)).reshape(tiles, -1)
+
+
+def _covered(
+    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box]
+) -> Float[np.ndarray, "tiles height width"]:
+    """The share of each processed pixel that the boxes cover, 0 to 1. Padding has no share of anything."""
+    empty = _pixels(image_processor, paint(size, [], _WHITE, _BLACK))
+    covered = _pixels(image_processor, paint(size, boxes, _WHITE, _BLACK))
+    return np.asarray((covered.astype(np.float64) - empty)[:, 0] / 255)
+
+
+def _related_published(
+    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
+) -> Bool[np.ndarray, "tiles patches"]:
+    painted = _pixels(image_processor, paint(size, boxes, _RED, _GREEN))
+    red = (painted[:, 0] == _RED[0]) & (painted[:, 1] == _RED[1]) & (painted[:, 2] == _RED[2])
+    return _any_of_patch(red, patch_size)
+
+
+def _related_overlap(
+    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
+) -> Bool[np.ndarray, "tiles patches"]:
+    related: Any = False
+    for box in boxes:
+        covered = _covered(image_processor, size, [box])
+        most = covered.max(axis=(1, 2), keepdims=True)
+        # Less than a hundredth of a pixel is the ringing of the resampling, not the box.
+        related = related | _any_of_patch((covered >= 0.5) | ((covered == most) & (most > 0.01)), patch_size)
+    return np.asarray(related)
+
+
+def visual_tokens(
+    image_processor: Any, patch_size: int, pack: Pack, size: tuple[int, int], boxes: Sequence[Box], rule: str
+) -> VisualTokens:
+    """Label the visual tokens of a picture.
+
+    Args:
+        image_processor: The model's image processor (PIL backend).
+        patch_size: Side of a patch, in pixels of a tile.
+        pack: The model's packing of patch features to visual tokens; newline tokens get the label 1 in the last
+            column and 0 elsewhere.
+        size: Width and height of the picture.
+        boxes: Boxes of the objects the question is about, in pixels of the picture; they may leave it.
+        rule: ``published`` or ``overlap``.
+    """
+    if rule not in RULES:
+        raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
+    select = _related_published if rule == "published" else _related_overlap
+    shown = _any_of_patch(_covered(image_processor, size, [Box(0, 0, *size)]) >= 0.5, patch_size)
+    related = select(image_processor, size, boxes, patch_size) if boxes else np.zeros_like(shown)
+    base = np.zeros_like(shown)
+    base[0] = True
+    labels = torch.from_numpy(
+        np.stack([related, ~shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32)
+    )
+    packed = pack(labels, size).numpy() > 0.5
+    related, padding, base, newline = packed.T
+    return VisualTokens(related, padding, newline, base)

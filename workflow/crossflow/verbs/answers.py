@@ -1,0 +1,83 @@
+"""``crossflow answers``: answer the questions of one category, with the picture and without it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from crossflow.answers import answer, answer_blind, is_correct
+from crossflow.devices import take_device
+from crossflow.errors import BrokenQuestion, CrossflowError
+from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
+from crossflow.journal import journal_beside
+from crossflow.models import MultimodalModel, load_model
+from crossflow.tables import ANSWERS, SKIPPED, write_csv, write_parquet
+from crossflow.verbs.options import add_model_arguments, determining, model_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
+    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
+    parser.add_argument("--output", type=Path, required=True, help="table of answers (parquet)")
+    parser.add_argument(
+        "--skipped", type=Path, required=True, help="table of the questions that are broken (CSV)"
+    )
+    add_model_arguments(parser)
+
+
+def _row(model: MultimodalModel, question: ChosenQuestion, pictures: Pictures) -> dict[str, Any]:
+    prepared = model.prepare(question, pictures.open(question.image_id))
+    seeing, blind = answer(model, prepared), answer_blind(model, prepared)
+    first_token = seeing.tokens[0]
+    return {
+        "question_id": question.question_id,
+        "image_id": question.image_id,
+        "generated": seeing.text,
+        "correct": is_correct(seeing.text, question.answer),
+        "first_token": first_token,
+        "p_clean": float(seeing.probabilities[first_token]),
+        "generated_blind": blind.text,
+        "correct_blind": is_correct(blind.text, question.answer),
+        "p_blind": float(blind.probabilities[first_token]),
+        "tokens": prepared.positions.length,
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    questions = read_chosen(arguments.questions)
+    settings = model_settings(arguments)
+    model = load_model(settings, take_device(arguments.device))
+    skipped: dict[str, dict[str, Any]] = {}
+    with (
+        Pictures(arguments.root) as pictures,
+        journal_beside(arguments.output, determining(settings, arguments.questions)) as journal,
+    ):
+        for question in tqdm(questions, desc="answers", unit="question"):
+            if question.question_id in journal.finished:
+                continue
+            try:
+                journal.add(question.question_id, _row(model, question, pictures))
+            except BrokenQuestion as reason:
+                skipped[question.question_id] = {
+                    "question_id": question.question_id,
+                    "image_id": question.image_id,
+                    "reason": str(reason),
+                }
+        if questions and len(skipped) == len(questions):
+            first = next(iter(skipped.values()))
+            raise CrossflowError(
+                f"None of the {len(questions)} questions in {arguments.questions} can be used; the first, "
+                f"{first['question_id']}, because {first['reason']}."
+            )
+        rows = [
+            journal.finished[question.question_id]
+            for question in questions
+            if question.question_id not in skipped
+        ]
+        write_csv(arguments.skipped, SKIPPED, skipped.values())
+        metadata = determining(settings, arguments.questions) | {
+            "layers": len(model.layers),
+            "answered": len(rows),
+        }
+        write_parquet(arguments.output, ANSWERS, rows, metadata)
