@@ -11,11 +11,11 @@ published
     Boxes are pure red on pure green; a patch is related if one of its pixels is exactly (255, 0, 0). Can be empty
     for a small box, because resampling mixes the colours. Source: the published code.
 overlap
-    A patch is related if the box covers at least half of one of its pixels; the patch that the box covers most is
-    always related, so a box that is visible is never lost.
+    A patch is related if the box covers at least half of one of its pixels. A box too small for that is grown, by at
+    most one pixel of the tile to each side, so a box that is visible is never lost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,16 +101,28 @@ def _related_published(
     return _any_of_patch(red, patch_size)
 
 
+def _grown(box: Box, size: tuple[int, int], most: int) -> Iterator[Box]:
+    """The box, and the box grown by 1 .. ``most`` pixels to each side; nothing if it lies outside the picture."""
+    if box.x >= size[0] or box.y >= size[1] or box.x + box.w < 0 or box.y + box.h < 0:
+        return
+    for by in range(most + 1):
+        yield Box(box.x - by, box.y - by, box.w + 2 * by, box.h + 2 * by)
+
+
 def _related_overlap(
     image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
 ) -> Bool[np.ndarray, "tiles patches"]:
-    related: Any = False
+    tiles, _, height, width = _pixels(image_processor, paint(size, [], _WHITE, _BLACK)).shape
+    related = np.zeros((tiles, (height // patch_size) * (width // patch_size)), dtype=bool)
     for box in boxes:
-        covered = _covered(image_processor, size, [box])
-        most = covered.max(axis=(1, 2), keepdims=True)
-        # Less than a hundredth of a pixel is the ringing of the resampling, not the box.
-        related = related | _any_of_patch((covered >= 0.5) | ((covered == most) & (most > 0.01)), patch_size)
-    return np.asarray(related)
+        shown = np.zeros_like(related)
+        for grown in _grown(box, size, most=-(-max(size) // min(height, width))):
+            shown = _any_of_patch(_covered(image_processor, size, [grown]) >= 0.5, patch_size)
+            # The first tile shows the whole picture; further ones, where there are any, show it again in parts.
+            if shown[0].any() and (tiles == 1 or shown[1:].any()):
+                break
+        related |= shown
+    return related
 
 
 def visual_tokens(
