@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from crossflow import attention
-from crossflow.flows import PUBLISHED_FLOWS, Row, parse_flow, rows_of
+from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
 from crossflow.forward import CleanRun, run_clean
 from crossflow.gqa import ChosenQuestion
 from crossflow.knockout import knockout_logits
@@ -47,7 +47,6 @@ def build_model(layers: int, width: int, dtype: str, device: torch.device) -> Mu
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
         vocab_size=32000,
-        initializer_range=1.5 / width**0.5,
         attn_implementation=attention.NAME,
     )
     vision = CLIPVisionConfig(
@@ -57,7 +56,7 @@ def build_model(layers: int, width: int, dtype: str, device: torch.device) -> Mu
     network = LlavaForConditionalGeneration(config).to(dtype=DTYPES[dtype]).eval().to(device)
     network.set_attn_implementation({"text_config": attention.NAME})
     with torch.no_grad():
-        network.lm_head.weight.mul_(8)  # probabilities that a knockout can move
+        network.lm_head.weight.mul_(16)  # probabilities that a knockout can move
     return MultimodalModel(
         ModelSettings(Path("random"), "vicuna-v1", dtype=dtype), network, None, ARCHITECTURES["llava"], device
     )
@@ -146,6 +145,9 @@ def main() -> None:
     print(f"ratio      {slow_seconds / fast_seconds:8.1f}   operation bound {limit:.1f}")
     print(f"p_clean    {float(torch.softmax(clean.logits.double(), -1)[token]):8.4f}   p_knockout {theirs.min():.4f} to {theirs.max():.4f}")
     print(f"largest difference in probability {np.abs(ours - theirs).max():.1e}")
+    zeros = [Row("nothing", 0, Window(0, arguments.layers - 1), np.arange(0), np.array([first]))]
+    floor = measure(clean.logits, knockout_logits(model, clean, zeros), token, None)
+    print(f"of which a knockout of nothing    {abs(floor['p_knockout'][0] - floor['p_clean'][0]):.1e}")
 
 
 if __name__ == "__main__":
