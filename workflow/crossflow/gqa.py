@@ -1,0 +1,319 @@
+"""GQA's official layout on disk, as typed records.
+
+    <root>/questions/<split>_questions.json      or at the top of <root>
+    <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
+    <root>/images/<image_id>.jpg                 or <root>/images.zip
+
+Both JSON files are streamed, one record at a time. Boxes are kept raw: in GQA they may leave their picture.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ijson
+from PIL import Image, UnidentifiedImageError
+
+from crossflow.errors import BrokenQuestion, CrossflowError
+from crossflow.tables import QUESTIONS, read_csv, write_csv
+
+
+class Box(NamedTuple):
+    """A box in pixels of its picture: left, top, width and height."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An object of a scene graph."""
+
+    id: str
+    name: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The scene graph of one picture."""
+
+    image_id: str
+    objects: Mapping[str, SceneObject]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a question's program."""
+
+    operation: str
+    dependencies: tuple[int, ...]
+    argument: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its program; ``detailed`` is GQA's ``types.detailed``."""
+
+    question_id: str
+    image_id: str
+    question: str
+    answer: str
+    detailed: str
+    program: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class ChosenObject:
+    """An object that a question is about; ``role`` is ``object``, or ``object1`` and ``object2``."""
+
+    role: str
+    id: str
+    name: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class ChosenQuestion:
+    """A question of one of the six categories, with its objects; options are None where it offers none."""
+
+    question_id: str
+    image_id: str
+    category: str
+    detailed: str
+    question: str
+    answer: str
+    true_option: str | None
+    false_option: str | None
+    objects: tuple[ChosenObject, ...]
+
+
+def _find(root: Path, folder: str, name: str) -> Path:
+    for path in (root / folder / name, root / name):
+        if path.is_file():
+            return path
+    raise CrossflowError(
+        f"{root} holds neither {folder}/{name} nor {name}: a data set in GQA's layout was expected."
+    )
+
+
+def questions_file(root: Path, split: str) -> Path:
+    """The file of a split's questions. Raises CrossflowError if there is none."""
+    return _find(root, "questions", f"{split}_questions.json")
+
+
+def scenes_file(root: Path, split: str) -> Path:
+    """The file of the scene graphs that belong to a split. Raises CrossflowError if there is none."""
+    return _find(root, "sceneGraphs", f"{split.partition('_')[0]}_sceneGraphs.json")
+
+
+def _stream(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON object, one at a time.
+
+    Raises:
+        CrossflowError: the file is not one JSON object, is cut short, or can not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(64).lstrip()[:1] != b"{":
+                raise CrossflowError(f"{path} is not a JSON object as in GQA's layout.")
+            file.seek(0)
+            yield from ijson.kvitems(file, "", use_float=True)
+    except ijson.JSONError as error:
+        raise CrossflowError(f"{path} is not valid JSON, or is cut short ({error}).") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CrossflowError(f"{path} can not be read ({error}).") from error
+
+
+def _question(question_id: str, record: Any) -> Question:
+    return Question(
+        question_id,
+        str(record["imageId"]),
+        str(record["question"]),
+        str(record["answer"]),
+        str(record["types"]["detailed"]),
+        tuple(
+            Step(str(step["operation"]), tuple(map(int, step["dependencies"])), str(step["argument"]))
+            for step in record["semantic"]
+        ),
+    )
+
+
+def read_questions(root: Path, split: str) -> Iterator[Question]:
+    """Stream the questions of a split, in the order of the file.
+
+    Only the ids stay in memory.
+
+    Raises:
+        CrossflowError: the file is absent or no valid JSON, a question lacks a key, or an id comes twice.
+    """
+    path = questions_file(root, split)
+    seen: set[str] = set()
+    for question_id, record in _stream(path):
+        if question_id in seen:
+            raise CrossflowError(f"{path} holds question {question_id} twice.")
+        seen.add(question_id)
+        try:
+            yield _question(question_id, record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CrossflowError(
+                f"{path}: question {question_id} is not as in GQA's layout ({error!r})."
+            ) from error
+
+
+def _scene(image_id: str, record: Any) -> Scene:
+    return Scene(
+        image_id,
+        {
+            object_id: SceneObject(
+                object_id, str(entry["name"]), Box(*(int(entry[side]) for side in ("x", "y", "w", "h")))
+            )
+            for object_id, entry in record["objects"].items()
+        },
+    )
+
+
+def read_scenes(root: Path, split: str, image_ids: Collection[str]) -> dict[str, Scene]:
+    """The scene graphs of some pictures; pictures without one are absent from the result.
+
+    Raises:
+        CrossflowError: the file is absent or no valid JSON, or a scene graph lacks a key.
+    """
+    path = scenes_file(root, split)
+    scenes: dict[str, Scene] = {}
+    for image_id, record in _stream(path):
+        if image_id in image_ids:
+            try:
+                scenes[image_id] = _scene(image_id, record)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CrossflowError(
+                    f"{path}: the scene graph of {image_id} is not as in GQA's layout ({error!r})."
+                ) from error
+    return scenes
+
+
+class Pictures:
+    """The pictures of a data set, from a folder or a zip. A context manager.
+
+    Raises:
+        CrossflowError: there is neither, or the zip is broken.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "images"
+        self._zip: zipfile.ZipFile | None = None
+        self._members: dict[str, str] = {}
+        if self._folder.is_dir():
+            return
+        path = root / "images.zip"
+        if not path.is_file():
+            raise CrossflowError(f"{root} holds neither images/ nor images.zip.")
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise CrossflowError(f"{path} is not a readable zip, or is cut short ({error}).") from error
+        self._members = {
+            name.rpartition("/")[2]: name for name in self._zip.namelist() if name.lower().endswith(".jpg")
+        }
+
+    def __enter__(self) -> "Pictures":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def _bytes(self, image_id: str) -> tuple[str, bytes]:
+        """Where a picture is, for a message, and its encoded bytes."""
+        name = f"{image_id}.jpg"
+        if self._zip is None:
+            path = self._folder / name
+            if path.resolve().parent != self._folder.resolve():
+                raise BrokenQuestion(f"the picture id {image_id!r} is not the name of a file")
+            if not path.is_file():
+                raise BrokenQuestion(f"the picture {path} is missing")
+            return str(path), path.read_bytes()
+        if name not in self._members:
+            raise BrokenQuestion(f"the picture {name} is missing from {self._zip.filename}")
+        where = f"{self._zip.filename}/{self._members[name]}"
+        try:
+            return where, self._zip.read(self._members[name])
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
+            raise BrokenQuestion(f"the picture {where} can not be read ({error})") from error
+
+    def open(self, image_id: str) -> Image.Image:
+        """The decoded picture, in RGB.
+
+        Raises:
+            BrokenQuestion: the picture is missing, does not decode, or is far too large.
+        """
+        where, encoded = self._bytes(image_id)
+        try:
+            with Image.open(io.BytesIO(encoded)) as picture:
+                return picture.convert("RGB")
+        except (
+            UnidentifiedImageError,
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise BrokenQuestion(f"the picture {where} does not decode ({error})") from error
+
+
+def write_chosen(path: Path, questions: Sequence[ChosenQuestion]) -> None:
+    """Write ``questions/{category}.csv``."""
+
+    def row(question: ChosenQuestion) -> dict[str, Any]:
+        objects = [
+            {"role": chosen.role, "id": chosen.id, "name": chosen.name} | chosen.box._asdict()
+            for chosen in question.objects
+        ]
+        return asdict(question) | {"objects": json.dumps(objects, ensure_ascii=False)}
+
+    write_csv(path, QUESTIONS, map(row, questions))
+
+
+def read_chosen(path: Path) -> list[ChosenQuestion]:
+    """Read ``questions/{category}.csv``.
+
+    Raises:
+        CrossflowError: the file is absent, has other columns, holds an id twice or objects that are not as written.
+    """
+    chosen: dict[str, ChosenQuestion] = {}
+    for row in read_csv(path, QUESTIONS):
+        question_id = row["question_id"]
+        if question_id in chosen:
+            raise CrossflowError(f"{path} holds question {question_id} twice.")
+        try:
+            objects = tuple(
+                ChosenObject(
+                    entry["role"],
+                    entry["id"],
+                    entry["name"],
+                    Box(*(int(entry[side]) for side in ("x", "y", "w", "h"))),
+                )
+                for entry in json.loads(row["objects"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CrossflowError(
+                f"{path}: the objects of question {question_id} are not a JSON list of role, id, name, x, y, w, h."
+            ) from error
+        chosen[question_id] = ChosenQuestion(
+            question_id,
+            row["image_id"],
+            row["category"],
+            row["detailed"],
+            row["question"],
+            row["answer"],
+            row["true_option"] or None,
+            row["false_option"] or None,
+            objects,
+        )
+    return list(chosen.values())
