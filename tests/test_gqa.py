@@ -1,0 +1,174 @@
+"""Reading GQA's official layout, whole or broken."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from crossflow.errors import BrokenQuestion, CrossflowError
+from crossflow.gqa import (
+    Box,
+    ChosenObject,
+    ChosenQuestion,
+    Pictures,
+    read_chosen,
+    read_questions,
+    read_scenes,
+    write_chosen,
+)
+
+RECORD: dict[str, Any] = {
+    "imageId": "0007",
+    "question": "On which side is the “café” sign?",
+    "answer": "left",
+    "types": {"detailed": "positionQuery"},
+    "semantic": [{"operation": "select", "dependencies": [], "argument": "sign (12)"}],
+}
+GRAPH = {"width": 9, "height": 9, "objects": {"12": {"name": "sign", "x": -3, "y": 1, "w": 20, "h": 2}}}
+
+
+def _write(root: Path, questions: str, scenes: str = "{}") -> None:
+    for folder, name, text in (
+        ("questions", "val_balanced_questions", questions),
+        ("sceneGraphs", "val_sceneGraphs", scenes),
+    ):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (6, 4), 128).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_questions_keep_their_leading_zeros_and_their_unicode(tmp_path: Path) -> None:
+    _write(tmp_path, json.dumps({"00123": RECORD}, ensure_ascii=False))
+    (question,) = read_questions(tmp_path, "val_balanced")
+    assert (question.question_id, question.image_id) == ("00123", "0007")
+    assert question.question == RECORD["question"]
+
+
+def test_both_files_may_lie_at_the_top_of_the_root(tmp_path: Path) -> None:
+    (tmp_path / "val_balanced_questions.json").write_text(json.dumps({"1": RECORD}))
+    (tmp_path / "val_sceneGraphs.json").write_text(json.dumps({"0007": GRAPH}))
+    assert [question.question_id for question in read_questions(tmp_path, "val_balanced")] == ["1"]
+    assert read_scenes(tmp_path, "val_balanced", {"0007"})["0007"].objects["12"].box == Box(-3, 1, 20, 2)
+
+
+def test_only_the_asked_scene_graphs_are_kept(tmp_path: Path) -> None:
+    _write(tmp_path, "{}", json.dumps({"1": GRAPH, "2": GRAPH}))
+    assert read_scenes(tmp_path, "val_balanced", {"2", "3"}).keys() == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"1": RECORD})[:-9], "is not valid JSON, or is cut short"),
+        ("", "is not a JSON object"),
+        ("[]", "is not a JSON object"),
+        ('{"1": {}, "1": {}}', "question 1 is not as in GQA's layout"),
+        (json.dumps({"1": RECORD})[:-1] + ', "1": {}}', "holds question 1 twice"),
+        (json.dumps({"1": {**RECORD, "semantic": None}}), "question 1 is not as in GQA's layout"),
+    ],
+)
+def test_a_broken_questions_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    _write(tmp_path, text)
+    with pytest.raises(CrossflowError, match=message) as raised:
+        list(read_questions(tmp_path, "val_balanced"))
+    assert "val_balanced_questions.json" in str(raised.value)
+
+
+def test_a_broken_scene_graph_is_named(tmp_path: Path) -> None:
+    _write(tmp_path, "{}", json.dumps({"7": {"objects": {"12": {"name": "sign"}}}}))
+    with pytest.raises(CrossflowError, match="val_sceneGraphs.json: the scene graph of 7"):
+        read_scenes(tmp_path, "val_balanced", {"7"})
+
+
+def test_an_absent_split_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        CrossflowError, match="holds neither questions/test_questions.json nor test_questions.json"
+    ):
+        list(read_questions(tmp_path, "test"))
+
+
+@pytest.fixture(params=["folder", "zip", "flat zip"])
+def pictures_root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A data set with one good picture and one that does not decode."""
+    files = {"1.jpg": _jpeg(), "2.jpg": _jpeg()[:60]}
+    if request.param == "folder":
+        (tmp_path / "images").mkdir()
+        for name, content in files.items():
+            (tmp_path / "images" / name).write_bytes(content)
+    else:
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name if request.param == "flat zip" else f"images/{name}", content)
+    return tmp_path
+
+
+def test_pictures_are_decoded_to_rgb(pictures_root: Path) -> None:
+    with Pictures(pictures_root) as pictures:
+        picture = pictures.open("1")
+    assert (picture.mode, picture.size) == ("RGB", (6, 4))
+
+
+@pytest.mark.parametrize(
+    ("image_id", "message"), [("2", "2.jpg does not decode"), ("3", "3.jpg.* is missing")]
+)
+def test_a_picture_that_can_not_be_used_breaks_one_question(
+    pictures_root: Path, image_id: str, message: str
+) -> None:
+    with Pictures(pictures_root) as pictures, pytest.raises(BrokenQuestion, match=message):
+        pictures.open(image_id)
+
+
+def test_a_picture_id_can_not_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(_jpeg())
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="not the name of a file"):
+        pictures.open("../secret")
+
+
+def test_a_corrupt_member_of_a_zip_breaks_one_question(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images/1.jpg", _jpeg())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xff\xd8") + 30] ^= 0xFF
+    path.write_bytes(bytes(content))
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg can not be read .*CRC"):
+        pictures.open("1")
+
+
+def test_a_truncated_zip_and_an_absent_one_are_errors_of_the_study(tmp_path: Path) -> None:
+    with pytest.raises(CrossflowError, match="holds neither images/ nor images.zip"):
+        Pictures(tmp_path)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("images/1.jpg", _jpeg())
+    whole = (tmp_path / "images.zip").read_bytes()
+    (tmp_path / "images.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CrossflowError, match="images.zip is not a readable zip, or is cut short"):
+        Pictures(tmp_path)
+
+
+CHOSEN = ChosenQuestion(
+    "007", "01", "ChooseCat", "objThisChoose", 'A "cat", or a dog?', "cat", "cat", "dog",
+    (ChosenObject("object", "9", "chat noir, été", Box(-1, 0, 700, 3)),),
+)  # fmt: skip
+
+
+def test_chosen_questions_come_back_as_they_were_written(tmp_path: Path) -> None:
+    without = ChosenQuestion("2", "1", "LogicalObj", "existThatOr", "Any?", "yes", None, None, ())
+    write_chosen(tmp_path / "q.csv", [CHOSEN, without])
+    assert read_chosen(tmp_path / "q.csv") == [CHOSEN, without]
+
+
+def test_a_question_chosen_twice_is_refused(tmp_path: Path) -> None:
+    write_chosen(tmp_path / "q.csv", [CHOSEN, CHOSEN])
+    with pytest.raises(CrossflowError, match="q.csv holds question 007 twice"):
+        read_chosen(tmp_path / "q.csv")

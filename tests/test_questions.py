@@ -1,0 +1,105 @@
+"""Choosing questions: seeded, stable, and clear about what was left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossflow.cli import main
+from crossflow.gqa import ChosenQuestion, read_chosen
+from crossflow.sampling import choose
+from crossflow.tables import REJECTIONS, read_csv
+
+ids = st.sets(st.text("0123456789", min_size=1, max_size=8), max_size=30)
+
+
+def _chosen(question_id: str) -> ChosenQuestion:
+    return ChosenQuestion(question_id, "1", "QueryAttr", "positionQuery", "?", "left", None, None, ())
+
+
+@given(ids, st.integers(0, 30), st.integers(0, 10), st.integers(0, 3))
+def test_a_larger_choice_begins_with_the_smaller_one(
+    members: set[str], number: int, more: int, seed: int
+) -> None:
+    questions = [_chosen(question_id) for question_id in members]
+    assert choose(questions, number + more, seed)[:number] == choose(questions, number, seed)
+
+
+@given(ids, st.data())
+def test_a_choice_does_not_depend_on_the_order_of_the_file(members: set[str], data: st.DataObject) -> None:
+    questions = [_chosen(question_id) for question_id in sorted(members)]
+    shuffled = data.draw(st.permutations(questions))
+    assert choose(shuffled, 5, 0) == choose(questions, 5, 0)
+
+
+def test_another_seed_is_another_choice() -> None:
+    questions = [_chosen(str(number)) for number in range(100)]
+    assert {question.question_id for question in choose(questions, 20, 0)} != {
+        question.question_id for question in choose(questions, 20, 1)
+    }
+    assert len(choose(questions, None, 0)) == 100
+
+
+def _write(root: Path, questions: dict[str, Any], scenes: dict[str, Any]) -> None:
+    root.mkdir()
+    (root / "val_balanced_questions.json").write_text(json.dumps(questions))
+    (root / "val_sceneGraphs.json").write_text(json.dumps(scenes))
+
+
+def _question(image_id: str, detailed: str = "positionQuery") -> dict[str, Any]:
+    semantic = [
+        {"operation": "select", "dependencies": [], "argument": "cat (1)"},
+        {"operation": "query", "dependencies": [0], "argument": "hposition"},
+    ]
+    return {
+        "imageId": image_id,
+        "question": "On which side is the cat?",
+        "answer": "left",
+        "types": {"detailed": detailed},
+        "semantic": semantic,
+    }
+
+
+SCENE = {"width": 9, "height": 9, "objects": {"1": {"name": "cat", "x": 0, "y": 0, "w": 2, "h": 2}}}
+
+
+def _run(root: Path, output: Path, *categories: str) -> int:
+    options = ["--split", "val_balanced", "--number", "all", "--output-folder", str(output)]
+    return main(["questions", "--root", str(root), *options, "--categories", *categories])
+
+
+def test_every_question_is_either_chosen_or_counted_with_its_reason(tmp_path: Path) -> None:
+    questions = {
+        "1": _question("a"),
+        "2": _question("a"),
+        "3": _question("b"),
+        "4": _question("c"),
+        "5": _question("a", "relS"),
+    }
+    _write(tmp_path / "gqa", questions, {"a": SCENE, "b": {**SCENE, "objects": {}}})
+    assert _run(tmp_path / "gqa", tmp_path / "out", "QueryAttr") == 0
+    assert {question.question_id for question in read_chosen(tmp_path / "out" / "QueryAttr.csv")} == {
+        "1",
+        "2",
+    }
+    assert read_csv(tmp_path / "out" / "rejections.csv", REJECTIONS) == [
+        {"category": "", "reason": "another kind of question", "n": "1"},
+        {"category": "QueryAttr", "reason": "no scene graph", "n": "1"},
+        {"category": "QueryAttr", "reason": "the object is not in the scene graph", "n": "1"},
+    ]
+
+
+def test_a_category_without_a_question_is_an_error_with_the_counts_of_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path / "gqa", {"1": _question("a"), "2": _question("a", "relS")}, {})
+    assert _run(tmp_path / "gqa", tmp_path / "out", "QueryAttr") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "belongs to QueryAttr" in message
+    assert "1 x no scene graph" in message
+    assert "1 x another kind of question" in message
+    # The counts are on disk too, and no half-finished table is.
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejections.csv"]
