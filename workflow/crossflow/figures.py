@@ -231,7 +231,7 @@ def draw(panels: Sequence[Panel], heading: str) -> Figure:
     rows = math.ceil(len(panels) / columns)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
     # A legend entry takes about 0.055 inches a character, and 0.55 for its line.
-    legend_columns = int(width / (0.55 + 0.055 * max(len(flow) for flow in looks)))
+    legend_columns = max(1, int(width / (0.55 + 0.055 * max(len(flow) for flow in looks))))
     legend_rows = math.ceil(len(looks) / legend_columns)
     note_rows = max(panel.note.count("\n") + 1 if panel.selected and panel.note else 0 for panel in panels)
     height = rows * (PANEL_HEIGHT + LINE_HEIGHT * note_rows) + LINE_HEIGHT * (legend_rows + 1) + 0.4
@@ -269,7 +269,6 @@ def draw(panels: Sequence[Panel], heading: str) -> Figure:
 
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
-    axes.axhline(0, color="0.55", linewidth=0.6, zorder=1)
     layers = len(panel.lines[0].mean)
     step = max(1, round(layers / 8))
     for index, line in enumerate(panel.lines):
@@ -289,10 +288,11 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
             markevery=(first, step),
             zorder=3,
         )
-    axes.set_title(
-        panel.title if not (panel.selected and panel.note) else f"{panel.title}\n{panel.note}", pad=3
-    )
-    if not panel.selected:
+    title = [panel.title, panel.note] if panel.selected and panel.note else [panel.title]
+    axes.set_title("\n".join(title), pad=3)
+    if panel.selected:
+        axes.axhline(0, color="0.55", linewidth=0.6, zorder=1)
+    else:
         axes.text(0.5, 0.5, panel.note, transform=axes.transAxes, ha="center", va="center")
     axes.set_xlim(-0.02 * layers, layers - 1 + 0.02 * layers)
     axes.set_xticks(_ticks(layers))
@@ -306,9 +306,7 @@ def _ticks(layers: int) -> list[int]:
     """At most nine layers, the first and the last among them."""
     step = next(step for step in (1, 2, 4, 5, 10, 20, 50, layers) if layers <= 8 * step)
     last = layers - 1
-    return [layer for layer in range(0, layers, step) if layer == 0 or last - layer > step / 2] + [last] * (
-        last > 0
-    )
+    return sorted({0, last} | {layer for layer in range(0, layers, step) if last - layer > step / 2})
 
 
 def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
