@@ -1,0 +1,45 @@
+"""crossflow: where, inside a multimodal LLM, the picture meets the question.
+
+    snakemake --cores 2                       the study that params.yaml names
+    snakemake --cores 2 --config study=ci     another study of params.yaml
+    snakemake --cores 2 --configfile my.yaml  a file of your own, laid over params.yaml
+
+Phases, one file of rules each: data -> questions -> models -> answers -> knockout -> summary -> figures.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# Jobs run the python that runs snakemake (or that of their conda environment, which comes before it).
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+# Progress bars go to the logs too: one line every few seconds is enough.
+os.environ.setdefault("TQDM_MININTERVAL", "2")
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+
+configfile: "params.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/questions.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/answers.smk"
+include: "workflow/rules/knockout.smk"
+include: "workflow/rules/summary.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        SUMMARY,
+        FIGURES,

@@ -1,0 +1,188 @@
+"""params.yaml, checked and resolved: what a study consists of, before anything is computed.
+
+The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its complaints into one
+sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from crossflow.errors import CrossflowError
+
+# Made by rules of the workflow, so their files need not exist beforehand.
+RANDOM_LLAVA = "data/random-llava"
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study that params.yaml names.
+
+    Attributes:
+        windows: Model -> its windows.
+        number: Questions per category, or ``all``.
+    """
+
+    name: str
+    dataset: str
+    models: list[str]
+    categories: list[str]
+    windows: dict[str, list[int]]
+    flows: list[str]
+    number: str
+    answers: str
+    engine: str
+    seed: int
+
+
+def check(config: Mapping[str, Any], schema: Path) -> None:
+    """Hold a configuration against the schema.
+
+    Raises:
+        CrossflowError: one sentence with the path of the offending key.
+    """
+    error = best_match(Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config))
+    if error is None:
+        return
+    where = ".".join(map(str, error.absolute_path)) or "its top level"
+    message = error.message
+    if error.validator == "propertyNames" or (error.parent and error.parent.validator == "propertyNames"):
+        message = f"{error.instance!r} is no slug: use lower-case letters, digits and hyphens (DVC can not read a dot)"
+    elif error.validator == "pattern":
+        message = f"{error.instance!r} does not have the form that is described: {error.schema.get('description', '')}"
+    raise CrossflowError(f"params.yaml, {where}: {message}.")
+
+
+def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Mapping[str, Any]:
+    if slug not in config[kind]:
+        known = ", ".join(config[kind])
+        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; known are {known}.")
+    entry: Mapping[str, Any] = config[kind][slug]
+    return entry
+
+
+def read_study(config: Mapping[str, Any]) -> Study:
+    """The study that ``config`` names, with defaults filled in.
+
+    Raises:
+        CrossflowError: a slug that has no entry, or a model that has no window.
+    """
+    name = config["study"]
+    study = _entry(config, "studies", name, "study")
+    at = f"studies.{name}"
+    _entry(config, "datasets", study["dataset"], f"{at}.dataset")
+    windows = {}
+    for slug in study["models"]:
+        model = _entry(config, "models", slug, f"{at}.models")
+        windows[slug] = list(study.get("windows") or [model["window"]])
+    number = study.get("questions_per_category")
+    return Study(
+        name,
+        study["dataset"],
+        list(study["models"]),
+        list(study["categories"]),
+        windows,
+        list(study["flows"]),
+        "all" if number is None else str(number),
+        study.get("answers", "correct"),
+        study.get("engine", "knockout"),
+        study.get("seed", 0),
+    )
+
+
+def dataset_root(config: Mapping[str, Any], name: str) -> str:
+    """The folder of a data set in GQA's layout: the user's own, or the one that a rule fills.
+
+    Raises:
+        CrossflowError: the data set has to be fetched, which this version does not do.
+    """
+    dataset = config["datasets"][name]
+    if dataset["kind"] == "shapes":
+        return f"data/{name}"
+    root = dataset.get("root")
+    if root is None:
+        raise CrossflowError(
+            f"params.yaml, datasets.{name}.root: this version does not download GQA; give the folder that holds it."
+        )
+    if not Path(root).is_dir():
+        raise CrossflowError(f"params.yaml, datasets.{name}.root: the folder {root} does not exist.")
+    return str(root).rstrip("/")
+
+
+def _existing(root: str, *choices: str) -> str:
+    for choice in choices:
+        if (Path(root) / choice).is_file():
+            return f"{root}/{choice}"
+    raise CrossflowError(f"{root} holds neither {' nor '.join(choices)}: a data set in GQA's layout was expected.")
+
+
+def dataset_split(config: Mapping[str, Any], name: str) -> str:
+    """The split whose questions are read."""
+    return str(config["datasets"][name].get("split", "val_balanced"))
+
+
+def question_files(config: Mapping[str, Any], name: str) -> list[str]:
+    """Files of a data set that the choice of questions reads: no picture is asked for."""
+    root, split = dataset_root(config, name), dataset_split(config, name)
+    files = (f"{split}_questions.json", f"{split.partition('_')[0]}_sceneGraphs.json")
+    official = [f"{folder}/{file}" for folder, file in zip(("questions", "sceneGraphs"), files, strict=True)]
+    if config["datasets"][name]["kind"] == "shapes":
+        return [f"{root}/{file}" for file in official]
+    return [_existing(root, there, file) for there, file in zip(official, files, strict=True)]
+
+
+def picture_files(config: Mapping[str, Any], name: str) -> list[str]:
+    """The zip of pictures, if they lie in one. A folder of pictures is no input: only its files have content."""
+    root = dataset_root(config, name)
+    path = f"{root}/images.zip"
+    return [path] if config["datasets"][name]["kind"] == "shapes" or Path(path).is_file() else []
+
+
+def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
+    """The files of a model's folder; none for a model on the hub.
+
+    Raises:
+        CrossflowError: the folder holds no model.
+    """
+    path = config["models"][slug].get("path")
+    if path is None:
+        return []
+    if path == RANDOM_LLAVA:
+        return [f"{path}/{name}" for name in MODEL_FILES]
+    found = sorted(file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"})
+    if not (Path(path) / "config.json").is_file():
+        raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
+    return [str(file) for file in found]
+
+
+def model_options(config: Mapping[str, Any], slug: str) -> list[str]:
+    """The command line's options for a model."""
+    model = config["models"][slug]
+    if "path" in model:
+        options = ["--model-path", model["path"]]
+    else:
+        options = ["--model-repo", model["repo"], "--model-revision", model["revision"]]
+    for key in ("prompt", "image", "patches", "dtype", "max_new_tokens"):
+        if key in model:
+            options += [f"--{key.replace('_', '-')}", str(model[key])]
+    return options
+
+
+def curves(study: Study) -> list[str]:
+    """Model and window of every curve, written ``model:window``."""
+    return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
+
+

@@ -1,0 +1,33 @@
+"""The models' answers.
+
+Needs: the chosen questions, the pictures, a model.
+Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with the questions that are broken.
+"""
+
+
+rule answers:
+    """Answer the questions of one category, with the picture and with the picture removed."""
+    input:
+        PICTURE_FILES,
+        lambda wildcards: MODEL_FILES[wildcards.model],
+        questions=f"{RESULTS}/questions/{{category}}.csv",
+        sources=sources("answers"),
+    output:
+        table=f"{RESULTS}/answers/{{model}}/{{category}}.parquet",
+        skipped=f"{RESULTS}/answers/{{model}}/{{category}}.skipped.csv",
+    params:
+        root=DATASET,
+        model=lambda wildcards: parameters.model_options(config, wildcards.model),
+    log:
+        f"{LOGS}/answers/{{model}}-{{category}}.log",
+    benchmark:
+        f"{LOGS}/answers/{{model}}-{{category}}.benchmark.tsv"
+    threads: device_threads()
+    resources:
+        gpu=1,
+    conda:
+        GPU_ENV
+    shell:
+        CROSSFLOW
+        + "answers --questions {input.questions:q} --root {params.root:q} {params.model:q}"
+        " --output {output.table:q} --skipped {output.skipped:q}" + TO_LOG

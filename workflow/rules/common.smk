@@ -1,0 +1,49 @@
+"""What all rules share: the checked study, wildcard constraints, and the sources of a verb."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from crossflow import parameters
+from crossflow.errors import CrossflowError
+from crossflow.figure_kinds import kinds_of
+from crossflow.sources import sources_of
+
+ROOT = Path(workflow.basedir)
+
+try:
+    parameters.check(config, ROOT / "workflow/schemas/params.schema.yaml")
+    STUDY = parameters.read_study(config)
+    DATASET = parameters.dataset_root(config, STUDY.dataset)
+    QUESTION_FILES = parameters.question_files(config, STUDY.dataset)
+    PICTURE_FILES = parameters.picture_files(config, STUDY.dataset)
+    MODEL_FILES = {slug: parameters.model_files(config, slug) for slug in STUDY.models}
+except CrossflowError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{STUDY.name}"
+LOGS = f"logs/{STUDY.name}"
+CPU_ENV = "../../envs/cpu.yaml"
+GPU_ENV = "../../envs/gpu.yaml"
+
+# Every verb runs the sources of this tree, never an installed copy of the package.
+CROSSFLOW = "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow "
+# Shown and kept; the exit status is the verb's (snakemake's shells set pipefail).
+TO_LOG = " 2>&1 | tee {log:q}"
+
+
+wildcard_constraints:
+    model="|".join(STUDY.models),
+    category="|".join(STUDY.categories),
+    window=r"\d+",
+
+
+def sources(verb: str) -> list[str]:
+    """The source files that a verb runs, as inputs of its rule."""
+    return sources_of(verb, ROOT)
+
+
+def device_threads() -> int:
+    """Threads of a job that holds a device: the cores, shared by as many jobs as there are devices."""
+    devices = workflow.global_resources.get("gpu")
+    return max(1, (workflow.cores or 1) // (devices.value if devices else 1))

@@ -1,0 +1,27 @@
+"""Data sets that the workflow makes itself.
+
+Needs: nothing.
+Makes: data/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`.
+"""
+
+if config["datasets"][STUDY.dataset]["kind"] == "shapes":
+
+    rule shapes:
+        """Draw the scenes of the mini world and ask about them."""
+        input:
+            sources("shapes"),
+        output:
+            QUESTION_FILES,
+            PICTURE_FILES,
+        params:
+            root=DATASET,
+            scenes=config["datasets"][STUDY.dataset]["scenes"],
+            seed=config["datasets"][STUDY.dataset].get("seed", 0),
+        log:
+            f"{LOGS}/shapes.log",
+        conda:
+            CPU_ENV
+        shell:
+            CROSSFLOW
+            + "shapes --scenes {params.scenes} --seed {params.seed} --root {params.root:q}"
+            + TO_LOG

@@ -1,0 +1,38 @@
+"""The knockouts.
+
+Needs: the chosen questions, the model's answers to them, the pictures, the model.
+Makes: results/{study}/knockout/{model}/w{window}/{category}.parquet. A killed job leaves its finished questions in
+{category}.journal.jsonl beside it, and the next run takes them up.
+"""
+
+
+rule knockout:
+    """Knock out every flow at every centre layer of one model, in windows of {wildcards.window} layers."""
+    input:
+        PICTURE_FILES,
+        lambda wildcards: MODEL_FILES[wildcards.model],
+        questions=f"{RESULTS}/questions/{{category}}.csv",
+        answers=f"{RESULTS}/answers/{{model}}/{{category}}.parquet",
+        sources=sources("knockout"),
+    output:
+        f"{RESULTS}/knockout/{{model}}/w{{window}}/{{category}}.parquet",
+    params:
+        root=DATASET,
+        model=lambda wildcards: parameters.model_options(config, wildcards.model),
+        flows=STUDY.flows,
+        answers=STUDY.answers,
+        engine=STUDY.engine,
+    log:
+        f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.log",
+    benchmark:
+        f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.benchmark.tsv"
+    threads: device_threads()
+    resources:
+        gpu=1,
+    conda:
+        GPU_ENV
+    shell:
+        CROSSFLOW
+        + "knockout --questions {input.questions:q} --answers {input.answers:q} --root {params.root:q}"
+        " {params.model:q} --window {wildcards.window} --flows {params.flows:q} --select {params.answers}"
+        " --engine {params.engine} --output {output:q}" + TO_LOG

@@ -1,0 +1,46 @@
+"""The summary tables.
+
+Needs: all answers and knockouts of the study.
+Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv.
+"""
+
+SUMMARY = [
+    f"{RESULTS}/summary/effects.csv",
+    f"{RESULTS}/summary/answers.csv",
+    f"{RESULTS}/summary/counts.csv",
+]
+
+
+rule summary:
+    """Means with 95 % intervals from a bootstrap clustered by picture, and where every question went."""
+    input:
+        expand(
+            f"{RESULTS}/answers/{{model}}/{{category}}.{{kind}}",
+            model=STUDY.models,
+            category=STUDY.categories,
+            kind=("parquet", "skipped.csv"),
+        ),
+        [
+            f"{RESULTS}/knockout/{model}/w{window}/{category}.parquet"
+            for model in STUDY.models
+            for window in STUDY.windows[model]
+            for category in STUDY.categories
+        ],
+        sources=sources("summary"),
+    output:
+        effects=report(SUMMARY[0], caption="../report/effects.rst", category="Tables", labels={"table": "effects"}),
+        answers=report(SUMMARY[1], caption="../report/answers.rst", category="Tables", labels={"table": "answers"}),
+        counts=report(SUMMARY[2], caption="../report/counts.rst", category="Tables", labels={"table": "counts"}),
+    params:
+        results=RESULTS,
+        curves=parameters.curves(STUDY),
+        categories=STUDY.categories,
+        seed=STUDY.seed,
+    log:
+        f"{LOGS}/summary.log",
+    conda:
+        CPU_ENV
+    shell:
+        CROSSFLOW
+        + "summary --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q}"
+        " --seed {params.seed}" + TO_LOG
