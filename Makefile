@@ -1,30 +1,52 @@
-# All set-up on a fresh machine: `make demo` and `make test` build their environment in .venv first.
-#
-#   make demo       the smallest real study, from drawn scenes to figures
-#   make test       format, lint, types, tests; what continuous integration runs
-#   make test-all   the slow tests too
-#   make format     what `make test` would complain about in the layout of the code
-#   make lock       write envs/lock.txt anew from what is installed in .venv
-#   make clean      remove results and logs; .venv and data stay
-#
-#   PYTHON=python3.12     another python (3.11 or newer) for .venv
-#   TORCH_INDEX=URL       where torch comes from, for example https://download.pytorch.org/whl/cpu for a CPU build
-#   CORES=4               cores of `make demo` (default: all)
+# make demo | make test: everything on a fresh machine, in .venv; nothing is installed elsewhere.
 
 PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+# Where pip finds PyTorch, for example https://download.pytorch.org/whl/cpu for a build without CUDA.
 TORCH_INDEX ?=
-CORES ?= all
+TORCH := $(shell grep '^torch==' envs/lock.txt)
+# On a machine without a GPU, jobs need not wait for one another: each takes its share of the cores.
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(CORES))
 
-BIN := .venv/bin
-READY := .venv/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint format lock clean
-.DELETE_ON_ERROR:
+.PHONY: help environment demo test test-all lint benchmark clean
 
-demo: $(READY)
-	$(BIN)/snakemake --cores $(CORES) --config study=mini
+help:
+	@echo "make demo         run the small study of params.yaml and say where its figures are"
+	@echo "make test         format, lint, types, unit tests, the small study through Snakemake"
+	@echo "make test-all     all that, and the slow tests"
+	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
+	@echo "make environment  only set up $(VENV)"
+	@echo "make clean        remove $(VENV) and everything that the rules made"
+
+environment: $(VENV)/complete
+
+# PyTorch first: whatever comes after it is satisfied with the build that is there.
+$(VENV)/complete: envs/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "crossflow needs Python 3.11 or newer: install one and run 'make PYTHON=python3.11 ...'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is missing: install it (Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[workflow,test]'
+	@touch $@
+
+demo: environment
+	$(SNAKEMAKE) $(JOBS)
 	@echo
 	@echo "The figures are in results/mini/figures, the tables in results/mini/summary."
+
+lint: environment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/pytest -m "not slow"
@@ -32,34 +54,8 @@ test: lint
 test-all: lint
 	$(BIN)/pytest
 
-lint: $(READY)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(BIN)/snakemake --lint
-	$(BIN)/mypy
-
-format: $(READY)
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
-	$(BIN)/snakefmt Snakefile workflow/rules
-
-# No local version tags, so that one lock serves CPU and CUDA builds of torch.
-lock: $(READY)
-	{ sed '/^[^#]/d' envs/lock.txt; $(BIN)/pip freeze --all --exclude pip --exclude-editable | sed 's/+.*//'; } > envs/lock.new
-	mv envs/lock.new envs/lock.txt
+benchmark: environment
+	PYTHONPATH=workflow $(BIN)/python benchmarks/engine.py
 
 clean:
-	rm -rf results logs
-
-# torch comes first and without its dependencies: they are then taken, pinned, from the usual index, and not from
-# TORCH_INDEX, which holds other versions of them.
-$(READY): envs/lock.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \
-	  "crossflow needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there): name another one, for example 'make PYTHON=python3.12 $(or $(firstword $(MAKECMDGOALS)),demo)'."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo >&2 \
-	  "'$(PYTHON)' can not make virtual environments: install its venv module (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' envs/lock.txt)"
-	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[workflow,test]'
-	@touch $@
+	rm -rf $(VENV) .snakemake data logs results

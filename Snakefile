@@ -16,7 +16,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 # Jobs run the python that runs snakemake (or that of their conda environment, which comes before it).
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 # Progress bars go to the logs too: one line every few seconds is enough.
 os.environ.setdefault("TQDM_MININTERVAL", "2")
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))

@@ -80,9 +80,7 @@ def build_question(dtype: str, device: torch.device) -> Prepared:
     }
     nothing = np.zeros(IMAGE, dtype=bool)
     question = ChosenQuestion("benchmark", "none", "", "", "", "", None, None, ())
-    return Prepared(
-        question, inputs, Positions(cuts[-1], sets), VisualTokens(related, nothing, nothing, ~nothing)
-    )
+    return Prepared(question, inputs, Positions(cuts[-1], sets), VisualTokens(related, nothing, nothing, ~nothing))
 
 
 def bound(rows: list[Row], length: int, layers: int, first: int) -> float:
@@ -143,7 +141,8 @@ def main() -> None:
     print(f"reference  {slow_seconds:8.2f} s per question")
     print(f"engine     {fast_seconds:8.2f} s per question (median of {arguments.repeats})")
     print(f"ratio      {slow_seconds / fast_seconds:8.1f}   operation bound {limit:.1f}")
-    print(f"p_clean    {float(torch.softmax(clean.logits.double(), -1)[token]):8.4f}   p_knockout {theirs.min():.4f} to {theirs.max():.4f}")
+    p_clean = float(torch.softmax(clean.logits.double(), -1)[token])
+    print(f"p_clean    {p_clean:8.4f}   p_knockout {theirs.min():.4f} to {theirs.max():.4f}")
     print(f"largest difference in probability {np.abs(ours - theirs).max():.1e}")
     zeros = [Row("nothing", 0, Window(0, arguments.layers - 1), np.arange(0), np.array([first]))]
     floor = measure(clean.logits, knockout_logits(model, clean, zeros), token, None)

@@ -25,7 +25,10 @@ def _question(detailed: str, program: str, answer: str) -> Question:
 
 ONE = (Reference("object", "1", "cat"),)
 TWO = (Reference("object1", "1", "cat"), Reference("object2", "2", "dog"))
-EITHER = "select: cat (1)->filter color: red [0]->exist: ? [1]->select: dog ({}) ->filter color: red [3]->exist: ? [4]->or:  [2, 5]"
+EITHER = (
+    "select: cat (1)->filter color: red [0]->exist: ? [1]"
+    "->select: dog ({}) ->filter color: red [3]->exist: ? [4]->or:  [2, 5]"
+)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +150,7 @@ def test_a_minimal_program_belongs_to_its_category(
         ),
     ],
 )
-def test_every_other_question_has_its_reason(
-    detailed: str, program: str, answer: str, expected: Rejection
-) -> None:
+def test_every_other_question_has_its_reason(detailed: str, program: str, answer: str, expected: Rejection) -> None:
     assert classify(_question(detailed, program, answer)) == expected
 
 
@@ -174,9 +175,7 @@ def test_objects_get_their_raw_boxes_and_the_names_of_the_program() -> None:
 
 def test_a_picture_without_its_graph_or_object_is_a_reason() -> None:
     assert attach_objects(_classified(*ONE), None) == Rejection("QueryAttr", categories.NO_SCENE)
-    assert attach_objects(_classified(*ONE), Scene("5", {})) == Rejection(
-        "QueryAttr", categories.NOT_IN_SCENE
-    )
+    assert attach_objects(_classified(*ONE), Scene("5", {})) == Rejection("QueryAttr", categories.NOT_IN_SCENE)
 
 
 @pytest.mark.parametrize(("folder", "count"), [("published", 2776), ("sample", 37)])

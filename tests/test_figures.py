@@ -57,9 +57,7 @@ def _even(flows: Sequence[str], categories: Sequence[str] = CATEGORIES) -> dict[
     return {category: dict.fromkeys(flows, 20) for category in categories}
 
 
-def _panels(
-    n: dict[str, dict[str, int]], kind: str, layers: int = 8, interval: bool = True
-) -> list[figures.Panel]:
+def _panels(n: dict[str, dict[str, int]], kind: str, layers: int = 8, interval: bool = True) -> list[figures.Panel]:
     effects, counts = _summary(n, layers, interval=interval)
     return figures.panels_of(effects, counts, kind=kind, model="mini", window="3", categories=list(n))
 
@@ -75,11 +73,7 @@ def _drawn(figure: Figure) -> list[Axes]:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    return [
-        text
-        for text in figure.findobj(Text)
-        if isinstance(text, Text) and text.get_visible() and text.get_text()
-    ]
+    return [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text()]
 
 
 def test_the_published_flows_make_the_three_figures_of_the_study() -> None:
@@ -139,9 +133,7 @@ def test_rounding_noise_is_not_magnified() -> None:
     effects, counts = _summary(_even(TO_LAST[:1], CATEGORIES[:1]), 8)
     for row in effects:
         row.update(mean="1e-6", low="0", high="2e-6")
-    panels = figures.panels_of(
-        effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES[:1]
-    )
+    panels = figures.panels_of(effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES[:1])
     low, high = figures.draw(panels, "").axes[0].get_ylim()
     assert low < -0.9 and high > 0.9
 
@@ -158,9 +150,7 @@ def test_a_category_without_selected_questions_says_so() -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_a_study_without_any_selected_question_still_has_its_figure() -> None:
-    figure = figures.draw(
-        _panels({name: dict.fromkeys(TO_LAST, 0) for name in CATEGORIES}, "to-last"), "mini"
-    )
+    figure = figures.draw(_panels({name: dict.fromkeys(TO_LAST, 0) for name in CATEGORIES}, "to-last"), "mini")
     assert [axes.texts[0].get_text()[:20] for axes in _drawn(figure)] == ["no question selected"] * 6
 
 
@@ -281,16 +271,12 @@ def test_the_pdf_embeds_its_truetype_fonts_and_no_date_and_the_png_has_300_dots_
         assert image.info["dpi"][0] == pytest.approx(300, abs=0.1)
 
 
-def test_another_process_with_other_matplotlib_settings_writes_the_same_bytes(
-    tmp_path: Path, repo: Path
-) -> None:
+def test_another_process_with_other_matplotlib_settings_writes_the_same_bytes(tmp_path: Path, repo: Path) -> None:
     _write_summary(tmp_path)
     here = [tmp_path / "here.pdf", tmp_path / "here.png"]
     there = [tmp_path / "there.pdf", tmp_path / "there.png"]
     _run(tmp_path, *here)
-    (tmp_path / "matplotlibrc").write_text(
-        "font.size: 20\nlines.linewidth: 9\nsavefig.bbox: tight\npdf.fonttype: 3\n"
-    )
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nlines.linewidth: 9\nsavefig.bbox: tight\npdf.fonttype: 3\n")
     environment = {
         **os.environ,
         "PYTHONPATH": str(repo / "workflow"),

@@ -90,9 +90,7 @@ def test_a_broken_scene_graph_is_named(tmp_path: Path) -> None:
 
 
 def test_an_absent_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        CrossflowError, match="holds neither questions/test_questions.json nor test_questions.json"
-    ):
+    with pytest.raises(CrossflowError, match="holds neither questions/test_questions.json nor test_questions.json"):
         list(read_questions(tmp_path, "test"))
 
 
@@ -117,12 +115,8 @@ def test_pictures_are_decoded_to_rgb(pictures_root: Path) -> None:
     assert (picture.mode, picture.size) == ("RGB", (6, 4))
 
 
-@pytest.mark.parametrize(
-    ("image_id", "message"), [("2", "2.jpg does not decode"), ("3", "3.jpg.* is missing")]
-)
-def test_a_picture_that_can_not_be_used_breaks_one_question(
-    pictures_root: Path, image_id: str, message: str
-) -> None:
+@pytest.mark.parametrize(("image_id", "message"), [("2", "2.jpg does not decode"), ("3", "3.jpg.* is missing")])
+def test_a_picture_that_can_not_be_used_breaks_one_question(pictures_root: Path, image_id: str, message: str) -> None:
     with Pictures(pictures_root) as pictures, pytest.raises(BrokenQuestion, match=message):
         pictures.open(image_id)
 

@@ -41,9 +41,7 @@ def _anyres_network() -> LlavaNextForConditionalGeneration:
         image_size=TILE,
         patch_size=PATCH,
     )
-    text = LlamaConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8
-    )
+    text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
     config = LlavaNextConfig(
         text_config=text, vision_config=vision, image_grid_pinpoints=PINPOINTS, image_token_index=7
     )
@@ -98,17 +96,13 @@ sizes = st.tuples(st.integers(60, 640), st.integers(60, 640))
 def pictures_with_box(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
     width, height = draw(sizes)
     x, y = draw(st.integers(0, width - 2)), draw(st.integers(0, height - 2))
-    return (width, height), Box(
-        x, y, draw(st.integers(1, width - 1 - x)), draw(st.integers(1, height - 1 - y))
-    )
+    return (width, height), Box(x, y, draw(st.integers(1, width - 1 - x)), draw(st.integers(1, height - 1 - y)))
 
 
 @pytest.mark.parametrize("geometry", ["pad", "crop"])
 @settings(max_examples=60, deadline=None)
 @given(case=pictures_with_box())
-def test_related_patches_lie_where_the_geometry_puts_the_box(
-    geometry: str, case: tuple[tuple[int, int], Box]
-) -> None:
+def test_related_patches_lie_where_the_geometry_puts_the_box(geometry: str, case: tuple[tuple[int, int], Box]) -> None:
     size, box = case
     place = _one_tile_map(geometry, size)
     # The last row and column of a box are painted, so it ends one pixel later.

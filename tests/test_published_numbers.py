@@ -9,9 +9,9 @@ import torch
 from crossflow.answers import answer
 from crossflow.categories import attach_objects, classify
 from crossflow.engines import ENGINES
+from crossflow.flows import rows_of
 from crossflow.forward import run_clean
 from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
-from crossflow.flows import rows_of
 from crossflow.measures import measure
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
@@ -36,10 +36,7 @@ def prepared(published: Published, model: MultimodalModel) -> dict[str, Prepared
     chosen = [attach_objects(classify(question), scenes[question.image_id]) for question in questions]
     assert all(isinstance(question, ChosenQuestion) for question in chosen)
     with Pictures(published.root) as pictures:
-        return {
-            question.question_id: model.prepare(question, pictures.open(question.image_id))
-            for question in chosen
-        }
+        return {question.question_id: model.prepare(question, pictures.open(question.image_id)) for question in chosen}
 
 
 def test_all_questions_of_the_published_program_are_prepared(
@@ -49,9 +46,7 @@ def test_all_questions_of_the_published_program_are_prepared(
     assert len(prepared) == 12
 
 
-def test_position_sets_equal_the_published_ranges(
-    published: Published, prepared: dict[str, Prepared]
-) -> None:
+def test_position_sets_equal_the_published_ranges(published: Published, prepared: dict[str, Prepared]) -> None:
     for question_id, case in published.cases.items():
         positions = prepared[question_id].positions
         assert positions.length == case["sequence_length"]

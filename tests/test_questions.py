@@ -21,9 +21,7 @@ def _chosen(question_id: str) -> ChosenQuestion:
 
 
 @given(ids, st.integers(0, 30), st.integers(0, 10), st.integers(0, 3))
-def test_a_larger_choice_begins_with_the_smaller_one(
-    members: set[str], number: int, more: int, seed: int
-) -> None:
+def test_a_larger_choice_begins_with_the_smaller_one(members: set[str], number: int, more: int, seed: int) -> None:
     questions = [_chosen(question_id) for question_id in members]
     assert choose(questions, number + more, seed)[:number] == choose(questions, number, seed)
 

@@ -69,9 +69,7 @@ def test_the_folder_holds_the_six_files_and_no_others(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == FILES
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_one_other_weights(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_writes_the_same_bytes_and_another_one_other_weights(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
     save(tmp_path / "same", seed=0)
@@ -79,9 +77,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_one_other_weights(
     assert torch.equal(torch.random.get_rng_state(), before)
     for name in FILES:
         assert (tmp_path / "same" / name).read_bytes() == (folder / name).read_bytes()
-    other = {
-        name for name in FILES if (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()
-    }
+    other = {name for name in FILES if (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()}
     assert other == {"model.safetensors"}
 
 
@@ -92,9 +88,7 @@ def test_the_weights_come_back_as_they_were_built(model: Any) -> None:
     assert all(torch.equal(loaded[name], built[name]) for name in built)
 
 
-def test_processor_tokenizer_and_image_processor_come_back_as_they_were_built(
-    folder: Path, processor: Any
-) -> None:
+def test_processor_tokenizer_and_image_processor_come_back_as_they_were_built(folder: Path, processor: Any) -> None:
     built = build_processor(Geometry(), build_tokenizer(mini_world_words()))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8))
     text = render("vicuna-v1", "Is the ball red or blue?", processor).text

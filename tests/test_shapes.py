@@ -58,9 +58,7 @@ def test_a_larger_world_begins_with_the_smaller_one_and_another_seed_is_another_
     small, large, other = (_records(tmp_path / name) for name in ("small", "large", "other"))
     assert list(large.items())[: len(small)] == list(small.items())
     assert not set(other) & set(large)
-    assert [record["question"] for record in other.values()] != [
-        record["question"] for record in small.values()
-    ]
+    assert [record["question"] for record in other.values()] != [record["question"] for record in small.values()]
 
 
 def test_every_picture_of_the_scene_graphs_is_in_the_zip_and_has_its_size(world: Path) -> None:
@@ -91,9 +89,7 @@ def test_records_have_the_form_of_real_ones(world: Path, shared: Path, part: str
         ours = next(iter(_graphs(world).values()))["objects"]
     varying = {"annotations": None, "groups": None}
     real_forms = {json.dumps(_form({**record, **varying}), sort_keys=True) for record in real.values()}
-    assert {
-        json.dumps(_form({**record, **varying}), sort_keys=True) for record in ours.values()
-    } <= real_forms
+    assert {json.dumps(_form({**record, **varying}), sort_keys=True) for record in ours.values()} <= real_forms
 
 
 def test_a_question_is_written_as_gqa_writes_it(world: Path) -> None:
@@ -147,9 +143,7 @@ def _run(program: list[dict[str, Any]], objects: dict[str, Any]) -> Any:
     def has(object_id: str, value: str) -> bool:
         unless = re.fullmatch(r"not\((.*)\)", value)
         return (
-            unless[1] not in objects[object_id]["attributes"]
-            if unless
-            else value in objects[object_id]["attributes"]
+            unless[1] not in objects[object_id]["attributes"] if unless else value in objects[object_id]["attributes"]
         )
 
     results: list[Any] = []
@@ -180,9 +174,7 @@ def _run(program: list[dict[str, Any]], objects: dict[str, Any]) -> Any:
             case ["query"] if argument == "name":
                 results.append(objects[given[0][0]]["name"])
             case ["query"]:
-                results.append(
-                    next(v for v in objects[given[0][0]]["attributes"] if v in ATTRIBUTES["color"])
-                )
+                results.append(next(v for v in objects[given[0][0]]["attributes"] if v in ATTRIBUTES["color"]))
             case ["choose", "name"]:
                 true, *more = [o for o in argument.split("|") if o == objects[given[0][0]]["name"]]
                 assert not more
@@ -199,9 +191,7 @@ def _run(program: list[dict[str, Any]], objects: dict[str, Any]) -> Any:
                 (first,), (second,) = given
                 common = set(objects[first]["attributes"]) & set(objects[second]["attributes"])
                 kinds = [kind for kind, values in ATTRIBUTES.items() if common & set(values)]
-                results.append(
-                    "".join(kinds) if operation == "common" else "yes" if "color" in kinds else "no"
-                )
+                results.append("".join(kinds) if operation == "common" else "yes" if "color" in kinds else "no")
             case _:
                 raise AssertionError(step)
     return results[-1]
@@ -220,9 +210,7 @@ def test_every_question_says_what_its_program_does(world: Path) -> None:
         for step in record["semantic"]:
             name = step["argument"].partition(" (")[0] if step["operation"] == "select" else None
             assert name in (None, "toy") or {name, PLURALS[name]} & words
-        options = [
-            s["argument"].split("|") for s in record["semantic"] if s["operation"].startswith("choose")
-        ]
+        options = [s["argument"].split("|") for s in record["semantic"] if s["operation"].startswith("choose")]
         if options and record["types"]["detailed"] != "relChooser":
             assert set(options[0]) <= words
         negated = any("not(" in step["argument"] for step in record["semantic"])

@@ -89,9 +89,7 @@ def test_wood_has_dark_grain_and_metal_a_highlight() -> None:
         brightness = {}
         for material in ATTRIBUTES["material"]:
             made = replace(scene, toys=(replace(plain, material=material),), clutter=())
-            brightness[material] = np.asarray(
-                draw(made)[0].crop((x + 2, y + 2, x + w - 2, y + h - 2)).convert("L")
-            )
+            brightness[material] = np.asarray(draw(made)[0].crop((x + 2, y + 2, x + w - 2, y + h - 2)).convert("L"))
         assert brightness["metal"].max() > 200 > brightness["wood"].max() or toy.color == "yellow"
         assert brightness["wood"].min() < 0.75 * brightness["metal"].min()
 
@@ -101,9 +99,7 @@ def test_the_scene_graph_names_all_that_is_painted() -> None:
     _, toy_boxes, clutter_boxes = draw(scene)
     objects = scene_graph(scene, toy_boxes, clutter_boxes)["objects"]
     names = Counter(thing["name"] for thing in objects.values())
-    assert names == Counter(
-        [toy.name for toy in scene.toys] + [thing.name for thing in scene.clutter] + [scene.ground]
-    )
+    assert names == Counter([toy.name for toy in scene.toys] + [thing.name for thing in scene.clutter] + [scene.ground])
     for index, toy in enumerate(scene.toys):
         entry = objects[scene.toy_id(index)]
         assert Box(*(entry[side] for side in ("x", "y", "w", "h"))) == toy_boxes[index]

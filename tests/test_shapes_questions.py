@@ -46,8 +46,7 @@ ANSWERS = {
 
 
 OUTCOMES = {
-    category: ("first", "second") if category.startswith("Choose") else values
-    for category, values in ANSWERS.items()
+    category: ("first", "second") if category.startswith("Choose") else values for category, values in ANSWERS.items()
 }
 
 
@@ -72,9 +71,7 @@ def _outcome(category: str, question: Asked) -> str:
 
 
 @pytest.mark.parametrize("category", ANSWERS)
-def test_no_word_of_a_question_tells_anything_about_its_answer(
-    asked: dict[str, list[Asked]], category: str
-) -> None:
+def test_no_word_of_a_question_tells_anything_about_its_answer(asked: dict[str, list[Asked]], category: str) -> None:
     by_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for question in asked[category]:
         for word in set(re.findall(r"\w+", question.question)):
@@ -111,8 +108,7 @@ def test_not_does_not_mean_no(asked: dict[str, list[Asked]]) -> None:
             counts = Counter(
                 question.answer
                 for question in asked["LogicalObj"]
-                if question.program[1].operation.endswith(attribute)
-                and (" not " in question.question) == negated
+                if question.program[1].operation.endswith(attribute) and (" not " in question.question) == negated
             )
             assert counts.total() > 500
             assert imbalance(counts, ("yes", "no")) < 1

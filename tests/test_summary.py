@@ -43,9 +43,7 @@ def _knockout_rows(ids: Sequence[str], flows: Sequence[str] = FLOWS) -> list[dic
     return rows
 
 
-def _knockouts(
-    rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS, **metadata: Any
-) -> summary.Knockouts:
+def _knockouts(rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS, **metadata: Any) -> summary.Knockouts:
     table = pd.DataFrame(rows, columns=tables.KNOCKOUT.names)
     stated = {"layers": LAYERS, "flows": list(flows), "selected": table["question_id"].nunique(), **metadata}
     return summary.knockouts(table, stated, model="mini", window="3", category="ChooseAttr")
@@ -58,9 +56,7 @@ def _effects(rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS) ->
 def test_a_curve_has_mean_median_and_interval_at_every_centre_layer() -> None:
     rows = _effects(_knockout_rows(_ids(4)))
     assert [tuple(row) for row in rows[:1]] == [tables.EFFECTS]
-    assert [(row["flow"], row["layer"]) for row in rows] == [
-        (f, str(layer)) for f in FLOWS for layer in range(LAYERS)
-    ]
+    assert [(row["flow"], row["layer"]) for row in rows] == [(f, str(layer)) for f in FLOWS for layer in range(LAYERS)]
     second = rows[1]
     assert (second["n"], second["mean"], second["median"]) == ("4", "-16", "-16")
     # Two pictures with two questions each: their means are -6 and -26.
@@ -75,9 +71,9 @@ def test_a_missing_question_is_left_out_and_not_averaged_as_no_change() -> None:
 
 def test_a_flow_missing_in_all_questions_has_all_its_layers_without_numbers() -> None:
     related = [row for row in _effects(_knockout_rows([MISSING])) if row["flow"] == "related->question"]
-    assert [
-        (row["layer"], row["n"], row["mean"], row["low"], row["high"], row["median"]) for row in related
-    ] == [(str(layer), "0", "", "", "", "") for layer in range(LAYERS)]
+    assert [(row["layer"], row["n"], row["mean"], row["low"], row["high"], row["median"]) for row in related] == [
+        (str(layer), "0", "", "", "", "") for layer in range(LAYERS)
+    ]
 
 
 def test_one_picture_has_a_mean_and_no_interval() -> None:
@@ -214,12 +210,8 @@ def _write_study(results: Path, selected: Mapping[str, int]) -> None:
     """Write a study of 10 chosen, 9 answered, and some knocked out questions per category."""
     ids = _ids(10)
     for category, count in selected.items():
-        tables.write_csv(
-            results / f"questions/{category}.csv", tables.QUESTIONS, [{"question_id": id} for id in ids]
-        )
-        tables.write_csv(
-            results / f"answers/mini/{category}.skipped.csv", tables.SKIPPED, [{"question_id": ids[9]}]
-        )
+        tables.write_csv(results / f"questions/{category}.csv", tables.QUESTIONS, [{"question_id": id} for id in ids])
+        tables.write_csv(results / f"answers/mini/{category}.skipped.csv", tables.SKIPPED, [{"question_id": ids[9]}])
         tables.write_parquet(
             results / f"answers/mini/{category}.parquet",
             tables.ANSWERS,

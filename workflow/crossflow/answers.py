@@ -36,7 +36,7 @@ def _greedy(model: MultimodalModel) -> GenerationConfig:
     stop = folder.eos_token_id if folder.eos_token_id is not None else model.processor.tokenizer.eos_token_id
     first_stop = stop[0] if isinstance(stop, list) else stop
     pad = model.processor.tokenizer.pad_token_id
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         num_beams=1,
         max_new_tokens=model.settings.max_new_tokens,

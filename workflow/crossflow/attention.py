@@ -85,7 +85,8 @@ class Plain:
         return attend(call.query, call.key, call.value, call.visible()[None], call.scaling)
 
 
-_MODE: ContextVar[Mode] = ContextVar("crossflow_attention", default=Plain())
+_PLAIN = Plain()
+_MODE: ContextVar[Mode | None] = ContextVar("crossflow_attention", default=None)
 
 
 @contextmanager
@@ -160,13 +161,9 @@ def _attention_function(
         raise CrossflowError("Attention dropout is active: call model.eval() before a knockout.")
     unknown = {name for name in ("softcap", "position_bias", "s_aux") if arguments.get(name) is not None}
     if unknown:
-        raise CrossflowError(
-            f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported yet."
-        )
-    call = Call(
-        module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling
-    )
-    mixed: Tensor = _MODE.get().attend(call)
+        raise CrossflowError(f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported yet.")
+    call = Call(module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    mixed = (_MODE.get() or _PLAIN).attend(call)
     return mixed.transpose(1, 2).contiguous(), None
 
 

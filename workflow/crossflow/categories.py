@@ -152,9 +152,7 @@ def _program_text(program: Sequence[Step]) -> str:
     return " ".join(f"{step.operation}{list(step.dependencies)}".replace(", ", ",") for step in program)
 
 
-def _category(
-    detailed: str, program: str, read: Callable[[Question], Reading], objects: Sequence[int]
-) -> _Category:
+def _category(detailed: str, program: str, read: Callable[[Question], Reading], objects: Sequence[int]) -> _Category:
     return _Category(frozenset(detailed.split()), re.compile(program), read, objects)
 
 

@@ -38,13 +38,9 @@ def take_device(asked: str, patience: float = 3600.0) -> torch.device:
         try:
             device = torch.device(asked)
         except RuntimeError as error:
-            raise CrossflowError(
-                f"Device {asked!r} is not known to torch; use auto, cpu or cuda:N."
-            ) from error
+            raise CrossflowError(f"Device {asked!r} is not known to torch; use auto, cpu or cuda:N.") from error
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise CrossflowError(
-                f"Device {asked!r} is not there: torch sees {torch.cuda.device_count()} GPUs."
-            )
+            raise CrossflowError(f"Device {asked!r} is not there: torch sees {torch.cuda.device_count()} GPUs.")
         return device
     if not torch.cuda.is_available():
         return torch.device("cpu")

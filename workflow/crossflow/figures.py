@@ -168,9 +168,7 @@ def panels_of(
     """
     of_curve = [row for row in effects if (row["model"], row["window"]) == (model, window)]
     if not of_curve:
-        raise CrossflowError(
-            f"effects.csv has no rows of {model} with window {window}; make the summary again."
-        )
+        raise CrossflowError(f"effects.csv has no rows of {model} with window {window}; make the summary again.")
     flows = kinds_of([row["flow"] for row in of_curve]).get(kind)
     if not flows:
         raise CrossflowError(f"effects.csv has no flow for the figure {kind!r} of {model}, window {window}.")
@@ -179,9 +177,7 @@ def panels_of(
     for row in of_curve:
         by_line.setdefault((row["category"], row["flow"]), []).append(row)
     counted = {
-        (row["category"], row["flow"]): row
-        for row in counts
-        if (row["model"], row["window"]) == (model, window)
+        (row["category"], row["flow"]): row for row in counts if (row["model"], row["window"]) == (model, window)
     }
 
     panels = []
@@ -194,9 +190,7 @@ def panels_of(
                     f"The summary lacks {flow} of {model}, window {window}, {category}, or some of its "
                     f"{layers} layers; make it again."
                 )
-            numbers = (
-                np.array([float(row[name] or "nan") for row in rows]) for name in ("mean", "low", "high")
-            )
+            numbers = (np.array([float(row[name] or "nan") for row in rows]) for name in ("mean", "low", "high"))
             lines.append(Line(flow, int(rows[0]["n"]), *numbers))
         count = counted[category, flows[0]]
         selected = int(count["missing"]) + int(count["n"])
@@ -311,9 +305,7 @@ def _ticks(layers: int) -> list[int]:
 
 def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
     """Limits of the shared axis: every line, every band, and zero."""
-    drawn = [
-        values for panel in panels for line in panel.lines for values in (line.mean, line.low, line.high)
-    ]
+    drawn = [values for panel in panels for line in panel.lines for values in (line.mean, line.low, line.high)]
     numbers = np.concatenate([np.zeros(1), *drawn])
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     lacking = max(0.0, SMALLEST_SPAN - (high - low)) / 2

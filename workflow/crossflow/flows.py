@@ -73,9 +73,7 @@ def parse_flow(name: str) -> Flow:
         raise CrossflowError(f"Flow {name!r} is not of the form source->target.")
     for part in match.groups():
         if part not in SET_NAMES:
-            raise CrossflowError(
-                f"Flow {name!r} names the position set {part!r}; known are {', '.join(SET_NAMES)}."
-            )
+            raise CrossflowError(f"Flow {name!r} names the position set {part!r}; known are {', '.join(SET_NAMES)}.")
     return Flow(*match.groups())
 
 

@@ -98,9 +98,7 @@ def _find(root: Path, folder: str, name: str) -> Path:
     for path in (root / folder / name, root / name):
         if path.is_file():
             return path
-    raise CrossflowError(
-        f"{root} holds neither {folder}/{name} nor {name}: a data set in GQA's layout was expected."
-    )
+    raise CrossflowError(f"{root} holds neither {folder}/{name} nor {name}: a data set in GQA's layout was expected.")
 
 
 def questions_file(root: Path, split: str) -> Path:
@@ -162,9 +160,7 @@ def read_questions(root: Path, split: str) -> Iterator[Question]:
         try:
             yield _question(question_id, record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CrossflowError(
-                f"{path}: question {question_id} is not as in GQA's layout ({error!r})."
-            ) from error
+            raise CrossflowError(f"{path}: question {question_id} is not as in GQA's layout ({error!r}).") from error
 
 
 def _scene(image_id: str, record: Any) -> Scene:

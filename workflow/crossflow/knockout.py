@@ -83,9 +83,7 @@ def _cut(arguments: dict[str, Any], start: int) -> dict[str, Any]:
         elif name in {"position_ids", "cache_position"} and value is not None:
             cut[name] = value[..., start:]
         elif isinstance(value, Tensor):
-            raise CrossflowError(
-                f"The decoder layer's argument {name!r} is not known to the knockout engine."
-            )
+            raise CrossflowError(f"The decoder layer's argument {name!r} is not known to the knockout engine.")
         else:
             cut[name] = value
     return cut
@@ -121,9 +119,7 @@ def _run_suffixes(
     return model.logits(model.norm(hidden[:, -1]))
 
 
-def knockout_logits(
-    model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
-) -> Float[Tensor, "rows vocabulary"]:
+def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
     """Logits at the last position (fp32) of every row, in the order of ``rows``.
 
     A batch that does not fit into memory is halved; results do not depend on it beyond rounding.
@@ -144,9 +140,7 @@ def knockout_logits(
     with torch.inference_mode():
         for start, numbers in by_start.items():
             if start < clean.first:
-                raise CrossflowError(
-                    f"A knockout changes position {start}, recorded are those from {clean.first} on."
-                )
+                raise CrossflowError(f"A knockout changes position {start}, recorded are those from {clean.first} on.")
             numbers.sort(key=lambda number: rows[number].window.first)
             pending = [numbers]
             while pending:

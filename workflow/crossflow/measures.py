@@ -18,9 +18,7 @@ class Options(NamedTuple):
     false: int
 
 
-def option_tokens(
-    tokenizer: Any, generated: str, true_option: str | None, false_option: str | None
-) -> Options | None:
+def option_tokens(tokenizer: Any, generated: str, true_option: str | None, false_option: str | None) -> Options | None:
     """The options' first tokens; None without options, or when both begin with the same token."""
     if not true_option or not false_option:
         return None

@@ -148,7 +148,8 @@ class MultimodalModel:
 
     @cached_property
     def _output_embedding(self) -> Float[Tensor, "vocabulary width"]:
-        return _follow(self.network, self.architecture.head).weight.detach().float()
+        weight: Tensor = _follow(self.network, self.architecture.head).weight
+        return weight.detach().float()
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
         """Logits in fp32, whatever the model's type, from hidden states after the final norm."""
@@ -186,7 +187,9 @@ class MultimodalModel:
 
 
 def _load_processor(settings: ModelSettings) -> Any:
-    processor = AutoProcessor.from_pretrained(settings.path, backend="pil", local_files_only=True)
+    processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        settings.path, backend="pil", local_files_only=True
+    )
     if settings.image == "pad":
         # Only this class pads: a CLIPImageProcessor takes the argument and ignores it.
         processor.image_processor = LlavaImageProcessorPil.from_pretrained(
@@ -219,10 +222,10 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         if getattr(config, "vision_feature_select_strategy", "default") != "default":
             raise CrossflowError(
                 f"{settings.path} feeds the vision tower's CLS token to the language model "
-                f"(vision_feature_select_strategy {config.vision_feature_select_strategy!r}); only 'default' is supported."
+                f"(vision_feature_select_strategy {config.vision_feature_select_strategy!r}); only 'default' is known."
             )
         processor = _load_processor(settings)
-        network, loading = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
@@ -233,6 +236,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
+    network, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
@@ -243,9 +247,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
 def hash_model(path: Path) -> str:
     """SHA-256 over the names and contents of a model folder's JSON, template and safetensors files."""
     digest = hashlib.sha256()
-    files = sorted(
-        file for file in path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
-    )
+    files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".safetensors"})
     for file in files:
         with file.open("rb") as opened:
             digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())

@@ -162,7 +162,9 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
         return []
     if path == RANDOM_LLAVA:
         return [f"{path}/{name}" for name in MODEL_FILES]
-    found = sorted(file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"})
+    found = sorted(
+        file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
+    )
     if not (Path(path) / "config.json").is_file():
         raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
     return [str(file) for file in found]
@@ -184,5 +186,3 @@ def model_options(config: Mapping[str, Any], slug: str) -> list[str]:
 def curves(study: Study) -> list[str]:
     """Model and window of every curve, written ``model:window``."""
     return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
-
-

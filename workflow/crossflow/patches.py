@@ -31,9 +31,7 @@ _RED, _GREEN, _WHITE, _BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0,
 RULES = ("published", "overlap")
 
 Colour = tuple[int, int, int]
-Pack = Callable[
-    [Float[torch.Tensor, "tiles patches labels"], tuple[int, int]], Float[torch.Tensor, "tokens labels"]
-]
+Pack = Callable[[Float[torch.Tensor, "tiles patches labels"], tuple[int, int]], Float[torch.Tensor, "tokens labels"]]
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,11 @@ def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: C
 
 def _pixels(image_processor: Any, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
     """The picture as the vision tower would see it, before rescaling and normalising."""
-    processed = image_processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")[
-        "pixel_values"
-    ][0]
+    processed = image_processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
     return np.asarray(processed[None] if processed.ndim == 3 else processed)
 
 
-def _any_of_patch(
-    pixels: Bool[np.ndarray, "tiles height width"], patch_size: int
-) -> Bool[np.ndarray, "tiles patches"]:
+def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: int) -> Bool[np.ndarray, "tiles patches"]:
     tiles, height, width = pixels.shape
     cells = pixels.reshape(tiles, height // patch_size, patch_size, width // patch_size, patch_size)
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
@@ -146,9 +140,7 @@ def visual_tokens(
     related = select(image_processor, size, boxes, patch_size) if boxes else np.zeros_like(shown)
     base = np.zeros_like(shown)
     base[0] = True
-    labels = torch.from_numpy(
-        np.stack([related, ~shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32)
-    )
+    labels = torch.from_numpy(np.stack([related, ~shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32))
     packed = pack(labels, size).numpy() > 0.5
     related, padding, base, newline = packed.T
     return VisualTokens(related, padding, newline, base)

@@ -67,9 +67,7 @@ def _chat_template(user: str, processor: Any) -> str:
         raise CrossflowError(
             "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
         )
-    rendered = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True
-    )
+    rendered = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     bos = processor.tokenizer.bos_token
     # The tokenizer adds the begin-of-text token itself.
     return str(rendered).removeprefix(bos) if bos else str(rendered)
@@ -102,9 +100,7 @@ def render(template: str, question: str, processor: Any) -> PromptText:
     asked = question + _INSTRUCTION
     text = TEMPLATES[template](f"{marker}\n{asked}", processor)
     if text.count(asked) != 1 or text.count(marker) != 1:
-        raise BrokenQuestion(
-            f"the question's text is not found exactly once in the prompt of template {template}"
-        )
+        raise BrokenQuestion(f"the question's text is not found exactly once in the prompt of template {template}")
     start = text.index(asked)
     return PromptText(text, Span(start, start + len(question)), Span(start + len(asked), len(text)))
 
@@ -145,9 +141,7 @@ def tokenize(prompt: PromptText, processor: Any, visual_tokens: int) -> Tokenize
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
-        raise CrossflowError(
-            "The model's tokenizer gives no character offsets: its folder needs a tokenizer.json."
-        )
+        raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
     encoded = tokenizer(prompt.text, return_offsets_mapping=True)
     ids: Sequence[int] = encoded["input_ids"]
     markers = [index for index, token in enumerate(ids) if token == processor.image_token_id]

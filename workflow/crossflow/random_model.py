@@ -92,9 +92,7 @@ def build_tokenizer(words: Iterable[str], special: Sequence[str] = ()) -> PreTra
     """
     reserved = [_UNKNOWN, _BEGIN, _END, _PAD, _IMAGE, *special]
     tokens = [*reserved, *sorted(set(words) - set(reserved))]
-    tokenizer = Tokenizer(
-        WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=_UNKNOWN)
-    )
+    tokenizer = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=_UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
     tokenizer.add_special_tokens(list(special))
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -121,9 +119,7 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = {
-    "llava": _Family(
-        LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, LlavaImageProcessorPil, False
-    ),
+    "llava": _Family(LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, LlavaImageProcessorPil, False),
     "llava_next": _Family(
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
@@ -137,8 +133,7 @@ _FAMILIES = {
 def _family(geometry: Geometry) -> tuple[_Family, dict[str, Any]]:
     if geometry.architecture not in _FAMILIES:
         raise CrossflowError(
-            f"No random model of architecture {geometry.architecture!r} can be built; "
-            f"known are {', '.join(_FAMILIES)}."
+            f"No random model of architecture {geometry.architecture!r} can be built; known are {', '.join(_FAMILIES)}."
         )
     family = _FAMILIES[geometry.architecture]
     return family, {"image_grid_pinpoints": geometry.pinpoints} if family.tiles else {}

@@ -14,9 +14,7 @@ from crossflow.forward import Blocking, CleanRun, full_logits
 from crossflow.models import MultimodalModel
 
 
-def reference_logits(
-    model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
-) -> Float[Tensor, "rows vocabulary"]:
+def reference_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
     """Logits at the last position (fp32) of every row, in the order of ``rows``.
 
     Raises:

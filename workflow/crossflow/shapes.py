@@ -58,9 +58,7 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
     """
     if scenes < 1 or seed < 0:
-        raise CrossflowError(
-            f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0."
-        )
+        raise CrossflowError(f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0.")
     questions: dict[str, Any] = {}
     graphs: dict[str, Any] = {}
     with replacing(root / "images.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:

@@ -21,9 +21,7 @@ def verify_attr(scene: Scene, rng: random.Random) -> Asked | None:
     """As in "Is the ball red?"."""
     toy, attribute, answer = rng.choice(scene.toys), rng.choice(tuple(ATTRIBUTES)), rng.choice(YES_NO)
     true = toy.value(attribute)
-    value = (
-        true if answer == "yes" else rng.choice([other for other in ATTRIBUTES[attribute] if other != true])
-    )
+    value = true if answer == "yes" else rng.choice([other for other in ATTRIBUTES[attribute] if other != true])
     return Asked(
         "verifyAttr" if answer == "yes" else "verifyAttrC",
         "attr",
@@ -139,9 +137,7 @@ def two_same(scene: Scene, rng: random.Random) -> Asked | None:
 
 def category_that(scene: Scene, rng: random.Random) -> Asked | None:
     """As in "Which toy is red?" where only one is."""
-    values: list[tuple[Attribute, str]] = [
-        (name, value) for name, given in ATTRIBUTES.items() for value in given
-    ]
+    values: list[tuple[Attribute, str]] = [(name, value) for name, given in ATTRIBUTES.items() for value in given]
     unique = [
         (toys[0], attribute, value)
         for attribute, value in values

@@ -40,16 +40,11 @@ Points = list[tuple[float, float]]
 
 
 def _circle(steps: int = 64) -> Points:
-    return [
-        (math.cos(2 * math.pi * step / steps), math.sin(2 * math.pi * step / steps)) for step in range(steps)
-    ]
+    return [(math.cos(2 * math.pi * step / steps), math.sin(2 * math.pi * step / steps)) for step in range(steps)]
 
 
 def _cone() -> Points:
-    base = [
-        (0.85 * math.cos(math.pi * step / 24), 0.7 + 0.3 * math.sin(math.pi * step / 24))
-        for step in range(25)
-    ]
+    base = [(0.85 * math.cos(math.pi * step / 24), 0.7 + 0.3 * math.sin(math.pi * step / 24)) for step in range(25)]
     return [(0.0, -1.0), *base]
 
 
@@ -121,9 +116,7 @@ def _silhouette(points: Float[np.ndarray, "points 2"]) -> tuple[Box, Image.Image
     left, top = np.floor(points.min(axis=0)).astype(int) - 1
     right, bottom = np.ceil(points.max(axis=0)).astype(int) + 1
     mask = Image.new("L", ((right - left) * _SCALE, (bottom - top) * _SCALE), 0)
-    ImageDraw.Draw(mask).polygon(
-        [((x - left) * _SCALE, (y - top) * _SCALE) for x, y in points.tolist()], fill=255
-    )
+    ImageDraw.Draw(mask).polygon([((x - left) * _SCALE, (y - top) * _SCALE) for x, y in points.tolist()], fill=255)
     bounds = mask.getbbox()
     assert bounds is not None
     x0, y0 = bounds[0] // _SCALE, bounds[1] // _SCALE

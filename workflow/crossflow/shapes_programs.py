@@ -58,9 +58,7 @@ class Asked:
             "annotations": {
                 "answer": {} if self.answer_id is None else {"0": self.answer_id},
                 "question": {
-                    str(place): self.mentioned[word]
-                    for place, word in enumerate(words)
-                    if word in self.mentioned
+                    str(place): self.mentioned[word] for place, word in enumerate(words) if word in self.mentioned
                 },
                 "fullAnswer": {},
             },

@@ -69,9 +69,7 @@ def choose_attr(scene: Scene, rng: random.Random) -> Asked | None:
     toy = scene.toys[index]
     (attribute,) = rng.choices(tuple(ATTRIBUTES), _ANSWER_WEIGHTS)
     true = toy.value(attribute)
-    false = rng.choice(
-        _elsewhere(scene, attribute, [value for value in ATTRIBUTES[attribute] if value != true])
-    )
+    false = rng.choice(_elsewhere(scene, attribute, [value for value in ATTRIBUTES[attribute] if value != true]))
     material = attribute == "material"
     wording = rng.choice(WORDINGS["ChooseAttr material" if material else "ChooseAttr"])
     return Asked(
@@ -141,9 +139,7 @@ def choose_rel(scene: Scene, rng: random.Random) -> Asked | None:
         "relChooser",
         "rel",
         "choose",
-        rng.choice(WORDINGS["ChooseRel"]).format(
-            first=toy.name, second=anchor.name, **in_any_order(rng, true, false)
-        ),
+        rng.choice(WORDINGS["ChooseRel"]).format(first=toy.name, second=anchor.name, **in_any_order(rng, true, false)),
         true,
         f"The {toy.name} is to the {true} of the {anchor.name}.",
         (

@@ -140,9 +140,7 @@ def shared(first: Toy, second: Toy) -> list[Attribute]:
 def _draw_values(rng: random.Random) -> list[tuple[str, dict[Attribute, str]]]:
     """Names and attribute values of a scene's toys; the first two are the twins."""
     names = rng.sample(NAMES, rng.randint(_FEWEST_TOYS, _MOST_TOYS))
-    toys = [
-        (name, {attribute: rng.choice(values) for attribute, values in ATTRIBUTES.items()}) for name in names
-    ]
+    toys = [(name, {attribute: rng.choice(values) for attribute, values in ATTRIBUTES.items()}) for name in names]
     common = rng.choice(tuple(ATTRIBUTES))
     (_, first), (_, second) = toys[:2]
     for attribute, values in ATTRIBUTES.items():

@@ -46,6 +46,6 @@ def modules_of(verb: str) -> set[str]:
 
 
 def sources_of(verb: str, root: Path) -> list[str]:
-    """The files of `modules_of`, sorted, relative to ``root``: no absolute path, so a clone elsewhere reruns nothing."""
+    """The files of `modules_of`, sorted, relative to ``root``, so that a clone elsewhere reruns nothing."""
     paths = [path for module in modules_of(verb) if (path := _file_of(module))]
     return sorted(path.relative_to(root.resolve()).as_posix() for path in paths)

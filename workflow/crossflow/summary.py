@@ -66,9 +66,7 @@ def _curve(rows: pd.DataFrame, flow: str, layers: int, where: str) -> Curve:
     ids = rows["question_id"].to_numpy(dtype=object)
     centres = rows["layer"].to_numpy(dtype=int)
     if len(rows) % layers or (centres != np.tile(np.arange(layers), len(rows) // layers)).any():
-        raise CrossflowError(
-            f"{where}: {flow} does not have every centre layer 0..{layers - 1} once per question."
-        )
+        raise CrossflowError(f"{where}: {flow} does not have every centre layer 0..{layers - 1} once per question.")
     if (ids.reshape(-1, layers) != ids[::layers, None]).any():
         raise CrossflowError(f"{where}: the layers of {flow} belong to different questions.")
     present = rows["edges"].to_numpy(dtype=int).reshape(-1, layers).min(axis=1, initial=1) > 0
@@ -80,9 +78,7 @@ def _curve(rows: pd.DataFrame, flow: str, layers: int, where: str) -> Curve:
     return Curve(change, pictures, int((~present).sum()))
 
 
-def knockouts(
-    table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, window: str, category: str
-) -> Knockouts:
+def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, window: str, category: str) -> Knockouts:
     """Arrange a knockout table by flow.
 
     Args:
@@ -100,9 +96,7 @@ def knockouts(
     try:
         layers, flows, selected = int(metadata["layers"]), list(metadata["flows"]), int(metadata["selected"])
     except KeyError as error:
-        raise CrossflowError(
-            f"{where}: the table's metadata lack {error}; delete the table and run again."
-        ) from error
+        raise CrossflowError(f"{where}: the table's metadata lack {error}; delete the table and run again.") from error
     if layers < 1:
         raise CrossflowError(f"{where}: the metadata name {layers} layers.")
     question_ids = frozenset(table["question_id"])
@@ -163,9 +157,7 @@ def accuracy(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> 
     if verdicts.isna().to_numpy().any():
         raise CrossflowError(f"Answers of {model}, {category}: a question is neither correct nor wrong.")
     pictures = answers["image_id"].to_numpy(dtype=object)
-    estimate = clustered_mean(
-        verdicts.to_numpy(dtype=float), pictures, derived_seed(seed, model, category, "accuracy")
-    )
+    estimate = clustered_mean(verdicts.to_numpy(dtype=float), pictures, derived_seed(seed, model, category, "accuracy"))
     row = {"model": model, "category": category, "n": str(len(answers))}
     for column, suffix in enumerate(("", "_blind")):
         row[f"accuracy{suffix}"] = number(estimate.mean[column])
@@ -199,8 +191,7 @@ def counts(
     strangers = sorted(table.question_ids.difference(answered))
     if strangers:
         raise CrossflowError(
-            f"{where}: question {strangers[0]} was knocked out but has no answer; delete these knockouts and "
-            "run again."
+            f"{where}: question {strangers[0]} was knocked out but has no answer; delete these knockouts and run again."
         )
     excluded = len(answered) - len(table.question_ids)
     for flow, curve in table.curves.items():

@@ -15,19 +15,19 @@ rule answers:
     output:
         table=f"{RESULTS}/answers/{{model}}/{{category}}.parquet",
         skipped=f"{RESULTS}/answers/{{model}}/{{category}}.skipped.csv",
-    params:
-        root=DATASET,
-        model=lambda wildcards: parameters.model_options(config, wildcards.model),
     log:
         f"{LOGS}/answers/{{model}}-{{category}}.log",
     benchmark:
         f"{LOGS}/answers/{{model}}-{{category}}.benchmark.tsv"
+    conda:
+        GPU_ENV
     threads: device_threads()
     resources:
         gpu=1,
-    conda:
-        GPU_ENV
+    params:
+        root=lambda wildcards: DATASET,
+        model=lambda wildcards: parameters.model_options(config, wildcards.model),
     shell:
-        CROSSFLOW
-        + "answers --questions {input.questions:q} --root {params.root:q} {params.model:q}"
-        " --output {output.table:q} --skipped {output.skipped:q}" + TO_LOG
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow answers"
+        " --questions {input.questions:q} --root {params.root:q} {params.model:q}"
+        " --output {output.table:q} --skipped {output.skipped:q} 2>&1 | tee {log:q}"

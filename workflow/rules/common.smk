@@ -1,4 +1,8 @@
-"""What all rules share: the checked study, wildcard constraints, and the sources of a verb."""
+"""What all rules share: the checked study, wildcard constraints, and the sources of a verb.
+
+A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an installed copy of the package. What it
+prints is shown and kept; the exit status is the verb's, because snakemake's shells set pipefail.
+"""
 
 from pathlib import Path
 
@@ -25,11 +29,6 @@ RESULTS = f"results/{STUDY.name}"
 LOGS = f"logs/{STUDY.name}"
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
-
-# Every verb runs the sources of this tree, never an installed copy of the package.
-CROSSFLOW = "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow "
-# Shown and kept; the exit status is the verb's (snakemake's shells set pipefail).
-TO_LOG = " 2>&1 | tee {log:q}"
 
 
 wildcard_constraints:

@@ -13,15 +13,14 @@ if config["datasets"][STUDY.dataset]["kind"] == "shapes":
         output:
             QUESTION_FILES,
             PICTURE_FILES,
-        params:
-            root=DATASET,
-            scenes=config["datasets"][STUDY.dataset]["scenes"],
-            seed=config["datasets"][STUDY.dataset].get("seed", 0),
         log:
             f"{LOGS}/shapes.log",
         conda:
             CPU_ENV
+        params:
+            root=lambda wildcards: DATASET,
+            scenes=config["datasets"][STUDY.dataset]["scenes"],
+            seed=config["datasets"][STUDY.dataset].get("seed", 0),
         shell:
-            CROSSFLOW
-            + "shapes --scenes {params.scenes} --seed {params.seed} --root {params.root:q}"
-            + TO_LOG
+            "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow shapes"
+            " --scenes {params.scenes} --seed {params.seed} --root {params.root:q} 2>&1 | tee {log:q}"

@@ -30,16 +30,15 @@ for kind, flows in kinds_of(STUDY.flows).items():
                 subcategory="{model}",
                 labels={"flows": ", ".join(flows), "window": "{window}"},
             ),
-        params:
-            summary=f"{RESULTS}/summary",
-            kind=kind,
-            categories=STUDY.categories,
         log:
             f"{LOGS}/figures/{kind}-{{model}}-w{{window}}.log",
         conda:
             CPU_ENV
+        params:
+            summary=lambda wildcards, input: str(Path(input[0]).parent),
+            kind=kind,
+            categories=STUDY.categories,
         shell:
-            CROSSFLOW
-            + "figure --summary {params.summary:q} --kind {params.kind} --model {wildcards.model}"
-            " --window {wildcards.window} --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
-            + TO_LOG
+            "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
+            " --summary {params.summary:q} --kind {params.kind} --model {wildcards.model}"
+            " --window {wildcards.window} --categories {params.categories:q} --output {output.pdf:q} {output.png:q} 2>&1 | tee {log:q}"

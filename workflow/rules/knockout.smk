@@ -16,23 +16,23 @@ rule knockout:
         sources=sources("knockout"),
     output:
         f"{RESULTS}/knockout/{{model}}/w{{window}}/{{category}}.parquet",
-    params:
-        root=DATASET,
-        model=lambda wildcards: parameters.model_options(config, wildcards.model),
-        flows=STUDY.flows,
-        answers=STUDY.answers,
-        engine=STUDY.engine,
     log:
         f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.log",
     benchmark:
         f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.benchmark.tsv"
+    conda:
+        GPU_ENV
     threads: device_threads()
     resources:
         gpu=1,
-    conda:
-        GPU_ENV
+    params:
+        root=lambda wildcards: DATASET,
+        model=lambda wildcards: parameters.model_options(config, wildcards.model),
+        flows=STUDY.flows,
+        answers=STUDY.answers,
+        engine=STUDY.engine,
     shell:
-        CROSSFLOW
-        + "knockout --questions {input.questions:q} --answers {input.answers:q} --root {params.root:q}"
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow knockout"
+        " --questions {input.questions:q} --answers {input.answers:q} --root {params.root:q}"
         " {params.model:q} --window {wildcards.window} --flows {params.flows:q} --select {params.answers}"
-        " --engine {params.engine} --output {output:q}" + TO_LOG
+        " --engine {params.engine} --output {output:q} 2>&1 | tee {log:q}"

@@ -11,11 +11,12 @@ rule random_llava:
         sources("random-model"),
     output:
         [f"{parameters.RANDOM_LLAVA}/{name}" for name in parameters.MODEL_FILES],
-    params:
-        folder=parameters.RANDOM_LLAVA,
     log:
         f"{LOGS}/random_llava.log",
     conda:
-        CPU_ENV
+        GPU_ENV
+    params:
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        CROSSFLOW + "random-model --seed 0 --output {params.folder:q}" + TO_LOG
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow random-model"
+        " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"

@@ -13,18 +13,18 @@ rule questions:
     output:
         expand(f"{RESULTS}/questions/{{category}}.csv", category=STUDY.categories),
         f"{RESULTS}/questions/rejections.csv",
-    params:
-        root=DATASET,
-        split=parameters.dataset_split(config, STUDY.dataset),
-        categories=STUDY.categories,
-        number=STUDY.number,
-        seed=STUDY.seed,
-        folder=f"{RESULTS}/questions",
     log:
         f"{LOGS}/questions.log",
     conda:
         CPU_ENV
+    params:
+        root=lambda wildcards: DATASET,
+        split=parameters.dataset_split(config, STUDY.dataset),
+        categories=STUDY.categories,
+        number=STUDY.number,
+        seed=STUDY.seed,
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        CROSSFLOW
-        + "questions --root {params.root:q} --split {params.split:q} --categories {params.categories:q}"
-        " --number {params.number} --seed {params.seed} --output-folder {params.folder:q}" + TO_LOG
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow questions"
+        " --root {params.root:q} --split {params.split:q} --categories {params.categories:q}"
+        " --number {params.number} --seed {params.seed} --output-folder {params.folder:q} 2>&1 | tee {log:q}"

@@ -31,16 +31,16 @@ rule summary:
         effects=report(SUMMARY[0], caption="../report/effects.rst", category="Tables", labels={"table": "effects"}),
         answers=report(SUMMARY[1], caption="../report/answers.rst", category="Tables", labels={"table": "answers"}),
         counts=report(SUMMARY[2], caption="../report/counts.rst", category="Tables", labels={"table": "counts"}),
-    params:
-        results=RESULTS,
-        curves=parameters.curves(STUDY),
-        categories=STUDY.categories,
-        seed=STUDY.seed,
     log:
         f"{LOGS}/summary.log",
     conda:
         CPU_ENV
+    params:
+        results=lambda wildcards, output: str(Path(output[0]).parent.parent),
+        curves=parameters.curves(STUDY),
+        categories=STUDY.categories,
+        seed=STUDY.seed,
     shell:
-        CROSSFLOW
-        + "summary --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q}"
-        " --seed {params.seed}" + TO_LOG
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow summary"
+        " --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q}"
+        " --seed {params.seed} 2>&1 | tee {log:q}"

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
     parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
     parser.add_argument("--output", type=Path, required=True, help="table of answers (parquet)")
-    parser.add_argument(
-        "--skipped", type=Path, required=True, help="table of the questions that are broken (CSV)"
-    )
+    parser.add_argument("--skipped", type=Path, required=True, help="table of the questions that are broken (CSV)")
     add_model_arguments(parser)
 
 
@@ -70,11 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
                 f"None of the {len(questions)} questions in {arguments.questions} can be used; the first, "
                 f"{first['question_id']}, because {first['reason']}."
             )
-        rows = [
-            journal.finished[question.question_id]
-            for question in questions
-            if question.question_id not in skipped
-        ]
+        rows = [journal.finished[question.question_id] for question in questions if question.question_id not in skipped]
         write_csv(arguments.skipped, SKIPPED, skipped.values())
         metadata = determining(settings, arguments.questions) | {
             "layers": len(model.layers),

@@ -98,15 +98,11 @@ def knock_out(
     }
 
 
-def _selected(
-    questions: Sequence[ChosenQuestion], answers: Any, select: str
-) -> list[tuple[ChosenQuestion, Any]]:
+def _selected(questions: Sequence[ChosenQuestion], answers: Any, select: str) -> list[tuple[ChosenQuestion, Any]]:
     """The answered questions that the study looks at, in the order of the questions."""
     by_id = {row.question_id: row for row in answers.itertuples()}
     wanted = {"correct": (True,), "wrong": (False,), "all": (True, False)}[select]
-    answered = [
-        (question, by_id[question.question_id]) for question in questions if question.question_id in by_id
-    ]
+    answered = [(question, by_id[question.question_id]) for question in questions if question.question_id in by_id]
     return [(question, row) for question, row in answered if bool(row.correct) in wanted]
 
 
@@ -119,9 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(settings, take_device(arguments.device))
     layers = len(model.layers)
     if not 1 <= arguments.window <= layers:
-        raise CrossflowError(
-            f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}."
-        )
+        raise CrossflowError(f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}.")
     metadata = determining(settings, arguments.questions) | {
         "answers": hash_file(arguments.answers),
         "window": str(arguments.window),

@@ -18,9 +18,7 @@ def _number(text: str) -> int | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root", type=Path, required=True, help="data set in GQA's layout; pictures are not needed"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout; pictures are not needed")
     parser.add_argument("--split", required=True, help="for example val_balanced")
     parser.add_argument("--categories", nargs="+", required=True, choices=CATEGORIES)
     parser.add_argument("--number", type=_number, required=True, help="questions per category, or all")
@@ -71,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
                 if rejection.category in ("", category)
             )
             raise CrossflowError(
-                f"No question of {arguments.split} in {arguments.root} belongs to {category} ({reasons or 'no question'})."
+                f"No question of {arguments.split} in {arguments.root} belongs to {category} ({reasons or 'no data'})."
             )
     for category in arguments.categories:
         write_chosen(

@@ -10,9 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--scenes", type=int, required=True, help="how many pictures")
     parser.add_argument("--seed", type=int, required=True, help="which world")
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder for questions/, sceneGraphs/ and images.zip"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="folder for questions/, sceneGraphs/ and images.zip")
 
 
 def run(arguments: argparse.Namespace) -> None:

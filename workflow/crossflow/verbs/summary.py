@@ -12,9 +12,7 @@ from crossflow.errors import CrossflowError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
-    parser.add_argument(
-        "--curves", nargs="+", required=True, metavar="MODEL:WINDOW", help="models with their windows"
-    )
+    parser.add_argument("--curves", nargs="+", required=True, metavar="MODEL:WINDOW", help="models with their windows")
     parser.add_argument("--categories", nargs="+", required=True)
     parser.add_argument("--seed", type=int, required=True, help="seed of the bootstrap")
 
@@ -31,15 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     answers: list[dict[str, str]] = []
     counts: list[dict[str, str]] = []
     chosen = {
-        category: _ids(results / "questions" / f"{category}.csv", tables.QUESTIONS)
-        for category in arguments.categories
+        category: _ids(results / "questions" / f"{category}.csv", tables.QUESTIONS) for category in arguments.categories
     }
     answered: dict[tuple[str, str], pd.Series[str]] = {}
     for model in dict.fromkeys(model for model, _ in curves):
         for category in arguments.categories:
-            table, _ = tables.read_parquet(
-                results / "answers" / model / f"{category}.parquet", tables.ANSWERS
-            )
+            table, _ = tables.read_parquet(results / "answers" / model / f"{category}.parquet", tables.ANSWERS)
             answered[model, category] = table["question_id"]
             answers.append(summary.accuracy(table, model=model, category=category, seed=arguments.seed))
     for model, window in curves:
@@ -47,9 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             path = results / "knockout" / model / f"w{window}" / f"{category}.parquet"
             table, metadata = tables.read_parquet(path, tables.KNOCKOUT)
             if metadata.get("window") != window:
-                raise CrossflowError(
-                    f"{path} is of window {metadata.get('window')}, expected {window}; delete it."
-                )
+                raise CrossflowError(f"{path} is of window {metadata.get('window')}, expected {window}; delete it.")
             knockouts = summary.knockouts(table, metadata, model=model, window=window, category=category)
             effects.extend(summary.effects(knockouts, arguments.seed))
             skipped = _ids(results / "answers" / model / f"{category}.skipped.csv", tables.SKIPPED)
