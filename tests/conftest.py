@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parent.parent
+
+# The models of the tests are tiny: a second thread only waits for the first.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,235 @@
+"""The engine against the definition, and both against what a knockout must mean."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossflow import knockout as engine_module
+from crossflow.attention import Plain
+from crossflow.engines import ENGINES
+from crossflow.errors import CrossflowError
+from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
+from crossflow.forward import full_logits, picture_removed, run_clean
+from crossflow.knockout import knockout_logits
+from crossflow.models import MultimodalModel, Prepared
+from crossflow.reference import reference_logits
+from tiny import draw_world, load_tiny, prepare_some
+
+LAYERS = 5
+GEOMETRIES = {
+    "full": {"architecture": "llava", "key_value_heads": 4},
+    "grouped": {"architecture": "llava", "key_value_heads": 2},
+    "single": {"architecture": "llava", "key_value_heads": 1},
+    "anyres": {"architecture": "llava_next", "key_value_heads": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("knockout")
+
+
+class Loaded:
+    """A model with a few prepared questions."""
+
+    def __init__(self, folder: Path, name: str, dtype: str = "float32") -> None:
+        geometry = GEOMETRIES[name] | {"layers": LAYERS, "width": 32}
+        self.model: MultimodalModel = load_tiny(folder / name, dtype, **geometry)
+        world = folder / "world"
+        questions = draw_world(world, 3)
+        chosen = [questions["ChooseAttr"][0], questions["ChooseRel"][1], questions["LogicalObj"][2]]
+        self.prepared: list[Prepared] = prepare_some(self.model, world, chosen)
+
+
+@pytest.fixture(scope="module", params=GEOMETRIES)
+def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
+    return Loaded(folder, request.param)
+
+
+@pytest.fixture(scope="module")
+def full(folder: Path) -> Loaded:
+    return Loaded(folder, "full")
+
+
+def _rows(prepared: Prepared, width: int, flows: Sequence[str] = PUBLISHED_FLOWS) -> list[Row]:
+    rows: list[Row] = []
+    for name in flows:
+        flow = parse_flow(name)
+        rows += rows_of(name, prepared.positions[flow.source], prepared.positions[flow.target], width, LAYERS)
+    return rows
+
+
+def _nothing(start: int) -> Row:
+    return Row("nothing", 0, Window(0, LAYERS - 1), np.arange(0), np.array([start]))
+
+
+def _probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(logits.double(), dim=-1)
+
+
+def _largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((_probabilities(ours) - _probabilities(theirs)).abs().max())
+
+
+def _starts(prepared: Prepared) -> list[int]:
+    return [int(prepared.positions["question"][0]), int(prepared.positions["last"][0])]
+
+
+def test_reference_with_no_edge_is_the_clean_forward_bit_for_bit(loaded: Loaded) -> None:
+    for prepared in loaded.prepared:
+        clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
+        (logits,) = reference_logits(loaded.model, clean, [_nothing(start) for start in _starts(prepared)[:1]])
+        assert torch.equal(logits, clean.logits)
+        assert torch.equal(full_logits(loaded.model, prepared, Plain()), clean.logits)
+
+
+def test_the_engine_knocking_out_nothing_changes_a_probability_by_at_most_1e_6(loaded: Loaded) -> None:
+    for prepared in loaded.prepared:
+        clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
+        logits = knockout_logits(loaded.model, clean, [_nothing(start) for start in _starts(prepared)])
+        assert _largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-6
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, LAYERS])
+def test_the_engine_equals_the_reference(loaded: Loaded, width: int) -> None:
+    # Windows of all these widths are cut at both ends, at the first and the last centre layers.
+    for prepared in loaded.prepared:
+        rows = _rows(prepared, width)
+        clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
+        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        assert _largest_difference(ours, theirs) <= 2e-6
+        assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
+
+
+@pytest.mark.parametrize("name", ["full", "grouped", "single"])
+def test_in_bf16_the_engine_is_within_twice_its_own_noise(folder: Path, name: str) -> None:
+    loaded = Loaded(folder, name, "bfloat16")
+    floor = worst = 0.0
+    for prepared in loaded.prepared:
+        clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
+        rows = _rows(prepared, 3)
+        # Knockouts of nothing that join the batch wherever a knockout does.
+        zeros = [row._replace(sources=row.sources[:0]) for row in rows]
+        nothing = knockout_logits(loaded.model, clean, zeros)
+        floor = max(floor, _largest_difference(nothing, clean.logits.expand_as(nothing)))
+        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        worst = max(worst, _largest_difference(ours, theirs))
+    print(name, floor, worst)
+    assert 0 < worst <= 2 * floor
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_the_engine_equals_the_reference_for_any_sets_and_window(full: Loaded, data: st.DataObject) -> None:
+    prepared = full.prepared[0]
+    first = int(prepared.positions["image"][-1]) - 2  # a few visual tokens are targets too
+    length = prepared.positions.length
+    rows = []
+    for number in range(3):
+        targets = sorted(data.draw(st.sets(st.integers(first, length - 1), min_size=1, max_size=6)))
+        # Position 0 is never blocked, so every target keeps a key.
+        sources = sorted(data.draw(st.sets(st.integers(1, length - 1), max_size=20)))
+        begin = data.draw(st.integers(0, LAYERS - 1))
+        window = Window(begin, data.draw(st.integers(begin, LAYERS - 1)))
+        rows.append(Row(f"flow {number}", begin, window, np.array(sources, dtype=int), np.array(targets)))
+    clean = run_clean(full.model, prepared, first)
+    ours, theirs = knockout_logits(full.model, clean, rows), reference_logits(full.model, clean, rows)
+    assert _largest_difference(ours, theirs) <= 2e-6
+
+
+def _with_other_pixels(prepared: Prepared) -> Prepared:
+    pixels = prepared.inputs["pixel_values"]
+    return dataclasses.replace(prepared, inputs=prepared.inputs | {"pixel_values": -0.5 * pixels.flip(-1) + 0.3})
+
+
+def test_without_any_edge_from_the_picture_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
+    for prepared in loaded.prepared:
+        other = _with_other_pixels(prepared)
+        seeing = [full_logits(loaded.model, shown, Plain()) for shown in (prepared, other)]
+        assert _largest_difference(*seeing) > 1e-3
+        blind = [full_logits(loaded.model, shown, picture_removed(shown)) for shown in (prepared, other)]
+        assert torch.equal(*blind)
+        for name, engine in ENGINES.items():
+            rows = _rows(prepared, 2 * LAYERS, ["image->all"])[:1]
+            cleans = [run_clean(loaded.model, shown, int(rows[0].targets[0])) for shown in (prepared, other)]
+            assert rows[0].window == Window(0, LAYERS - 1)
+            knocked_out = [engine(loaded.model, clean, rows) for clean in cleans]
+            assert torch.equal(*knocked_out), name
+            assert _largest_difference(knocked_out[0][0], blind[0]) <= 2e-6
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_without_a_legal_key_is_refused(engine: str, full: Loaded) -> None:
+    prepared = full.prepared[0]
+    last = prepared.positions["last"]
+    clean = run_clean(full.model, prepared, int(last[0]))
+    row = Row("everything->last", 1, Window(1, 2), np.arange(prepared.positions.length), last)
+    with pytest.raises(CrossflowError, match="no key to attend to"):
+        ENGINES[engine](full.model, clean, [row])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_exception_in_the_middle_leaves_the_model_untouched(
+    engine: str, full: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = full.prepared[0]
+    rows = _rows(prepared, 3)
+    clean = run_clean(full.model, prepared, _starts(prepared)[0])
+    middle = full.model.layers[LAYERS // 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(middle.mlp, "forward", lambda hidden: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ENGINES[engine](full.model, clean, rows)
+        with pytest.raises(ZeroDivisionError):
+            run_clean(full.model, prepared, _starts(prepared)[0])
+    assert torch.equal(full_logits(full.model, prepared, Plain()), clean.logits)
+    assert not any(layer._forward_pre_hooks for layer in full.model.layers)
+
+
+def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(
+    full: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = full.prepared[0]
+    rows = _rows(prepared, 3)[::-1]
+    clean = run_clean(full.model, prepared, _starts(prepared)[0])
+    expected = knockout_logits(full.model, clean, rows)
+    whole = engine_module._run_suffixes
+
+    def of_little_memory(model: MultimodalModel, clean: object, rows: Sequence[Row], start: int) -> torch.Tensor:
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError
+        return whole(model, clean, rows, start)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "_run_suffixes", of_little_memory)
+    assert _largest_difference(knockout_logits(full.model, clean, rows), expected) <= 1e-6
+    assert "halved" in caplog.text
+
+    monkeypatch.setattr(engine_module, "_run_suffixes", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(CrossflowError, match="does not fit into the memory"):
+        knockout_logits(full.model, clean, rows)
+
+
+def test_a_model_that_reads_ahead_is_refused_by_the_engine_and_not_by_the_reference(
+    full: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = full.prepared[0]
+    for layer in full.model.layers:
+        monkeypatch.setattr(layer.self_attn, "is_causal", False)
+    clean = run_clean(full.model, prepared, _starts(prepared)[0])
+    rows = _rows(prepared, 3)[:2]
+    with pytest.raises(CrossflowError, match="use engine: reference"):
+        knockout_logits(full.model, clean, rows)
+    assert reference_logits(full.model, clean, rows).isfinite().all()
+
+
+def test_a_target_before_the_recorded_part_is_refused(full: Loaded) -> None:
+    prepared = full.prepared[0]
+    clean = run_clean(full.model, prepared, _starts(prepared)[1])
+    with pytest.raises(CrossflowError, match="recorded are those from"):
+        knockout_logits(full.model, clean, _rows(prepared, 3, ["image->question"]))

@@ -1,0 +1,41 @@
+"""Tiny models of the real architectures and prepared questions, for tests of the engines."""
+
+from pathlib import Path
+
+import torch
+
+from crossflow import random_model, shapes
+from crossflow.categories import Classified, attach_objects, classify
+from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
+from crossflow.models import ModelSettings, MultimodalModel, load_model
+
+CPU = torch.device("cpu")
+
+
+def load_tiny(folder: Path, dtype: str = "float32", **geometry: object) -> MultimodalModel:
+    """A random model of the given geometry, written to ``folder`` and loaded as any other model is."""
+    if not (folder / "config.json").exists():
+        random_model.save(folder, 0, random_model.Geometry(**geometry))  # type: ignore[arg-type]
+    return load_model(ModelSettings(folder, "vicuna-v1", dtype=dtype), CPU)
+
+
+def draw_world(root: Path, scenes: int) -> dict[str, list[ChosenQuestion]]:
+    """A small drawn world under ``root``, and its questions by category."""
+    shapes.write_world(root, scenes, 0)
+    questions: dict[str, list[ChosenQuestion]] = {}
+    classified = [
+        found
+        for question in read_questions(root, "val_balanced")
+        if isinstance(found := classify(question), Classified)
+    ]
+    graphs = read_scenes(root, "val_balanced", {found.question.image_id for found in classified})
+    for found in classified:
+        chosen = attach_objects(found, graphs[found.question.image_id])
+        assert isinstance(chosen, ChosenQuestion)
+        questions.setdefault(chosen.category, []).append(chosen)
+    return questions
+
+
+def prepare_some(model: MultimodalModel, root: Path, questions: list[ChosenQuestion]) -> list:
+    with Pictures(root) as pictures:
+        return [model.prepare(question, pictures.open(question.image_id)) for question in questions]
