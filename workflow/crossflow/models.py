@@ -6,6 +6,7 @@ keeps its own attention.
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
 
 from crossflow import attention
 from crossflow.errors import CrossflowError
@@ -203,27 +205,35 @@ def _load_processor(settings: ModelSettings) -> Any:
     return processor
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a model that this project knows how to knock out."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
+    if model_type not in ARCHITECTURES:
+        raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
+    strategy = config.get("vision_feature_select_strategy", "default")
+    if strategy != "default":
+        raise CrossflowError(
+            f"{path} feeds the vision tower's CLS token to the language model (vision_feature_select_strategy "
+            f"{strategy!r}); only 'default' is known."
+        )
+    return config
+
+
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """Load a model from its folder. Nothing is downloaded, and only safetensors are read.
 
     Raises:
         CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
     """
-    if not (settings.path / "config.json").is_file():
-        raise CrossflowError(
-            f"{settings.path} holds no config.json: give the folder of a model in Hugging Face format."
-        )
+    config = _read_config(settings.path)
     try:
-        config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
-        if config.model_type not in ARCHITECTURES:
-            raise CrossflowError(
-                f"{settings.path} is a model of type {config.model_type!r}; known are {', '.join(ARCHITECTURES)}."
-            )
-        if getattr(config, "vision_feature_select_strategy", "default") != "default":
-            raise CrossflowError(
-                f"{settings.path} feeds the vision tower's CLS token to the language model "
-                f"(vision_feature_select_strategy {config.vision_feature_select_strategy!r}); only 'default' is known."
-            )
         processor = _load_processor(settings)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
@@ -233,14 +243,14 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
     network, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
-    architecture = ARCHITECTURES[config.model_type]
+    architecture = ARCHITECTURES[config["model_type"]]
     return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)
 
 

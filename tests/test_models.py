@@ -1,0 +1,196 @@
+"""Loading a model: what it is given, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from crossflow.answers import answer, answer_blind
+from crossflow.attention import NAME
+from crossflow.errors import CrossflowError
+from crossflow.forward import Blocking, full_logits, picture_removed
+from crossflow.gqa import Box, ChosenObject, ChosenQuestion
+from crossflow.models import ModelSettings, MultimodalModel, hash_model, load_model
+from tiny import CPU, load_tiny
+
+QUESTION = ChosenQuestion(
+    "1", "1", "ChooseAttr", "chooseAttr", "Is the ball red or blue?", "red", "red", "blue",
+    (ChosenObject("object", "1", "ball", Box(10, 5, 20, 20)),),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("llava", "llava_next"):
+        load_tiny(root / name, architecture=name, layers=2, width=32)
+    return {name: root / name for name in ("llava", "llava_next")}
+
+
+@pytest.fixture
+def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A model folder that a test may break."""
+    return Path(shutil.copytree(folders["llava"], tmp_path / "model"))
+
+
+def _picture(size: tuple[int, int] = (90, 60)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _load(folder: Path, **settings: str) -> MultimodalModel:
+    return load_model(ModelSettings(folder, "vicuna-v1", **settings), CPU)
+
+
+def _edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+@pytest.mark.parametrize("size", [(90, 60), (33, 120), (72, 72)])
+def test_inputs_are_those_of_the_models_own_processor(
+    folders: dict[str, Path], name: str, size: tuple[int, int]
+) -> None:
+    model = _load(folders[name])
+    prepared = model.prepare(QUESTION, _picture(size))
+    text = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+        f"and polite answers to the user's questions. USER: <image>\n{QUESTION.question} \nAnswer the question using a "
+        "single word or phrase. ASSISTANT:"
+    )
+    theirs = model.processor(images=_picture(size), text=text, return_tensors="pt")
+    assert prepared.inputs.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert torch.equal(prepared.inputs[key], torch.as_tensor(value)), key
+    assert len(prepared.positions["image"]) == int((theirs["input_ids"] == model.processor.image_token_id).sum())
+
+
+def test_only_the_decoder_attends_through_the_project(folders: dict[str, Path]) -> None:
+    model = _load(folders["llava"])
+    assert model.network.config.text_config._attn_implementation == NAME
+    assert model.network.config.vision_config._attn_implementation == "sdpa"
+    assert not model.network.training
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_a_clean_forward_is_the_models_own(folders: dict[str, Path], name: str) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    model = _load(folders[name])
+    prepared = model.prepare(QUESTION, _picture())
+    network = AutoModelForImageTextToText.from_pretrained(folders[name], attn_implementation="eager")
+    with torch.inference_mode():
+        theirs = network(**prepared.inputs).logits[0, -1]
+    nothing = Blocking(np.arange(0), np.arange(0))
+    torch.testing.assert_close(full_logits(model, prepared, nothing), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_image_pad_overrides_a_processor_that_crops(folder: Path) -> None:
+    """The ports ship a CLIP processor, which takes do_pad and ignores it."""
+    processor = json.loads((folder / "processor_config.json").read_text())
+    pictures = processor.pop("image_processor") | {"image_processor_type": "CLIPImageProcessor"}
+    del pictures["do_pad"]
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    cropped, padded = _load(folder), _load(folder, image="pad")
+    assert not cropped.prepare(QUESTION, _picture()).visual.padding.any()
+    visual = padded.prepare(QUESTION, _picture()).visual
+    assert visual.padding.reshape(6, 6)[[0, -1]].all()
+    assert not visual.padding.reshape(6, 6)[1:-1].any()
+
+
+def test_decoding_is_greedy_whatever_the_folder_says(folders: dict[str, Path], folder: Path) -> None:
+    expected = answer(model := _load(folders["llava"]), model.prepare(QUESTION, _picture()))
+    _edit(
+        folder / "generation_config.json",
+        do_sample=True, temperature=5.0, top_k=3, num_beams=3, repetition_penalty=3.0, max_new_tokens=2, min_new_tokens=9,
+    )  # fmt: skip
+    model = _load(folder)
+    found = answer(model, model.prepare(QUESTION, _picture()))
+    assert (found.text, found.tokens) == (expected.text, expected.tokens)
+    assert found.tokens[0] == int(found.probabilities.argmax())
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_a_blind_answer_never_looks_at_the_picture(folders: dict[str, Path], name: str) -> None:
+    model = _load(folders[name])
+    one, other = (model.prepare(QUESTION, picture) for picture in (_picture(), _picture().rotate(180)))
+    assert answer(model, one).tokens != answer(model, other).tokens
+    blind = [answer_blind(model, prepared) for prepared in (one, other)]
+    assert blind[0].tokens == blind[1].tokens
+    assert torch.equal(blind[0].probabilities, blind[1].probabilities)
+    assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
+    logits = full_logits(model, one, picture_removed(one))
+    torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
+
+
+def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:
+    model = _load(folders["llava"], dtype="bfloat16")
+    logits = full_logits(model, model.prepare(QUESTION, _picture()), Blocking(np.arange(0), np.arange(0)))
+    assert logits.dtype == torch.float32
+    # A logit rounded to bf16 would have its last 16 bits empty.
+    assert (logits.view(torch.int32) & 0xFFFF).any()
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CrossflowError, match="holds no config.json"):
+        _load(tmp_path)
+
+
+def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
+    _edit(folder / "config.json", model_type="paligemma", architectures=["PaliGemmaForConditionalGeneration"])
+    with pytest.raises(CrossflowError, match="type 'paligemma'; known are llava, llava_next"):
+        _load(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_configuration_that_is_none_is_named(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CrossflowError, match=r"config\.json is not the configuration of a model"):
+        _load(folder)
+
+
+def test_missing_weights_are_refused_and_never_made_up(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CrossflowError, match=r"lacks 1 weights, the first is .*down_proj\.weight"):
+        _load(folder)
+
+
+def test_truncated_weights_are_one_sentence(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CrossflowError, match="can not be loaded") as raised:
+        _load(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CrossflowError, match="can not be loaded"):
+        _load(folder)
+
+
+def test_anyres_is_refused_where_the_processor_does_not_tile(folder: Path) -> None:
+    with pytest.raises(CrossflowError, match="does not tile"):
+        _load(folder, image="anyres")
+
+
+def test_a_tower_that_feeds_its_cls_token_is_refused(folder: Path) -> None:
+    _edit(folder / "config.json", vision_feature_select_strategy="full")
+    with pytest.raises(CrossflowError, match="CLS token"):
+        _load(folder)
+
+
+def test_the_hash_of_a_model_follows_its_content_and_not_its_place(folders: dict[str, Path], folder: Path) -> None:
+    assert hash_model(folder) == hash_model(folders["llava"])
+    _edit(folder / "config.json", image_seq_length=1)
+    assert hash_model(folder) != hash_model(folders["llava"])
