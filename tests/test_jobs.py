@@ -1,0 +1,233 @@
+"""The two long jobs, answers and knockouts, from their tables to their tables: whole, killed, and on broken input."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossflow.cli import main
+from crossflow.gqa import write_chosen
+from crossflow.tables import ANSWERS, KNOCKOUT, SKIPPED, read_csv, read_parquet
+from crossflow.verbs import answers as answers_verb
+from crossflow.verbs import knockout as knockout_verb
+from tiny import draw_world, load_tiny
+
+LAYERS = 3
+FLOWS = ["image->last", "related->question", "object->last"]
+
+
+class Study:
+    """A folder with a model, a world, and the jobs on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.world = root / "world"
+        self.questions = root / "questions.csv"
+        self.answers = root / "answers.parquet"
+        self.skipped = root / "answers.skipped.csv"
+        self.knockout = root / "knockout.parquet"
+        self.model = [
+            "--model-path",
+            str(root / "model"),
+            "--prompt",
+            "vicuna-v1",
+            "--device",
+            "cpu",
+            "--max-new-tokens",
+            "3",
+        ]
+
+    def run_answers(self) -> int:
+        tables = ["--output", str(self.answers), "--skipped", str(self.skipped)]
+        return main(["answers", "--questions", str(self.questions), "--root", str(self.world), *tables, *self.model])
+
+    def run_knockout(self, *options: str, select: str = "all") -> int:
+        tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
+        options = (*tables, "--output", str(self.knockout), "--select", select, "--window", "1", *options)
+        return main(["knockout", *options, "--flows", *FLOWS, *self.model])
+
+    def keep_pictures(self, keep: Callable[[str], bytes | None]) -> None:
+        """Rewrite images.zip with other content per picture id; None leaves it out."""
+        path = self.world / "images.zip"
+        with zipfile.ZipFile(path) as archive:
+            content = {Path(name).stem: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for image_id, encoded in content.items():
+                if (kept := keep(image_id)) is not None:
+                    archive.writestr(f"images/{image_id}.jpg", kept or encoded)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("jobs")
+    load_tiny(root / "model", layers=LAYERS, width=32)
+    questions = draw_world(root / "world", 5)["ChooseAttr"][:5]
+    write_chosen(root / "questions.csv", questions)
+    return root
+
+
+@pytest.fixture
+def study(made: Path, tmp_path: Path) -> Study:
+    return Study(Path(shutil.copytree(made, tmp_path / "study")))
+
+
+def _last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_answers_and_knockouts_fill_their_tables(study: Study) -> None:
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    answers, metadata = read_parquet(study.answers, ANSWERS)
+    assert len(answers) == metadata["answered"] == 5
+    assert metadata["layers"] == LAYERS
+    assert answers.p_clean.between(0, 1).all()
+    assert answers.p_blind.between(0, 1).all()
+    assert (answers.p_clean - answers.p_blind).abs().max() > 1e-3
+    knockout, metadata = read_parquet(study.knockout, KNOCKOUT)
+    assert len(knockout) == 5 * len(FLOWS) * LAYERS
+    assert (metadata["selected"], metadata["excluded"], metadata["layers"]) == (5, 0, LAYERS)
+    assert 0 <= metadata["noise_floor"] <= 1e-6
+    for _, curve in knockout.groupby(["question_id", "flow"]):
+        assert curve.layer.tolist() == list(range(LAYERS))
+    measured = knockout[knockout.edges > 0]
+    change = (measured.p_knockout - measured.p_clean) / measured.p_clean * 100
+    np.testing.assert_allclose(measured.change_percent, change, rtol=1e-9, atol=1e-9)
+    merged = measured.merge(answers, on="question_id")
+    np.testing.assert_allclose(merged.p_clean_x, merged.p_clean_y, rtol=0, atol=1e-6)
+    assert measured.change_percent.abs().max() > 1
+    assert not list(study.root.glob("*.jsonl"))
+
+
+def test_an_empty_source_set_is_missing_and_not_zero(study: Study) -> None:
+    table = pd.read_csv(study.questions, dtype=str)
+    elsewhere = json.loads(table.objects[0])
+    elsewhere[0].update(x=-500, w=10, name="unicorn")
+    table.loc[0, "objects"] = json.dumps(elsewhere)
+    table.to_csv(study.questions, index=False)
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    knockout, _ = read_parquet(study.knockout, KNOCKOUT)
+    first = knockout[knockout.question_id == table.question_id[0]]
+    for flow, missing in (("image->last", False), ("related->question", True), ("object->last", True)):
+        rows = first[first.flow == flow]
+        assert len(rows) == LAYERS
+        assert (rows.edges == 0).all() == missing
+        measures = rows[["p_clean", "p_knockout", "change_percent", "logprob_change", "flipped"]]
+        assert measures.isna().all(axis=None) if missing else measures.notna().all(axis=None)
+
+
+def test_the_reference_engine_gives_the_same_table(study: Study) -> None:
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    ours, _ = read_parquet(study.knockout, KNOCKOUT)
+    assert study.run_knockout("--engine", "reference") == 0
+    theirs, metadata = read_parquet(study.knockout, KNOCKOUT)
+    assert metadata["engine"] == "reference"
+    assert metadata["noise_floor"] == 0
+    np.testing.assert_allclose(ours.p_knockout, theirs.p_knockout, rtol=0, atol=1e-6)
+    assert ours.flow.tolist() == theirs.flow.tolist()
+
+
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_a_killed_job_resumes_and_writes_the_same_bytes(
+    study: Study, finished: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    whole = study.answers.read_bytes(), study.knockout.read_bytes()
+
+    for verb, work, run, table in (
+        (answers_verb, "_row", study.run_answers, study.answers),
+        (knockout_verb, "knock_out", study.run_knockout, study.knockout),
+    ):
+        table.unlink()
+        original = getattr(verb, work)
+        done: list[object] = []
+
+        def until_killed(*arguments: object, original: Callable = original, done: list = done) -> object:
+            if len(done) == finished:
+                raise KeyboardInterrupt
+            done.append(arguments)
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(verb, work, until_killed)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        assert not table.exists()
+        with monkeypatch.context() as patch:
+            resumed: list[object] = []
+            patch.setattr(verb, work, lambda *a, original=original, resumed=resumed: resumed.append(a) or original(*a))
+            assert run() == 0
+        assert len(resumed) == 5 - finished
+    assert (study.answers.read_bytes(), study.knockout.read_bytes()) == whole
+
+
+def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) -> None:
+    ids = pd.read_csv(study.questions, dtype=str).image_id.tolist()
+    broken = {ids[1]: None, ids[3]: b"no picture"}
+    study.keep_pictures(lambda image_id: broken.get(image_id, b""))
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    skipped = read_csv(study.skipped, SKIPPED)
+    reasons = {row["image_id"]: row["reason"] for row in skipped}
+    assert reasons.keys() == broken.keys()
+    assert "is missing from" in reasons[ids[1]]
+    assert "does not decode" in reasons[ids[3]]
+    answers, _ = read_parquet(study.answers, ANSWERS)
+    assert not set(answers.image_id) & broken.keys()
+    assert len(answers) + len(skipped) == 5
+
+
+def test_a_study_whose_pictures_are_all_missing_fails_in_one_sentence(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.keep_pictures(lambda image_id: None)
+    assert study.run_answers() == 1
+    assert "None of the 5 questions" in _last_line(capsys)
+    assert not study.answers.exists()
+
+
+def test_a_picture_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study.run_answers() == 0
+    ids = pd.read_csv(study.questions, dtype=str).image_id.tolist()
+    shutil.copy(study.world / "images.zip", study.root / "kept.zip")
+    study.keep_pictures(lambda image_id: None if image_id == ids[2] else b"")
+    assert study.run_knockout() == 1
+    assert "can not be used any more" in _last_line(capsys)
+    (journal,) = study.root.glob("*.jsonl")
+    assert len(journal.read_text().splitlines()) == 1 + 2
+    shutil.copy(study.root / "kept.zip", study.world / "images.zip")
+    assert study.run_knockout() == 0
+    assert len(read_parquet(study.knockout, KNOCKOUT)[0]) == 5 * len(FLOWS) * LAYERS
+
+
+def test_no_question_left_after_the_selection_is_an_empty_table(study: Study) -> None:
+    assert study.run_answers() == 0
+    answers, _ = read_parquet(study.answers, ANSWERS)
+    assert not answers.correct.any(), "a random model is not expected to be right"
+    assert study.run_knockout(select="correct") == 0
+    knockout, metadata = read_parquet(study.knockout, KNOCKOUT)
+    assert len(knockout) == 0
+    assert list(knockout.columns) == KNOCKOUT.names
+    assert (metadata["selected"], metadata["excluded"], metadata["layers"]) == (0, 5, LAYERS)
+
+
+def test_a_window_larger_than_the_model_is_refused(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.run_answers() == 0
+    assert study.run_knockout("--window", "4") == 1
+    assert "A window of 4 layers does not fit" in _last_line(capsys)
+
+
+def test_a_model_on_the_hub_is_refused_in_one_sentence(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    study.model = ["--model-repo", "llava-hf/llava-1.5-7b-hf", "--prompt", "vicuna-v1"]
+    assert study.run_answers() == 1
+    assert "is on the Hugging Face hub" in _last_line(capsys)
