@@ -59,10 +59,8 @@ def check(config: Mapping[str, Any], schema: Path) -> None:
         return
     where = ".".join(map(str, error.absolute_path)) or "its top level"
     message = error.message
-    if error.validator == "propertyNames" or (error.parent and error.parent.validator == "propertyNames"):
-        message = f"{error.instance!r} is no slug: use lower-case letters, digits and hyphens (DVC can not read a dot)"
-    elif error.validator == "pattern":
-        message = f"{error.instance!r} does not have the form that is described: {error.schema.get('description', '')}"
+    if error.validator == "pattern":
+        message = f"{error.instance!r} does not have the form that is described: {error.schema['description']}"
     raise CrossflowError(f"params.yaml, {where}: {message}.")
 
 

@@ -1,0 +1,281 @@
+"""The workflow itself: real Snakemake, in a copy of the tree, as a person would run it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from crossflow.figure_kinds import kinds_of
+from crossflow.flows import PUBLISHED_FLOWS
+from crossflow.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
+from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
+
+pytestmark = pytest.mark.workflow
+
+CATEGORIES = ["ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr"]
+
+
+class Copy:
+    """A copy of the tree in which snakemake runs."""
+
+    def __init__(self, repo: Path, root: Path) -> None:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=repo, capture_output=True, check=True,
+        )  # fmt: skip
+        self.root = root
+        for name in listed.stdout.decode().split("\0"):
+            if name and (repo / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(repo / name, root / name)
+
+    def snakemake(self, *options: str, status: int = 0) -> str:
+        """Run snakemake and return what it printed; the exit status must be as expected."""
+        command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", "--resources", "gpu=2", *options]
+        ran = subprocess.run(
+            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert (ran.returncode != 0) == (status != 0), ran.stdout[-5000:]
+        return ran.stdout
+
+    def planned(self, *options: str) -> dict[str, int]:
+        """Job counts of a dry run, without ``all``; empty when there is nothing to do."""
+        output = self.snakemake("-n", *options)
+        if "Nothing to be done" in output:
+            return {}
+        _, _, stats = output.partition("Job stats:")
+        counts = dict(re.findall(r"^(\w+) +(\d+)$", stats.partition("\n\n")[0], re.MULTILINE))
+        return {rule: int(count) for rule, count in counts.items() if rule not in ("all", "total")}
+
+    def edit_parameters(self, **changes: Any) -> None:
+        path = self.root / "params.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["studies"]["ci"].update(changes)
+        path.write_text(yaml.safe_dump(config))
+
+
+def _check_study(results: Path, categories: list[str], model: str, windows: list[str], layers: int) -> None:
+    """The tables of a finished study are complete and agree with one another."""
+    effects = pd.read_csv(results / "summary" / "effects.csv", dtype={"window": str})
+    assert tuple(effects.columns) == EFFECTS
+    flows = list(dict.fromkeys(effects.flow))
+    assert len(effects) == len(categories) * len(flows) * len(windows) * layers
+    measured = effects[effects.n > 0]
+    assert (measured.low <= measured["mean"]).all()
+    assert (measured["mean"] <= measured.high).all()
+    counts = pd.read_csv(results / "summary" / "counts.csv")
+    assert tuple(counts.columns) == COUNTS
+    assert (counts.questions == counts.skipped + counts.excluded + counts.missing + counts.n).all()
+    assert tuple(pd.read_csv(results / "summary" / "answers.csv").columns) == ACCURACY
+    for kind in kinds_of(flows):
+        for window in windows:
+            for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+                figure = results / "figures" / f"{kind}-{model}-w{window}.{suffix}"
+                assert figure.read_bytes().startswith(magic)
+
+
+def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp_path: Path) -> None:
+    copy = Copy(repo, tmp_path)
+    copy.snakemake()
+    config = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["mini"]
+    results = tmp_path / "results" / "mini"
+    _check_study(results, CATEGORIES, "random-llava", ["3"], 8)
+    for category in CATEGORIES:
+        answers, _ = read_parquet(results / "answers" / "random-llava" / f"{category}.parquet", ANSWERS)
+        assert len(answers) == config["questions_per_category"]
+    effects = pd.read_csv(results / "summary" / "effects.csv")
+    assert list(dict.fromkeys(effects.flow)) == list(PUBLISHED_FLOWS)
+    assert ((effects.low > 0) | (effects.high < 0)).any(), "no effect is distinguishable from none"
+    log = tmp_path / "logs" / "mini" / "knockout" / "random-llava-w3-ChooseAttr.log"
+    assert "noise floor" in log.read_text()
+    assert "question/s" in log.read_text()
+    assert log.with_suffix(".benchmark.tsv").is_file()
+    assert copy.planned() == {}
+    shutil.copytree(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-moved", copy_function=shutil.copy)
+    moved_copy = Copy.__new__(Copy)
+    moved_copy.root = moved
+    assert moved_copy.planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
+
+
+@pytest.fixture(scope="module")
+def finished(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """The study `ci`, finished."""
+    copy = Copy(repo, tmp_path_factory.mktemp("ci"))
+    parameters = copy.root / "params.yaml"
+    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
+    copy.snakemake()
+    return copy
+
+
+@pytest.fixture
+def restored(finished: Copy) -> Iterator[Copy]:
+    """The finished study, with its parameters and sources put back afterwards."""
+    kept = {
+        path: path.read_bytes() for path in [finished.root / "params.yaml", *finished.root.glob("workflow/**/*.py")]
+    }
+    yield finished
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
+AFTER_KNOCKOUT = {"summary": 1, **FIGURES}
+EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT}
+
+
+@pytest.mark.parametrize(
+    ("change", "jobs"),
+    [
+        ({}, {}),
+        ({"windows": [5]}, {"knockout": 1, **AFTER_KNOCKOUT}),
+        ({"windows": [3, 5]}, {"knockout": 1, "summary": 1, "figure_to_last": 2, "figure_patches_to_question": 2}),
+        ({"engine": "reference"}, {"knockout": 1, **AFTER_KNOCKOUT}),
+        ({"flows": ["image->last"]}, {"knockout": 1, "summary": 1, "figure_to_last": 1}),
+        ({"questions_per_category": 6}, EVERY_JOB_OF_CI),
+        ({"categories": ["ChooseAttr", "QueryAttr"]}, EVERY_JOB_OF_CI | {"answers": 2, "knockout": 2}),
+    ],
+)  # fmt: skip
+def test_a_changed_parameter_plans_exactly_its_jobs(
+    restored: Copy, change: dict[str, Any], jobs: dict[str, int]
+) -> None:
+    restored.edit_parameters(**change)
+    assert restored.planned() == jobs
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs"),
+    [
+        ("figures.py", FIGURES),
+        ("statistics.py", AFTER_KNOCKOUT),
+        ("flows.py", {"knockout": 1, "answers": 1, **AFTER_KNOCKOUT}),
+        ("verbs/knockout.py", {"knockout": 1, **AFTER_KNOCKOUT}),
+        ("parameters.py", {}),
+    ],
+)
+def test_an_edited_source_plans_exactly_its_jobs_and_a_touched_one_none(
+    restored: Copy, module: str, jobs: dict[str, int]
+) -> None:
+    source = restored.root / "workflow" / "crossflow" / module
+    source.touch()
+    assert restored.planned() == {}
+    source.write_text(source.read_text() + "\n# edited\n")
+    planned = restored.planned()
+    # A model that is made by a rule, and what follows, is made again when the sources of its verb are edited.
+    assert {rule: count for rule, count in planned.items() if rule not in ("random_llava", "shapes")} == jobs
+
+
+def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restored: Copy) -> None:
+    answers = restored.root / "results" / "ci" / "answers" / "random-llava" / "ChooseAttr.parquet"
+    before = answers.read_bytes()
+    restored.edit_parameters(windows=[9])
+    output = restored.snakemake(status=1)
+    assert "A window of 9 layers does not fit data/random-llava, which has 8." in output
+    assert answers.read_bytes() == before
+    restored.edit_parameters(windows=[3])
+    assert restored.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, ci, paper."),
+        (["--config", "study=paper"], "params.yaml, datasets.gqa.root: this version does not download GQA"),
+        (["--config", "studie=ci"], "params.yaml, its top level: "),
+    ],
+)
+def test_wrong_parameters_stop_before_any_job(restored: Copy, options: list[str], message: str) -> None:
+    output = restored.snakemake("-n", *options, status=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def _overlay(folder: Path, published: Published, name: str, engine: str) -> Path:
+    """A configuration file as a user would write it, for one of the reference models."""
+    study = {
+        "dataset": f"{name}-questions", "models": [name], "categories": CATEGORIES, "questions_per_category": None,
+        "answers": "all", "windows": list(WINDOWS), "flows": list(FLOWS.values()), "engine": engine, "seed": 0,
+    }  # fmt: skip
+    found = {case["category"] for case in published.cases.values()}
+    study["categories"] = [category for category in CATEGORIES if category in found]
+    overlay = {
+        "study": f"published-{name}",
+        "studies": {f"published-{name}": study},
+        "datasets": {f"{name}-questions": {"kind": "gqa", "split": "val_balanced", "root": str(published.root)}},
+        "models": {name: {"path": str(published.model), "prompt": "vicuna-v1", "window": 3, "dtype": "float32"}},
+    }
+    path = folder / "published.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("llava15", "knockout"),
+        pytest.param("llava16", "knockout", marks=pytest.mark.slow),
+        pytest.param("llava15", "reference", marks=pytest.mark.slow),
+        pytest.param("llava16", "reference", marks=pytest.mark.slow),
+    ],
+)
+def test_the_workflow_reproduces_the_published_programs_numbers(
+    repo: Path, shared: Path, tmp_path: Path, name: str, engine: str
+) -> None:
+    published = Published(shared / "reference" / name)
+    copy = Copy(repo, tmp_path / "copy")
+    overlay = _overlay(tmp_path, published, name, engine)
+    copy.snakemake("--configfile", str(overlay))
+    results = copy.root / "results" / f"published-{name}"
+    categories = json.loads(
+        json.dumps(yaml.safe_load(overlay.read_text())["studies"][f"published-{name}"]["categories"])
+    )
+    _check_study(results, categories, name, [str(window) for window in WINDOWS], published.layers)
+
+    answers = pd.concat(
+        read_parquet(path, ANSWERS)[0] for path in sorted((results / "answers" / name).glob("*.parquet"))
+    )
+    assert set(answers.question_id) == published.cases.keys()
+    for row in answers.itertuples():
+        case = published.cases[row.question_id]
+        assert row.first_token == case["first_token"]
+        assert row.tokens == case["sequence_length"]
+        assert abs(row.p_clean - case["base_prob"]) <= TOLERANCE
+
+    compared = 0
+    for window in WINDOWS:
+        tables = sorted((results / "knockout" / name / f"w{window}").glob("*.parquet"))
+        knockout = pd.concat(read_parquet(path, KNOCKOUT)[0] for path in tables)
+        for (question_id, flow), curve in knockout.groupby(["question_id", "flow"]):
+            expected = published.p_knockout(question_id, flow, window)
+            if expected is None:
+                assert (curve.edges == 0).all()
+                assert curve.p_knockout.isna().all()
+                continue
+            assert (curve.sort_values("layer").p_knockout - expected).abs().max() <= TOLERANCE, (question_id, flow)
+            compared += 1
+    missing = [question_id for question_id, _ in MISSING if question_id in published.cases]
+    assert compared == (12 * len(FLOWS) - len(missing)) * len(WINDOWS)
+    counts = read_csv(results / "summary" / "counts.csv", COUNTS)
+    assert sum(int(row["missing"]) for row in counts) == len(missing) * len(WINDOWS)
+    assert copy.planned("--configfile", str(overlay)) == {}
+
+
+def test_real_pictures_go_through_the_whole_path(repo: Path, shared: Path, tmp_path: Path) -> None:
+    published = Published(shared / "reference" / "llava15")
+    published.root = shared / "gqa" / "sample"
+    copy = Copy(repo, tmp_path / "copy")
+    overlay = yaml.safe_load(_overlay(tmp_path, published, "llava15", "knockout").read_text())
+    overlay["studies"]["published-llava15"].update(windows=[3], categories=CATEGORIES)
+    (tmp_path / "published.yaml").write_text(yaml.safe_dump(overlay))
+    copy.snakemake("--configfile", str(tmp_path / "published.yaml"))
+    results = copy.root / "results" / "published-llava15"
+    _check_study(results, CATEGORIES, "llava15", ["3"], 8)
+    effects = pd.read_csv(results / "summary" / "effects.csv")
+    assert effects[effects.flow == "image->last"].groupby("category").n.max().sum() == 37
