@@ -64,9 +64,12 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         ("studies/my.study", {}, r"studies: 'my.study' does not have the form that is described: lower-case letters"),
         ("models/random-llava/dtype", "float8", r"models\.random-llava\.dtype: 'float8' is not one of"),
         ("models/llava15-7b/revision", "main", r"models\.llava15-7b\.revision: 'main' does not have the form"),
-        ("models/random-llava/repo", "a/b", r"models\.random-llava"),
-        ("datasets/shapes/scenes", 0, r"datasets\.shapes"),
-        ("datasets/shapes/kind", "coco", r"datasets\.shapes"),
+        ("models/random-llava/repo", "a/b", r"models\.random-llava: give either path, or repo and revision"),
+        ("models/llava15-7b/path", "a", r"models\.llava15-7b: give either path, or repo and revision"),
+        ("datasets/shapes/scenes", 0, r"datasets\.shapes\.scenes: 0 is less than"),
+        ("datasets/shapes/split", "x", r"datasets\.shapes: .*'split' was unexpected.*known are kind, scenes, seed\.$"),
+        ("datasets/gqa/scenes", 3, r"datasets\.gqa: .*'scenes' was unexpected.*known are kind, split, root\.$"),
+        ("datasets/shapes/kind", "coco", r"datasets\.shapes\.kind: 'coco' is not one of"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
@@ -134,8 +137,8 @@ def _undescribed(node: Any, path: str = "") -> list[str]:
         found += _undescribed(value, at)
     for key in ("additionalProperties", "items"):
         found += _undescribed(node.get(key), path)
-    for choice in node.get("oneOf", []):
-        found += _undescribed(choice, path)
+    for case in node.get("allOf", []):
+        found += _undescribed(case["then"], path)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from jsonschema.exceptions import ValidationError
 
 from crossflow.errors import CrossflowError
 
@@ -48,20 +48,30 @@ class Study:
     seed: int
 
 
+def _sentence(error: ValidationError) -> str:
+    """What is wrong with a value, in words that need no knowledge of JSON schema."""
+    schema: Any = error.schema
+    match error.validator:
+        case "additionalProperties":
+            return f"{error.message}; known are {', '.join(schema['properties'])}"
+        case "pattern":
+            return f"{error.instance!r} does not have the form that is described: {schema['description']}"
+        case "oneOf":
+            return f"give {schema['oneOf'][0]['description']}"
+        case _:
+            return error.message
+
+
 def check(config: Mapping[str, Any], schema: Path) -> None:
     """Hold a configuration against the schema.
 
     Raises:
         CrossflowError: one sentence with the path of the offending key.
     """
-    error = best_match(Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config))
-    if error is None:
-        return
-    where = ".".join(map(str, error.absolute_path)) or "its top level"
-    message = error.message
-    if error.validator == "pattern":
-        message = f"{error.instance!r} does not have the form that is described: {error.schema['description']}"
-    raise CrossflowError(f"params.yaml, {where}: {message}.")
+    error = next(Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config), None)
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "its top level"
+        raise CrossflowError(f"params.yaml, {where}: {_sentence(error)}.")
 
 
 def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Mapping[str, Any]:
@@ -158,8 +168,8 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     path = config["models"][slug].get("path")
     if path is None:
         return []
-    if path == RANDOM_LLAVA:
-        return [f"{path}/{name}" for name in MODEL_FILES]
+    if Path(path) == Path(RANDOM_LLAVA):
+        return [f"{RANDOM_LLAVA}/{name}" for name in MODEL_FILES]
     found = sorted(
         file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
     )

@@ -1,6 +1,6 @@
 """The summary tables.
 
-Needs: all answers and knockouts of the study.
+Needs: all questions, answers and knockouts of the study.
 Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv.
 """
 
@@ -14,6 +14,7 @@ SUMMARY = [
 rule summary:
     """Means with 95 % intervals from a bootstrap clustered by picture, and where every question went."""
     input:
+        expand(f"{RESULTS}/questions/{{category}}.csv", category=STUDY.categories),
         expand(
             f"{RESULTS}/answers/{{model}}/{{category}}.{{kind}}",
             model=STUDY.models,
