@@ -221,10 +221,13 @@ def test_no_question_left_after_the_selection_is_an_empty_table(study: Study) ->
     assert (metadata["selected"], metadata["excluded"], metadata["layers"]) == (0, 5, LAYERS)
 
 
-def test_a_window_larger_than_the_model_is_refused(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_window_that_covers_the_model_from_every_centre_is_refused(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert study.run_answers() == 0
-    assert study.run_knockout("--window", "4") == 1
-    assert "A window of 4 layers does not fit" in _last_line(capsys)
+    assert study.run_knockout("--window", str(2 * LAYERS - 1)) == 0
+    assert study.run_knockout("--window", str(2 * LAYERS)) == 1
+    assert "A window of 6 layers does not fit" in _last_line(capsys)
 
 
 def test_a_model_on_the_hub_is_refused_in_one_sentence(study: Study, capsys: pytest.CaptureFixture[str]) -> None:

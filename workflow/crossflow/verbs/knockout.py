@@ -114,8 +114,11 @@ def run(arguments: argparse.Namespace) -> None:
         parse_flow(flow)
     model = load_model(settings, take_device(arguments.device))
     layers = len(model.layers)
-    if not 1 <= arguments.window <= layers:
-        raise CrossflowError(f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}.")
+    if not 1 <= arguments.window < 2 * layers:
+        raise CrossflowError(
+            f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}: from "
+            f"{2 * layers} on, every centre layer would knock out the whole model."
+        )
     metadata = determining(settings, arguments.questions) | {
         "answers": hash_file(arguments.answers),
         "window": str(arguments.window),
