@@ -175,6 +175,13 @@ def test_an_edited_source_plans_exactly_its_jobs_and_a_touched_one_none(
     assert {rule: count for rule, count in planned.items() if rule not in ("random_llava", "shapes")} == jobs
 
 
+@pytest.mark.parametrize("options", [["--unlock"], ["--summary"], ["--report", "report.html"]])
+def test_what_starts_no_job_needs_no_cores(finished: Copy, options: list[str]) -> None:
+    command = [str(Path(sys.executable).parent / "snakemake"), *options]
+    ran = subprocess.run(command, cwd=finished.root, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restored: Copy) -> None:
     answers = restored.root / "results" / "ci" / "answers" / "random-llava" / "ChooseAttr.parquet"
     before = answers.read_bytes()

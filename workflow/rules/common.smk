@@ -43,6 +43,9 @@ def sources(verb: str) -> list[str]:
 
 
 def device_threads() -> int:
-    """Threads of a job that holds a device: the cores, shared by as many jobs as there are devices."""
+    """Threads of a job that holds a device: the cores, shared by as many jobs as there are devices.
+
+    Not workflow.cores, which is an error where no cores are given, as in `snakemake --report`.
+    """
     devices = workflow.global_resources.get("gpu")
-    return max(1, (workflow.cores or 1) // (devices.value if devices else 1))
+    return max(1, (workflow.resource_settings.cores or 1) // (devices.value if devices else 1))
