@@ -17,6 +17,7 @@ from crossflow.errors import CrossflowError
 
 # Made by rules of the workflow, so their files need not exist beforehand.
 RANDOM_LLAVA = "data/random-llava"
+TRAINED_LLAVA = "data/mini-llava-trained"
 MODEL_FILES = (
     "config.json",
     "generation_config.json",

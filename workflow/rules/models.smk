@@ -1,7 +1,9 @@
 """Models that the workflow makes itself.
 
 Needs: nothing.
-Makes: data/random-llava/, a tiny LLaVA with random weights in Hugging Face format.
+Makes: data/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
+       data/mini-llava-trained/, the small LLaVA that answers, only when asked for by `snakemake mini_llava`.
+       Copied to resources/mini-llava, where no rule writes, its files are the ones that are shipped.
 """
 
 
@@ -20,3 +22,26 @@ rule random_llava:
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow random-model"
         " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule mini_llava:
+    """Train mini-llava from nothing and measure it; taken up where it was, if it was stopped."""
+    input:
+        sources("mini-llava"),
+        sources("mini-card"),
+    output:
+        [f"{parameters.TRAINED_LLAVA}/{name}" for name in (*parameters.MODEL_FILES, "README.md")],
+    log:
+        f"{LOGS}/mini_llava.log",
+    conda:
+        GPU_ENV
+    threads: 2
+    resources:
+        gpu=1,
+    params:
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
+    shell:
+        "(PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --threads {threads}"
+        " --output {params.folder:q}"
+        " && PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card --seed 0"
+        " --model-path {params.folder:q}) 2>&1 | tee {log:q}"

@@ -1,0 +1,177 @@
+"""What mini-llava learns from: batches of fresh training scenes with things to say about them.
+
+lesson
+    A batch of scenes of the training world, each with one or more *segments*: texts that follow the picture.
+question segment
+    The rest of a ``vicuna-v1`` prompt after the picture, the capitalised answer, and the end of the text.
+noun segment
+    The names of all toys, singular and plural, in any order: what is known about each is asked at the name.
+facts
+    Of a toy: class numbers, one for each of `FACTS`; `UNKNOWN` where it has none.
+
+A lesson is the same for the same seed and step, on every machine.
+"""
+
+import random
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossflow.gqa import Box
+from crossflow.prompts import render
+from crossflow.shapes_pictures import draw
+from crossflow.shapes_programs import Asked
+from crossflow.shapes_questions import CATEGORIES
+from crossflow.shapes_world import ATTRIBUTES, NAMES, PICTURE_SIZE, PLURALS, Scene, Toy, draw_scene
+
+UNKNOWN = -100
+"""The class that cross-entropy leaves out."""
+
+COLUMNS = 8
+FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
+"""What a name stands for in a picture, and the number of classes: columns are eighths of the width."""
+
+PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
+"""The words that a covered patch is named by: one of each group."""
+
+# Two-hop questions with less than a bit of help from each hop take longest to learn.
+_SHARES = {"ChooseAttr": 2, "ChooseCat": 2, "ChooseRel": 2, "CompareAttr": 3, "LogicalObj": 4, "QueryAttr": 1}
+_LEAST_COVER = 0.25
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch.
+
+    Attributes:
+        pictures: As drawn, channels first.
+        patches: For each patch of each picture, its word of each of `PATCH_WORDS`; `UNKNOWN` where no toy is.
+        tokens: Segments, those of a scene together, padded behind.
+        noun_at: Segment and position of each noun.
+        noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
+        answer_at: Position of each segment's last prompt token; empty without questions.
+        answers: Each segment's answer token.
+        categories: Each segment's category, as a number in `CATEGORIES`.
+    """
+
+    pictures: UInt8[Tensor, "scenes 3 height width"]
+    patches: Int[Tensor, "scenes patches 4"]
+    tokens: Int[Tensor, "segments positions"]
+    noun_at: Int[Tensor, "nouns 2"]
+    noun_facts: Int[Tensor, "nouns 5"]
+    answer_at: Int[Tensor, " segments"]
+    answers: Int[Tensor, " segments"]
+    categories: Int[Tensor, " segments"]
+
+    def to(self, device: torch.device) -> "Lesson":
+        """The same lesson on a device."""
+        return Lesson(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def facts(toy: Toy | None) -> list[int]:
+    """The classes of a toy; of a toy that is not in the picture only that."""
+    if toy is None:
+        return [0, *[UNKNOWN] * (len(FACTS) - 1)]
+    values = [ATTRIBUTES[attribute].index(toy.value(attribute)) for attribute in ATTRIBUTES]
+    return [1, *values, min(int(toy.x * COLUMNS / PICTURE_SIZE), COLUMNS - 1)]
+
+
+def patch_words(scene: Scene, boxes: list[Box], patch_size: int) -> Int[np.ndarray, "patches words"]:
+    """For each patch, the word of each of `PATCH_WORDS` for the toy whose box covers most of it.
+
+    A box counts where it covers a quarter of the patch, or a quarter of it lies there.
+    """
+    across = PICTURE_SIZE // patch_size
+    words = np.full((across * across, len(PATCH_WORDS)), UNKNOWN)
+    edges = np.arange(across) * patch_size
+    most = np.zeros((across, across))
+    for toy, (x, y, w, h) in zip(scene.toys, boxes, strict=True):
+        wide = np.clip(np.minimum(edges + patch_size, x + w) - np.maximum(edges, x), 0, None)
+        tall = np.clip(np.minimum(edges + patch_size, y + h) - np.maximum(edges, y), 0, None)
+        cover = tall[:, None] * wide[None]
+        covered = (cover > most) & (cover >= _LEAST_COVER * min(patch_size**2, w * h))
+        most = np.maximum(most, cover)
+        words[covered.ravel()] = [NAMES.index(toy.name), *facts(toy)[1:4]]
+    return words
+
+
+class Lessons(Dataset[Lesson]):
+    """Lessons by step.
+
+    Args:
+        tokenizer: The model's.
+        patch_size: Side of a patch, in pixels of the picture as drawn.
+        seed: Seed of scenes and questions.
+        scenes: Scenes of a lesson.
+        questions: Question segments of a scene; 0 for one noun segment.
+        first: Number of the first lesson's first scene.
+    """
+
+    def __init__(self, tokenizer: Any, patch_size: int, seed: int, scenes: int, questions: int, first: int = 0) -> None:
+        self._tokenizer = tokenizer
+        self._patch_size = patch_size
+        self._seed = seed
+        self._scenes = scenes
+        self._questions = questions
+        self._first = first
+        self._numbers = {
+            tokenizer.convert_tokens_to_ids(form): name for name, plural in PLURALS.items() for form in (name, plural)
+        }
+
+    def _ask(self, scene: Scene, rng: random.Random) -> tuple[str, Asked]:
+        while True:
+            (category,) = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))
+            if asked := CATEGORIES[category](scene, rng):
+                return category, asked
+
+    def prompt(self, question: str) -> tuple[list[int], list[int]]:
+        """The tokens of a question's prompt before and after the picture's marker."""
+        text = render("vicuna-v1", question, SimpleNamespace(image_token=self._tokenizer.image_token)).text
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        marker = ids.index(self._tokenizer.image_token_id)
+        return ids[:marker], ids[marker + 1 :]
+
+    def __getitem__(self, step: int) -> Lesson:
+        start = self._first + step * self._scenes
+        rng = random.Random(f"crossflow lessons {self._seed} {start}")
+        pictures, patches, segments, noun_at, noun_facts = [], [], [], [], []
+        answer_at, answers, categories = [], [], []
+        for number in range(self._scenes):
+            scene = draw_scene(self._seed, start + number, "train")
+            picture, boxes, _ = draw(scene)
+            pictures.append(np.asarray(picture).transpose(2, 0, 1))
+            patches.append(patch_words(scene, boxes, self._patch_size))
+            toys = {toy.name: toy for toy in scene.toys}
+            told = []
+            for _ in range(self._questions):
+                category, asked = self._ask(scene, rng)
+                told.append(self.prompt(asked.question)[1])
+                answer_at.append(len(told[-1]) - 1)
+                answers.append(self._tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
+                categories.append(tuple(CATEGORIES).index(category))
+                told[-1] += [answers[-1], self._tokenizer.eos_token_id]
+            if not told:
+                told.append(rng.sample(tuple(self._numbers), len(self._numbers)))
+            for segment in told:
+                for position, token in enumerate(segment):
+                    # The answer may be a toy's name as well, but is capitalised.
+                    if token in self._numbers:
+                        noun_at.append((len(segments), position))
+                        noun_facts.append(facts(toys.get(self._numbers[token])))
+                segments.append(torch.tensor(segment))
+        return Lesson(
+            torch.from_numpy(np.stack(pictures)),
+            torch.from_numpy(np.stack(patches)),
+            torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self._tokenizer.pad_token_id),
+            torch.tensor(noun_at),
+            torch.tensor(noun_facts),
+            torch.tensor(answer_at),
+            torch.tensor(answers),
+            torch.tensor(categories),
+        )

@@ -1,0 +1,57 @@
+"""``crossflow mini-llava``: train the small LLaVA that the project ships."""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+import torch
+from tqdm import tqdm
+
+from crossflow.devices import take_device
+from crossflow.errors import CrossflowError
+from crossflow.mini_llava import Recipe, train, write_model
+
+_REPORT_EVERY = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of all lessons")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model; the checkpoint lies beside it")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="steps of each stage; by default those of the shipped model"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training itself")
+    parser.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train to the end, from the checkpoint if there is one, and write the model."""
+    recipe = Recipe(seed=arguments.seed)
+    if arguments.steps is not None:
+        if len(arguments.steps) != len(recipe.stages) or min(arguments.steps) < 1:
+            raise CrossflowError(f"--steps takes {len(recipe.stages)} numbers from 1, one for each stage.")
+        recipe = recipe.with_steps(*arguments.steps)
+    torch.set_num_threads(arguments.threads)
+    output: Path = arguments.output
+    checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
+    reports: dict[str, list[float]] = defaultdict(list)
+    with tqdm(total=recipe.steps, desc="mini-llava", unit="step") as progress:
+        for trained in train(recipe, checkpoint, take_device(arguments.device), arguments.workers):
+            if trained.report is None:
+                progress.update(trained.step)
+                # Steps of an earlier process say nothing about this one's rate.
+                progress.unpause()
+                progress.initial = trained.step
+            else:
+                progress.update()
+                for name, value in trained.report.items():
+                    reports[name].append(value)
+            if trained.step % _REPORT_EVERY == 0 and reports:
+                shown = "  ".join(f"{name} {mean(values):.3f}" for name, values in reports.items())
+                progress.write(f"step {trained.step}: {shown}")
+                reports.clear()
+    write_model(trained.student, output)
+    checkpoint.unlink()
