@@ -140,7 +140,8 @@ class Lessons(Dataset[Lesson]):
     def __getitem__(self, step: int) -> Lesson:
         start = self._first + step * self._scenes
         rng = random.Random(f"crossflow lessons {self._seed} {start}")
-        pictures, patches, segments, noun_at, noun_facts = [], [], [], [], []
+        pictures, patches, noun_at, noun_facts = [], [], [], []
+        segments: list[Tensor] = []
         answer_at, answers, categories = [], [], []
         for number in range(self._scenes):
             scene = draw_scene(self._seed, start + number, "train")

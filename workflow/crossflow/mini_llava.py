@@ -87,7 +87,7 @@ class Recipe:
     )
     stages: tuple[Stage, ...] = (
         Stage(1500, 24, 0, 1.5e-3, seeing=1, reading=0, answering=0),
-        Stage(800, 16, 0, 1.5e-3, seeing=1, reading=1, answering=0),
+        Stage(2000, 16, 0, 1.5e-3, seeing=1, reading=1, answering=0),
         Stage(1600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1),
     )
     warm_up: int = 50
@@ -134,7 +134,7 @@ def _places(across: int, width: int) -> Float[Tensor, "patches width"]:
     row, column = torch.meshgrid(torch.arange(across), torch.arange(across), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (row, column)]
     waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=-1)
-    return waves / waves.norm(dim=-1, keepdim=True)
+    return functional.normalize(waves, dim=-1)
 
 
 def _initialise(network: Any, seed: int) -> None:
@@ -175,6 +175,9 @@ class Student(nn.Module):
         recipe: What to build.
     """
 
+    _mean: Tensor
+    _spread: Tensor
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.tokenizer = build_tokenizer(mini_world_words())
@@ -190,8 +193,7 @@ class Student(nn.Module):
         mean, spread = (torch.tensor(values)[:, None, None] for values in (pictures.image_mean, pictures.image_std))
         self.register_buffer("_mean", mean, persistent=False)
         self.register_buffer("_spread", spread, persistent=False)
-        words = [self.tokenizer.convert_tokens_to_ids(list(group)) for group in PATCH_WORDS]
-        self._patch_words = words
+        self._patch_words = [self.tokenizer.convert_tokens_to_ids(list(group)) for group in PATCH_WORDS]
         self._before = Lessons(self.tokenizer, recipe.geometry.patch_size, 0, 1, 0).prompt("")[0]
 
     def preprocess(self, pictures: Tensor) -> Tensor:

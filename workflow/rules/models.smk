@@ -24,24 +24,39 @@ rule random_llava:
         " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
-rule mini_llava:
-    """Train mini-llava from nothing and measure it; taken up where it was, if it was stopped."""
+rule mini_llava_weights:
+    """Train mini-llava from nothing; taken up where it was, if it was stopped."""
     input:
         sources("mini-llava"),
-        sources("mini-card"),
     output:
-        [f"{parameters.TRAINED_LLAVA}/{name}" for name in (*parameters.MODEL_FILES, "README.md")],
+        [f"{parameters.TRAINED_LLAVA}/{name}" for name in parameters.MODEL_FILES],
     log:
-        f"{LOGS}/mini_llava.log",
+        f"{LOGS}/mini_llava_weights.log",
     conda:
         GPU_ENV
-    threads: 2
     resources:
         gpu=1,
     params:
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "(PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --threads {threads}"
-        " --output {params.folder:q}"
-        " && PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card --seed 0"
-        " --model-path {params.folder:q}) 2>&1 | tee {log:q}"
+        "PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule mini_llava:
+    """Ask mini-llava 1,000 questions of each category, and write its model card."""
+    input:
+        sources("mini-card"),
+        weights=rules.mini_llava_weights.output,
+    output:
+        f"{parameters.TRAINED_LLAVA}/README.md",
+    log:
+        f"{LOGS}/mini_llava.log",
+    conda:
+        GPU_ENV
+    resources:
+        gpu=1,
+    params:
+        folder=lambda wildcards, output: str(Path(output[0]).parent),
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card --seed 0"
+        " --model-path {params.folder:q} 2>&1 | tee {log:q}"

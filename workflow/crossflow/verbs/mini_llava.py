@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, nargs="+", help="steps of each stage; by default those of the shipped model"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training itself")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training itself")
     parser.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
 
 
