@@ -385,3 +385,5 @@ def write_model(student: Student, folder: Path) -> None:
     """Save the model and its processor in Hugging Face format, without the read-out."""
     student.network.eval().save_pretrained(folder)
     student.processor.save_pretrained(folder)
+    # safetensors keeps its files to their owner.
+    (folder / "model.safetensors").chmod(0o644)
