@@ -41,7 +41,7 @@ PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 """The words that a covered patch is named by: one of each group."""
 
 # Two-hop questions with less than a bit of help from each hop take longest to learn.
-_SHARES = {"ChooseAttr": 2, "ChooseCat": 2, "ChooseRel": 2, "CompareAttr": 3, "LogicalObj": 4, "QueryAttr": 1}
+_SHARES = {"ChooseAttr": 2, "ChooseCat": 3, "ChooseRel": 2, "CompareAttr": 2, "LogicalObj": 4, "QueryAttr": 1}
 _LEAST_COVER = 0.25
 
 
