@@ -14,7 +14,7 @@ from crossflow.answers import answer
 from crossflow.categories import CATEGORIES as SELECTED
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
-from crossflow.mini_lessons import FACTS, UNKNOWN, Lessons, facts, patch_words
+from crossflow.mini_lessons import ASKERS, FACTS, UNKNOWN, Lessons, facts, patch_words
 from crossflow.mini_llava import Recipe, Stage, Student, train, write_model
 from crossflow.models import ModelSettings, load_model
 from crossflow.random_model import Geometry
@@ -57,13 +57,13 @@ def test_a_lesson_is_the_same_every_time_and_another_one_at_every_step(student: 
 
 def test_lessons_hold_no_unknown_word_and_end_with_answer_and_end(student: Student) -> None:
     tokenizer = student.tokenizer
-    lesson = Lessons(tokenizer, 24, 0, 16, 6)[0]
+    lesson = Lessons(tokenizer, 24, 0, 16, 8)[0]
     assert not (lesson.tokens == tokenizer.unk_token_id).any()
     rows = torch.arange(len(lesson.tokens))
     assert torch.equal(lesson.tokens[rows, lesson.answer_at + 1], lesson.answers)
     assert (lesson.tokens[rows, lesson.answer_at + 2] == tokenizer.eos_token_id).all()
     assert all(word.istitle() for word in tokenizer.convert_ids_to_tokens(lesson.answers.tolist()))
-    assert set(lesson.categories.tolist()) == set(range(len(CATEGORIES)))
+    assert set(lesson.categories.tolist()) == set(range(len(ASKERS)))
 
 
 def test_facts_and_patches_tell_what_the_scene_holds() -> None:

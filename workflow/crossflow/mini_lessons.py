@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from crossflow.gqa import Box
 from crossflow.prompts import render
+from crossflow.shapes_others import verify_attr
 from crossflow.shapes_pictures import draw
 from crossflow.shapes_programs import Asked
 from crossflow.shapes_questions import CATEGORIES
@@ -40,8 +41,19 @@ FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
 PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 """The words that a covered patch is named by: one of each group."""
 
+ASKERS = {**CATEGORIES, "VerifyAttr": verify_attr}
+"""Kinds of questions in lessons. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
+
 # Two-hop questions with less than a bit of help from each hop take longest to learn.
-_SHARES = {"ChooseAttr": 2, "ChooseCat": 3, "ChooseRel": 2, "CompareAttr": 2, "LogicalObj": 4, "QueryAttr": 1}
+_SHARES = {
+    "ChooseAttr": 2,
+    "ChooseCat": 3,
+    "ChooseRel": 2,
+    "CompareAttr": 2,
+    "LogicalObj": 4,
+    "QueryAttr": 1,
+    "VerifyAttr": 3,
+}
 _LEAST_COVER = 0.25
 
 
@@ -57,7 +69,7 @@ class Lesson:
         noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
         answer_at: Position of each segment's last prompt token; empty without questions.
         answers: Each segment's answer token.
-        categories: Each segment's category, as a number in `CATEGORIES`.
+        categories: Each segment's category, as a number in `ASKERS`.
     """
 
     pictures: UInt8[Tensor, "scenes 3 height width"]
@@ -127,7 +139,7 @@ class Lessons(Dataset[Lesson]):
     def _ask(self, scene: Scene, rng: random.Random) -> tuple[str, Asked]:
         while True:
             (category,) = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))
-            if asked := CATEGORIES[category](scene, rng):
+            if asked := ASKERS[category](scene, rng):
                 return category, asked
 
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
@@ -155,7 +167,7 @@ class Lessons(Dataset[Lesson]):
                 told.append(self.prompt(asked.question)[1])
                 answer_at.append(len(told[-1]) - 1)
                 answers.append(self._tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
-                categories.append(tuple(CATEGORIES).index(category))
+                categories.append(tuple(ASKERS).index(category))
                 told[-1] += [answers[-1], self._tokenizer.eos_token_id]
             if not told:
                 told.append(rng.sample(tuple(self._numbers), len(self._numbers)))

@@ -35,9 +35,8 @@ from torch.utils.data import DataLoader
 from transformers import DynamicCache
 
 from crossflow.errors import CrossflowError
-from crossflow.mini_lessons import FACTS, PATCH_WORDS, Lesson, Lessons
+from crossflow.mini_lessons import ASKERS, FACTS, PATCH_WORDS, Lesson, Lessons
 from crossflow.random_model import Geometry, build_model, build_processor, build_tokenizer, mini_world_words
-from crossflow.shapes_questions import CATEGORIES
 from crossflow.shapes_world import PICTURE_SIZE, PLURALS
 from crossflow.tables import replacing
 
@@ -354,7 +353,7 @@ def train(
     )
     start = _resume(checkpoint, recipe, student, optimiser)
     yield Trained(start, None, student)
-    categories = tuple(CATEGORIES)
+    categories = tuple(ASKERS)
     for step, stage, lesson in _lessons(recipe, student.tokenizer, start, workers):
         if step == recipe.stages[0].steps:
             student.name_plurals()
