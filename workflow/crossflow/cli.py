@@ -16,7 +16,7 @@ from crossflow.errors import CrossflowError
 VERBS = {
     "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
     "random-model": "build a tiny LLaVA with random weights, for tests and a first look",
-    "questions": "choose the questions of each category from files in GQA's layout",
+    "questions": "choose the questions of one category from files in GQA's layout",
     "answers": "answer the chosen questions, with the picture and without it",
     "knockout": "knock out every flow at every centre layer",
     "summary": "aggregate answers and knockouts into tables with intervals",
