@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         "engine": arguments.engine,
     }
     with Pictures(arguments.root) as pictures, journal_beside(arguments.output, metadata) as journal:
-        for question, row in tqdm(chosen, desc="knockout", unit="question"):
+        for question, row in tqdm(chosen, desc=f"knockout, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue
             try:
