@@ -13,15 +13,14 @@ JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help environment demo test test-all lint benchmark clean
+.PHONY: help environment demo test test-all lint benchmark
 
 help:
-	@echo "make demo         run the small study of params.yaml and say where its figures are"
+	@echo "make demo         run the study mini of params.yaml and say where its figures are"
 	@echo "make test         format, lint, types, unit tests, the small study through Snakemake"
 	@echo "make test-all     all that, and the slow tests"
 	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
 	@echo "make environment  only set up $(VENV)"
-	@echo "make clean        remove $(VENV) and everything that the rules made"
 
 environment: $(VENV)/complete
 
@@ -37,7 +36,7 @@ $(VENV)/complete: envs/lock.txt pyproject.toml
 	@touch $@
 
 demo: environment
-	$(SNAKEMAKE) $(JOBS)
+	$(SNAKEMAKE) $(JOBS) --config study=mini
 	@echo
 	@echo "The figures are in results/mini/figures, the tables in results/mini/summary."
 
@@ -56,6 +55,3 @@ test-all: lint
 
 benchmark: environment
 	PYTHONPATH=workflow $(BIN)/python benchmarks/engine.py
-
-clean:
-	rm -rf $(VENV) .snakemake data logs results

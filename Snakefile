@@ -19,6 +19,8 @@ min_version("9.0")
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 # Progress bars go to the logs too: one line every few seconds is enough.
 os.environ.setdefault("TQDM_MININTERVAL", "2")
+# Threads that wait for one another must not keep a core busy: on a shared machine that costs a job most of its time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 

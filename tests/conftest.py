@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Array shapes and types in signatures are checked while tests run.
+install_import_hook("crossflow", "beartype.beartype")
 
 REPO = Path(__file__).resolve().parent.parent
 

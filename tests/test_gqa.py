@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,9 @@ def test_only_the_asked_scene_graphs_are_kept(tmp_path: Path) -> None:
         ('{"1": {}, "1": {}}', "question 1 is not as in GQA's layout"),
         (json.dumps({"1": RECORD})[:-1] + ', "1": {}}', "holds question 1 twice"),
         (json.dumps({"1": {**RECORD, "semantic": None}}), "question 1 is not as in GQA's layout"),
+        (json.dumps({"1": {**RECORD, "answer": None}}), "question 1 .*answer is None, expected text"),
+        (json.dumps({"1": {**RECORD, "types": {}}}), "question 1 .*detailed"),
+        (json.dumps({"1": RECORD}) + "]", "is not valid JSON, or is cut short"),
     ],
 )
 def test_a_broken_questions_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -81,6 +86,18 @@ def test_a_broken_questions_file_is_named_with_what_is_wrong(tmp_path: Path, tex
     with pytest.raises(CrossflowError, match=message) as raised:
         list(read_questions(tmp_path, "val_balanced"))
     assert "val_balanced_questions.json" in str(raised.value)
+
+
+def test_the_bar_counts_the_bytes_of_the_file_to_its_end_and_is_silent_unless_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path, json.dumps({str(number): RECORD for number in range(1000)}))
+    assert len(list(read_questions(tmp_path, "val_balanced"))) == 1000
+    assert capsys.readouterr().err == ""
+    assert len(list(read_questions(tmp_path, "val_balanced", progress=True))) == 1000
+    shown = capsys.readouterr().err
+    assert "val_balanced_questions.json: 100%" in shown
+    assert "B/s" in shown
 
 
 def test_a_broken_scene_graph_is_named(tmp_path: Path) -> None:
@@ -126,6 +143,63 @@ def test_a_picture_id_can_not_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(_jpeg())
     with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="not the name of a file"):
         pictures.open("../secret")
+
+
+def test_a_picture_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(_jpeg())
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").symlink_to(tmp_path / "cache")
+    with Pictures(tmp_path) as pictures:
+        assert pictures.open("1").size == (6, 4)
+
+
+def test_a_picture_that_can_not_be_read_breaks_one_question(tmp_path: Path) -> None:
+    (tmp_path / "images" / "1.jpg").mkdir(parents=True)
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg can not be read"):
+        pictures.open("1")
+
+
+def test_a_small_file_that_unpacks_to_a_giant_picture_breaks_one_question(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").write_bytes(bomb)
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg does not decode .*bomb"):
+        pictures.open("1")
+
+
+def test_postscript_under_a_pictures_name_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "1.jpg", "EPS")
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="does not decode .*cannot identify"):
+        pictures.open("1")
+
+
+def test_only_the_two_places_of_a_zip_are_looked_at(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("thumbnails/1.jpg", _jpeg())
+    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg is missing from .*images.zip"):
+        pictures.open("1")
+
+
+def test_a_zip_with_any_one_byte_wrong_never_stops_with_another_exception(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images/1.jpg", _jpeg())
+    whole = path.read_bytes()
+    told = 0
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            with Pictures(tmp_path) as pictures:
+                pictures.open("1")
+        except (BrokenQuestion, CrossflowError):
+            told += 1
+    # A few bytes (dates, attributes) do not matter; every byte of the picture does.
+    assert told > len(_jpeg()) // 2
 
 
 def test_a_corrupt_member_of_a_zip_breaks_one_question(tmp_path: Path) -> None:

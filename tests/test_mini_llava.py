@@ -1,17 +1,14 @@
-"""mini-llava: its lessons, its training, and the weights that are shipped."""
+"""mini-llava: its lessons and its training."""
 
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from crossflow.answers import answer
-from crossflow.categories import CATEGORIES as SELECTED
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
 from crossflow.mini_lessons import ASKERS, FACTS, UNKNOWN, Lessons, facts, patch_words
@@ -22,7 +19,6 @@ from crossflow.shapes_pictures import draw
 from crossflow.shapes_questions import CATEGORIES
 from crossflow.shapes_world import ATTRIBUTES, NAMES, PICTURE_SIZE, draw_scene
 
-SHIPPED = "resources/mini-llava"
 CPU = torch.device("cpu")
 TINY = Recipe(
     geometry=Geometry(
@@ -30,9 +26,9 @@ TINY = Recipe(
         vision_layers=1,
     ),
     stages=(
-        Stage(3, 4, 0, 2e-3, seeing=1, reading=0, answering=0),
-        Stage(3, 4, 0, 2e-3, seeing=1, reading=1, answering=0),
-        Stage(4, 4, 3, 2e-3, seeing=0.2, reading=0.5, answering=1),
+        Stage(3, 4, 0, 2e-3, seeing=1.0, reading=0.0, answering=0.0),
+        Stage(3, 4, 0, 2e-3, seeing=1.0, reading=1.0, answering=0.0),
+        Stage(4, 4, 3, 2e-3, seeing=0.2, reading=0.5, answering=1.0),
     ),
     warm_up=2,
 )  # fmt: skip
@@ -120,7 +116,6 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         next(iter(train(TINY, checkpoint, CPU, workers=0)))
 
 
-@pytest.mark.slow
 def test_losses_fall_within_a_few_hundred_steps(tmp_path: Path) -> None:
     small = replace(TINY, geometry=replace(TINY.geometry, patch_size=12, width=64, vision_width=64), warm_up=10)
     small = small.with_steps(120, 60, 60)
@@ -141,29 +136,3 @@ def test_a_written_model_is_loaded_and_answers(student: Student, tmp_path: Path)
     question = ChosenQuestion("1", "1", "ChooseAttr", asked.detailed, asked.question, asked.answer, None, None, ())
     prepared = model.prepare(question, draw(draw_scene(0, 0))[0])
     assert len(prepared.visual) == 16 and answer(model, prepared).tokens
-
-
-@pytest.fixture(scope="module")
-def shipped(repo: Path) -> Any:
-    return load_model(ModelSettings(repo / SHIPPED, "vicuna-v1", max_new_tokens=3), CPU)
-
-
-def test_the_shipped_files_are_small_and_complete(repo: Path) -> None:
-    assert (repo / SHIPPED / "model.safetensors").stat().st_size <= 12_000_000
-    assert (repo / SHIPPED / "README.md").is_file()
-
-
-@pytest.mark.parametrize("category", SELECTED)
-def test_the_shipped_weights_answer_held_out_questions(shipped: Any, category: str) -> None:
-    rng, right, asked_for = Random(category), 0, 0
-    for index in range(60):
-        scene = draw_scene(977, index)
-        asked = CATEGORIES[category](scene, rng)
-        if asked is None:
-            continue
-        picture: Image.Image = draw(scene)[0]
-        question = ChosenQuestion("1", "1", category, asked.detailed, asked.question, asked.answer, None, None, ())
-        asked_for += 1
-        right += answer(shipped, shipped.prepare(question, picture)).text.lower() == asked.answer
-    # 95 % on average leaves 60 questions above 85 % in all but one of a thousand cases.
-    assert right >= 0.85 * asked_for

@@ -64,9 +64,10 @@ def _question(image_id: str, detailed: str = "positionQuery") -> dict[str, Any]:
 SCENE = {"width": 9, "height": 9, "objects": {"1": {"name": "cat", "x": 0, "y": 0, "w": 2, "h": 2}}}
 
 
-def _run(root: Path, output: Path, *categories: str) -> int:
-    options = ["--split", "val_balanced", "--number", "all", "--output-folder", str(output)]
-    return main(["questions", "--root", str(root), *options, "--categories", *categories])
+def _run(root: Path, output: Path, category: str, number: str = "all") -> int:
+    tables = ["--output", str(output / f"{category}.csv"), "--rejections", str(output / f"{category}.rejections.csv")]
+    options = ["--root", str(root), "--split", "val_balanced", "--number", number, "--category", category]
+    return main(["questions", *options, *tables])
 
 
 def test_every_question_is_either_chosen_or_counted_with_its_reason(tmp_path: Path) -> None:
@@ -83,8 +84,8 @@ def test_every_question_is_either_chosen_or_counted_with_its_reason(tmp_path: Pa
         "1",
         "2",
     }
-    assert read_csv(tmp_path / "out" / "rejections.csv", REJECTIONS) == [
-        {"category": "", "reason": "another kind of question", "n": "1"},
+    assert read_csv(tmp_path / "out" / "QueryAttr.rejections.csv", REJECTIONS) == [
+        {"category": "QueryAttr", "reason": "another kind of question", "n": "1"},
         {"category": "QueryAttr", "reason": "no scene graph", "n": "1"},
         {"category": "QueryAttr", "reason": "the object is not in the scene graph", "n": "1"},
     ]
@@ -100,4 +101,30 @@ def test_a_category_without_a_question_is_an_error_with_the_counts_of_reasons(
     assert "1 x no scene graph" in message
     assert "1 x another kind of question" in message
     # The counts are on disk too, and no half-finished table is.
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejections.csv"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["QueryAttr.rejections.csv"]
+
+
+def test_a_larger_number_begins_the_table_with_the_smaller_ones_rows(tmp_path: Path) -> None:
+    _write(tmp_path / "gqa", {str(number): _question("a") for number in range(30)}, {"a": SCENE})
+    for number in ("4", "9"):
+        assert _run(tmp_path / "gqa", tmp_path / number, "QueryAttr", number=number) == 0
+    few, more = (read_chosen(tmp_path / number / "QueryAttr.csv") for number in ("4", "9"))
+    assert (len(few), len(more)) == (4, 9)
+    assert more[:4] == few
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "some", "1.5"])
+def test_a_number_that_counts_nothing_is_refused(
+    tmp_path: Path, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _run(tmp_path, tmp_path / "out", "QueryAttr", number=number)
+    assert "--number" in capsys.readouterr().err
+
+
+def test_an_absent_scene_graph_file_is_told_before_any_question_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val_balanced_questions.json").write_text("this is not even JSON")
+    assert _run(tmp_path, tmp_path / "out", "QueryAttr") == 1
+    assert "val_sceneGraphs.json" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from crossflow.errors import CrossflowError
+from crossflow.parameters import MODEL_FILES
 from crossflow.prompts import render, tokenize
 from crossflow.random_model import (
     Geometry,
@@ -32,14 +33,7 @@ from crossflow.shapes_pictures import draw
 from crossflow.shapes_questions import CATEGORIES, answers
 from crossflow.shapes_world import draw_scene
 
-FILES = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
+FILES = set(MODEL_FILES)  # the outputs of the rule
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ this module only takes rows of it and removes edges.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +27,7 @@ from crossflow.errors import CrossflowError
 NAME = "crossflow"
 
 
+@runtime_checkable
 class Mode(Protocol):
     """What the attention function does while the mode is active."""
 

@@ -56,7 +56,7 @@ NOT_IN_SCENE = "the object is not in the scene graph"
 
 _SELECT = re.compile(r"\s*(?P<name>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 _RELATION = re.compile(
-    r"\s*(?P<name>.*?)\s*,\s*(?P<first>[^|,]+)\|(?P<second>[^|,]+),\s*[so]\s*\((?P<id>[^()\s]+)\)\s*"
+    r"\s*(?P<name>.*?)\s*,\s*(?P<first>[^|,]+)\|(?P<second>[^|,]+),\s*s\s*(\((?P<id>[^()\s]+)\))?\s*"
 )
 _RELATION_OPTIONS = {
     "to the left of": "left",
@@ -104,14 +104,14 @@ def _read_relation(question: Question) -> Reading:
     first, last = question.program
     match = _RELATION.fullmatch(last.argument)
     if match is None:
-        raise _Rejected(NO_OBJECT)
+        raise _Rejected(NOT_MINIMAL)
     options = [_RELATION_OPTIONS.get(match[part].strip()) for part in ("first", "second")]
     if {*options} not in ({"left", "right"}, {"front", "behind"}):
         raise _Rejected(OTHER_RELATION)
     if question.answer not in options:
         raise _Rejected(OTHER_ANSWER)
     (other,) = [option for option in options if option != question.answer]
-    second = () if match["id"] == _ABSENT else (Reference("object2", match["id"], match["name"]),)
+    second = () if match["id"] in (None, _ABSENT) else (Reference("object2", match["id"], match["name"]),)
     return question.answer, other, _select(first, "object1") + second
 
 

@@ -16,9 +16,8 @@ from crossflow.errors import CrossflowError
 VERBS = {
     "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
     "random-model": "build a tiny LLaVA with random weights, for tests and a first look",
-    "mini-llava": "train the small LLaVA that is shipped as resources/mini-llava",
-    "mini-card": "measure it on held-out questions and write its model card",
-    "questions": "choose the questions of each category from files in GQA's layout",
+    "mini-llava": "train a small LLaVA on the mini world",
+    "questions": "choose the questions of one category from files in GQA's layout",
     "answers": "answer the chosen questions, with the picture and without it",
     "knockout": "knock out every flow at every centre layer",
     "summary": "aggregate answers and knockouts into tables with intervals",

@@ -1,7 +1,7 @@
 """The two ways to compute knockouts, behind one signature."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,7 @@ from crossflow.models import MultimodalModel
 from crossflow.reference import reference_logits
 
 
+@runtime_checkable
 class Engine(Protocol):
     """From the clean run of a question and its rows to logits (fp32) at the last position, one per row."""
 

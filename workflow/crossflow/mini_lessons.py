@@ -77,9 +77,9 @@ class Lesson:
     tokens: Int[Tensor, "segments positions"]
     noun_at: Int[Tensor, "nouns 2"]
     noun_facts: Int[Tensor, "nouns 5"]
-    answer_at: Int[Tensor, " segments"]
-    answers: Int[Tensor, " segments"]
-    categories: Int[Tensor, " segments"]
+    answer_at: Int[Tensor, " questions"]
+    answers: Int[Tensor, " questions"]
+    categories: Int[Tensor, " questions"]
 
     def to(self, device: torch.device) -> "Lesson":
         """The same lesson on a device."""
@@ -184,7 +184,7 @@ class Lessons(Dataset[Lesson]):
             torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self._tokenizer.pad_token_id),
             torch.tensor(noun_at),
             torch.tensor(noun_facts),
-            torch.tensor(answer_at),
-            torch.tensor(answers),
-            torch.tensor(categories),
+            torch.tensor(answer_at, dtype=torch.int64),
+            torch.tensor(answers, dtype=torch.int64),
+            torch.tensor(categories, dtype=torch.int64),
         )

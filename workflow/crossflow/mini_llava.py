@@ -17,6 +17,10 @@ The read-out is a linear map of its own, so no word is favoured by it, and is th
 Segments never see one another: the text before the picture runs once, each picture once behind it, and all
 segments of the picture as separate rows behind its keys and values. That is what separate prompts would compute,
 at a fraction of the work.
+
+So far the recipe learns four of the six categories: after 500 of the last stage's steps, the first word of the
+answer was right in 89 to 99 % of held-out questions of ChooseAttr, ChooseRel, CompareAttr and QueryAttr, and at
+chance in ChooseCat and LogicalObj. No weights are shipped yet.
 """
 
 import json
@@ -85,9 +89,9 @@ class Recipe:
         )
     )
     stages: tuple[Stage, ...] = (
-        Stage(1500, 24, 0, 1.5e-3, seeing=1, reading=0, answering=0),
-        Stage(2000, 16, 0, 1.5e-3, seeing=1, reading=1, answering=0),
-        Stage(1600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1),
+        Stage(1500, 24, 0, 1.5e-3, seeing=1.0, reading=0.0, answering=0.0),
+        Stage(2000, 16, 0, 1.5e-3, seeing=1.0, reading=1.0, answering=0.0),
+        Stage(1600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
     )
     warm_up: int = 50
     fall: float = 0.3

@@ -4,7 +4,7 @@ The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this 
 sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,14 +179,19 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     return [str(file) for file in found]
 
 
-def model_options(config: Mapping[str, Any], slug: str) -> list[str]:
-    """The command line's options for a model."""
+# What each job asks of a model, so that a changed setting reruns only the jobs that it shapes.
+ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
+KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
+
+
+def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str]) -> list[str]:
+    """The command line's options for a model, with those of ``settings`` that params.yaml gives."""
     model = config["models"][slug]
     if "path" in model:
         options = ["--model-path", model["path"]]
     else:
         options = ["--model-repo", model["repo"], "--model-revision", model["revision"]]
-    for key in ("prompt", "image", "patches", "dtype", "max_new_tokens"):
+    for key in settings:
         if key in model:
             options += [f"--{key.replace('_', '-')}", str(model[key])]
     return options

@@ -23,7 +23,7 @@ from crossflow.gqa import ChosenQuestion
 from crossflow.patches import VisualTokens
 from crossflow.prompts import Span, TokenizedPrompt
 
-Indices = Int[np.ndarray, " positions"]
+Indices = Int[np.ndarray, " _"]  # sets of one prompt differ in size
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ rule answers:
         gpu=1,
     params:
         root=lambda wildcards: DATASET,
-        model=lambda wildcards: parameters.model_options(config, wildcards.model),
+        model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.ANSWER_SETTINGS),
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow answers"
         " --questions {input.questions:q} --root {params.root:q} {params.model:q}"

@@ -48,4 +48,4 @@ def device_threads() -> int:
     Not workflow.cores, which is an error where no cores are given, as in `snakemake --report`.
     """
     devices = workflow.global_resources.get("gpu")
-    return max(1, (workflow.resource_settings.cores or 1) // (devices.value if devices else 1))
+    return max(1, (workflow.resource_settings.cores or 1) // (devices and devices.value or 1))

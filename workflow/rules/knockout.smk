@@ -27,7 +27,7 @@ rule knockout:
         gpu=1,
     params:
         root=lambda wildcards: DATASET,
-        model=lambda wildcards: parameters.model_options(config, wildcards.model),
+        model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.KNOCKOUT_SETTINGS),
         flows=STUDY.flows,
         answers=STUDY.answers,
         engine=STUDY.engine,

@@ -2,8 +2,7 @@
 
 Needs: nothing.
 Makes: data/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
-       data/mini-llava-trained/, the small LLaVA that answers, only when asked for by `snakemake mini_llava`.
-       Copied to resources/mini-llava, where no rule writes, its files are the ones that are shipped.
+       data/mini-llava-trained/, a small LLaVA trained on the mini world, only when asked for: `snakemake mini_llava`.
 """
 
 
@@ -24,31 +23,12 @@ rule random_llava:
         " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
-rule mini_llava_weights:
+rule mini_llava:
     """Train mini-llava from nothing; taken up where it was, if it was stopped."""
     input:
         sources("mini-llava"),
     output:
         [f"{parameters.TRAINED_LLAVA}/{name}" for name in parameters.MODEL_FILES],
-    log:
-        f"{LOGS}/mini_llava_weights.log",
-    conda:
-        GPU_ENV
-    resources:
-        gpu=1,
-    params:
-        folder=lambda wildcards, output: str(Path(output[0]).parent),
-    shell:
-        "PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
-
-
-rule mini_llava:
-    """Ask mini-llava 1,000 questions of each category, and write its model card."""
-    input:
-        sources("mini-card"),
-        weights=rules.mini_llava_weights.output,
-    output:
-        f"{parameters.TRAINED_LLAVA}/README.md",
     log:
         f"{LOGS}/mini_llava.log",
     conda:
@@ -58,5 +38,4 @@ rule mini_llava:
     params:
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card --seed 0"
-        " --model-path {params.folder:q} 2>&1 | tee {log:q}"
+        "PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"

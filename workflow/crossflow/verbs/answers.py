@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         Pictures(arguments.root) as pictures,
         journal_beside(arguments.output, determining(settings, arguments.questions)) as journal,
     ):
-        for question in tqdm(questions, desc="answers", unit="question"):
+        for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue
             try:

@@ -62,38 +62,35 @@ def knock_out(
     """
     layers = len(model.layers)
     rows: list[Row] = []
-    edges: list[int] = []
+    edges: dict[str, int] = {}
     for name in flows:
         flow = parse_flow(name)
         sources, targets = prepared.positions[flow.source], prepared.positions[flow.target]
-        edges.append(count_edges(sources, targets))
-        if edges[-1]:
+        edges[name] = count_edges(sources, targets)
+        if edges[name]:
             rows.extend(rows_of(name, sources, targets, width, layers))
-    question = prepared.question
-    options = option_tokens(model.processor.tokenizer, generated, question.true_option, question.false_option)
-    zeros = _zero_edge_rows(rows, layers)
-    columns: dict[str, list[Any]] = {name: [] for name in _MEASURES}
+
+    measured: dict[str, list[Any]] = {name: [] for name in _MEASURES}
     noise_floor = 0.0
     if rows:
+        question = prepared.question
+        options = option_tokens(model.processor.tokenizer, generated, question.true_option, question.false_option)
         clean = run_clean(model, prepared, min(int(row.targets[0]) for row in rows))
-        measured = measure(clean.logits, engine(model, clean, rows + zeros), first_token, options)
-        changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))[len(rows) :]
-        noise_floor = float(changes.max())
-        columns = {name: values[: len(rows)] for name, values in measured.items()}
+        logits = engine(model, clean, rows + _zero_edge_rows(rows, layers))
+        measured = measure(clean.logits, logits, first_token, options)
+        changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
+        noise_floor = float(changes[len(rows) :].max())
 
-    ends = np.cumsum([layers if count else 0 for count in edges])
-    spread = {
-        name: [
-            value
-            for count, end in zip(edges, ends, strict=True)
-            for value in (values[end - layers : end] if count else [None] * layers)
-        ]
-        for name, values in columns.items()
-    }
-    return spread | {
-        "flow": [name for name in flows for _ in range(layers)],
-        "layer": list(range(layers)) * len(flows),
-        "edges": [count for count in edges for _ in range(layers)],
+    place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
+    cells = [(flow, layer) for flow in flows for layer in range(layers)]
+    return {
+        "flow": [flow for flow, _ in cells],
+        "layer": [layer for _, layer in cells],
+        **{
+            name: [values[place[cell]] if cell in place else None for cell in cells]
+            for name, values in measured.items()
+        },
+        "edges": [edges[flow] for flow, _ in cells],
         "noise_floor": noise_floor,
     }
 
@@ -127,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         "engine": arguments.engine,
     }
     with Pictures(arguments.root) as pictures, journal_beside(arguments.output, metadata) as journal:
-        for question, row in tqdm(chosen, desc="knockout", unit="question"):
+        for question, row in tqdm(chosen, desc=f"knockout, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue
             try:

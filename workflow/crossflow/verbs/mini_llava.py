@@ -1,4 +1,4 @@
-"""``crossflow mini-llava``: train the small LLaVA that the project ships."""
+"""``crossflow mini-llava``: train a small LLaVA on the mini world."""
 
 import argparse
 from collections import defaultdict
@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of all lessons")
     parser.add_argument("--output", type=Path, required=True, help="folder of the model; the checkpoint lies beside it")
-    parser.add_argument(
-        "--steps", type=int, nargs="+", help="steps of each stage; by default those of the shipped model"
-    )
+    parser.add_argument("--steps", type=int, nargs="+", help="steps of each stage; by default those of the recipe")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training itself")
     parser.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")

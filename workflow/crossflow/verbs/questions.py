@@ -1,78 +1,75 @@
-"""``crossflow questions``: choose the questions of each category from files in GQA's layout."""
+"""``crossflow questions``: choose the questions of one category from files in GQA's layout."""
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
-from crossflow.categories import CATEGORIES, Classified, Rejection, attach_objects, classify
+from crossflow.categories import CATEGORIES, OTHER_KIND, Classified, Rejection, attach_objects, classify
 from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion, read_questions, read_scenes, write_chosen
+from crossflow.gqa import ChosenQuestion, read_questions, read_scenes, scenes_file, write_chosen
 from crossflow.sampling import choose
 from crossflow.tables import REJECTIONS, write_csv
 
 
 def _number(text: str) -> int | None:
-    return None if text == "all" else int(text)
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number above 0 nor the word all")
+    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout; pictures are not needed")
     parser.add_argument("--split", required=True, help="for example val_balanced")
-    parser.add_argument("--categories", nargs="+", required=True, choices=CATEGORIES)
-    parser.add_argument("--number", type=_number, required=True, help="questions per category, or all")
+    parser.add_argument("--category", required=True, choices=CATEGORIES)
+    parser.add_argument("--number", type=_number, required=True, help="how many questions, or all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-folder", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="table of the chosen questions (CSV)")
+    parser.add_argument("--rejections", type=Path, required=True, help="table of the reasons against the others (CSV)")
 
 
-def find_questions(root: Path, split: str) -> tuple[dict[str, list[ChosenQuestion]], Counter[Rejection]]:
-    """All questions of each category, and how many were rejected for which reason.
+def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    """All questions of a category, and how many others there are for which reason.
 
-    One pass over the questions and one over the scene graphs. Only the questions of the six categories and the scene
-    graphs of their pictures stay in memory.
+    One pass over the questions and one over the scene graphs. Only the questions of the category and the scene graphs
+    of their pictures stay in memory.
+
+    Raises:
+        CrossflowError: either file is absent or broken.
     """
+    # Asked for first, so that an absent file is not found after minutes of reading.
+    scenes_file(root, split)
     classified: list[Classified] = []
-    rejections: Counter[Rejection] = Counter()
-    for question in tqdm(read_questions(root, split), desc="questions", unit="question", unit_scale=True):
+    reasons: Counter[str] = Counter()
+    for question in read_questions(root, split, progress=True):
         result = classify(question)
-        if isinstance(result, Rejection):
-            rejections[result] += 1
+        if result.category != category:
+            reasons[OTHER_KIND] += 1
+        elif isinstance(result, Rejection):
+            reasons[result.reason] += 1
         else:
             classified.append(result)
-    scenes = read_scenes(root, split, {entry.question.image_id for entry in classified})
-    found: dict[str, list[ChosenQuestion]] = {category: [] for category in CATEGORIES}
+    scenes = read_scenes(root, split, {entry.question.image_id for entry in classified}, progress=True)
+    found: list[ChosenQuestion] = []
     for entry in classified:
         chosen = attach_objects(entry, scenes.get(entry.question.image_id))
         if isinstance(chosen, Rejection):
-            rejections[chosen] += 1
+            reasons[chosen.reason] += 1
         else:
-            found[entry.category].append(chosen)
-    return found, rejections
+            found.append(chosen)
+    return found, reasons
 
 
 def run(arguments: argparse.Namespace) -> None:
-    found, rejections = find_questions(arguments.root, arguments.split)
+    category = arguments.category
+    found, reasons = find_questions(arguments.root, arguments.split, category)
     write_csv(
-        arguments.output_folder / "rejections.csv",
+        arguments.rejections,
         REJECTIONS,
-        [
-            {"category": rejection.category, "reason": rejection.reason, "n": count}
-            for rejection, count in sorted(rejections.items())
-        ],
+        [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())],
     )
-    for category in arguments.categories:
-        if not found[category]:
-            reasons = "; ".join(
-                f"{count} x {rejection.reason}"
-                for rejection, count in rejections.most_common()
-                if rejection.category in ("", category)
-            )
-            raise CrossflowError(
-                f"No question of {arguments.split} in {arguments.root} belongs to {category} ({reasons or 'no data'})."
-            )
-    for category in arguments.categories:
-        write_chosen(
-            arguments.output_folder / f"{category}.csv",
-            choose(found[category], arguments.number, arguments.seed),
-        )
+    if not found:
+        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "there is none at all"
+        raise CrossflowError(f"No question of {arguments.split} in {arguments.root} belongs to {category} ({counts}).")
+    write_chosen(arguments.output, choose(found, arguments.number, arguments.seed))
