@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaImageP
 from crossflow import attention
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
+from crossflow.journal import hash_file
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
 from crossflow.prompts import render, tokenize
@@ -259,6 +260,5 @@ def hash_model(path: Path) -> str:
     digest = hashlib.sha256()
     files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".safetensors"})
     for file in files:
-        with file.open("rb") as opened:
-            digest.update(f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {hash_file(file)}\n".encode())
     return digest.hexdigest()

@@ -78,11 +78,18 @@ def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: in
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
 
 
+def _empty(image_processor: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "tiles 3 height width"]:
+    """A picture without any box, as `_covered` compares with it."""
+    return _pixels(image_processor, paint(size, [], _WHITE, _BLACK))
+
+
 def _covered(
-    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box]
+    image_processor: Any,
+    empty: UInt8[np.ndarray, "tiles 3 height width"],
+    size: tuple[int, int],
+    boxes: Sequence[Box],
 ) -> Float[np.ndarray, "tiles height width"]:
     """The share of each processed pixel that the boxes cover, 0 to 1. Padding has no share of anything."""
-    empty = _pixels(image_processor, paint(size, [], _WHITE, _BLACK))
     covered = _pixels(image_processor, paint(size, boxes, _WHITE, _BLACK))
     return np.asarray((covered.astype(np.float64) - empty)[:, 0] / 255)
 
@@ -106,12 +113,13 @@ def _grown(box: Box, size: tuple[int, int], most: int) -> Iterator[Box]:
 def _related_overlap(
     image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
 ) -> Bool[np.ndarray, "tiles patches"]:
-    tiles, _, height, width = _pixels(image_processor, paint(size, [], _WHITE, _BLACK)).shape
+    empty = _empty(image_processor, size)
+    tiles, _, height, width = empty.shape
     related = np.zeros((tiles, (height // patch_size) * (width // patch_size)), dtype=bool)
     for box in boxes:
         shown = np.zeros_like(related)
         for grown in _grown(box, size, most=-(-max(size) // min(height, width))):
-            shown = _any_of_patch(_covered(image_processor, size, [grown]) >= 0.5, patch_size)
+            shown = _any_of_patch(_covered(image_processor, empty, size, [grown]) >= 0.5, patch_size)
             # The first tile shows the whole picture; further ones, where there are any, show it again in parts.
             if shown[0].any() and (tiles == 1 or shown[1:].any()):
                 break
@@ -136,7 +144,8 @@ def visual_tokens(
     if rule not in RULES:
         raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
     select = _related_published if rule == "published" else _related_overlap
-    shown = _any_of_patch(_covered(image_processor, size, [Box(0, 0, *size)]) >= 0.5, patch_size)
+    whole = _covered(image_processor, _empty(image_processor, size), size, [Box(0, 0, *size)])
+    shown = _any_of_patch(whole >= 0.5, patch_size)
     related = select(image_processor, size, boxes, patch_size) if boxes else np.zeros_like(shown)
     base = np.zeros_like(shown)
     base[0] = True

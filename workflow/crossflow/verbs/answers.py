@@ -47,10 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = model_settings(arguments)
     model = load_model(settings, take_device(arguments.device))
     skipped: dict[str, dict[str, Any]] = {}
-    with (
-        Pictures(arguments.root) as pictures,
-        journal_beside(arguments.output, determining(settings, arguments.questions)) as journal,
-    ):
+    determined = determining(settings, arguments.questions)
+    with Pictures(arguments.root) as pictures, journal_beside(arguments.output, determined) as journal:
         for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue
