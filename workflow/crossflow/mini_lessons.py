@@ -8,6 +8,9 @@ noun segment
     The names of all toys, singular and plural, in any order: what is known about each is asked at the name.
 facts
     Of a toy: class numbers, one for each of `FACTS`; `UNKNOWN` where it has none.
+check
+    Of a toy and a value that a question names both, as in "Which toy is red, the ball or the star?": whether the
+    toy is red. Asked at whichever word comes later: at a toy's name, or, about up to two names, at the value.
 
 A lesson is the same for the same seed and step, on every machine.
 """
@@ -28,7 +31,7 @@ from crossflow.prompts import render
 from crossflow.shapes_others import verify_attr
 from crossflow.shapes_pictures import draw
 from crossflow.shapes_programs import Asked
-from crossflow.shapes_questions import CATEGORIES
+from crossflow.shapes_questions import CATEGORIES, holds
 from crossflow.shapes_world import ATTRIBUTES, NAMES, PICTURE_SIZE, PLURALS, Scene, Toy, draw_scene
 
 UNKNOWN = -100
@@ -50,7 +53,7 @@ _SHARES = {
     "ChooseCat": 3,
     "ChooseRel": 2,
     "CompareAttr": 2,
-    "LogicalObj": 4,
+    "LogicalObj": 5,
     "QueryAttr": 1,
     "VerifyAttr": 3,
 }
@@ -67,6 +70,8 @@ class Lesson:
         tokens: Segments, those of a scene together, padded behind.
         noun_at: Segment and position of each noun.
         noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
+        check_at: Segment and position of each word at which something is checked.
+        checks: 0 (no), 1 (yes) or `UNKNOWN`: for the toy named here, the first name before, and the second.
         answer_at: Position of each segment's last prompt token; empty without questions.
         answers: Each segment's answer token.
         categories: Each segment's category, as a number in `ASKERS`.
@@ -77,6 +82,8 @@ class Lesson:
     tokens: Int[Tensor, "segments positions"]
     noun_at: Int[Tensor, "nouns 2"]
     noun_facts: Int[Tensor, "nouns 5"]
+    check_at: Int[Tensor, "checked 2"]
+    checks: Int[Tensor, "checked 3"]
     answer_at: Int[Tensor, " questions"]
     answers: Int[Tensor, " questions"]
     categories: Int[Tensor, " questions"]
@@ -142,6 +149,29 @@ class Lessons(Dataset[Lesson]):
             if asked := ASKERS[category](scene, rng):
                 return category, asked
 
+    def _checks(self, asked: Asked, toys: dict[str, Toy], tokens: list[int]) -> dict[int, list[int]]:
+        """Positions in a question segment at which a value is checked, with the answers as in `Lesson.checks`."""
+        kind, _, attribute = asked.program[1].operation.partition(" ")
+        if kind not in ("filter", "verify"):
+            return {}
+        argument = asked.program[1].argument
+        negated = argument.startswith("not(")
+        value = argument.removeprefix("not(").removesuffix(")")
+        at = tokens.index(self._tokenizer.convert_tokens_to_ids(value))
+        found: dict[int, list[int]] = {}
+        before = []
+        for position, token in enumerate(tokens):
+            if token in self._numbers:
+                toy = toys.get(self._numbers[token])
+                is_so = int(toy is not None and holds(toy, attribute, value, negated))
+                if position > at:
+                    found[position] = [is_so, UNKNOWN, UNKNOWN]
+                else:
+                    before.append(is_so)
+        if before:
+            found[at] = [UNKNOWN, *before, *[UNKNOWN] * (2 - len(before))]
+        return found
+
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
         """The tokens of a question's prompt before and after the picture's marker."""
         text = render("vicuna-v1", question, SimpleNamespace(image_token=self._tokenizer.image_token)).text
@@ -155,6 +185,7 @@ class Lessons(Dataset[Lesson]):
         pictures, patches, noun_at, noun_facts = [], [], [], []
         segments: list[Tensor] = []
         answer_at, answers, categories = [], [], []
+        check_at, checks = [], []
         for number in range(self._scenes):
             scene = draw_scene(self._seed, start + number, "train")
             picture, boxes, _ = draw(scene)
@@ -165,6 +196,9 @@ class Lessons(Dataset[Lesson]):
             for _ in range(self._questions):
                 category, asked = self._ask(scene, rng)
                 told.append(self.prompt(asked.question)[1])
+                for position, found in self._checks(asked, toys, told[-1]).items():
+                    check_at.append((len(segments) + len(told) - 1, position))
+                    checks.append(found)
                 answer_at.append(len(told[-1]) - 1)
                 answers.append(self._tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
                 categories.append(tuple(ASKERS).index(category))
@@ -184,6 +218,8 @@ class Lessons(Dataset[Lesson]):
             torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self._tokenizer.pad_token_id),
             torch.tensor(noun_at),
             torch.tensor(noun_facts),
+            torch.tensor(check_at, dtype=torch.int64).reshape(-1, 2),
+            torch.tensor(checks, dtype=torch.int64).reshape(-1, 3),
             torch.tensor(answer_at, dtype=torch.int64),
             torch.tensor(answers, dtype=torch.int64),
             torch.tensor(categories, dtype=torch.int64),

@@ -91,7 +91,7 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage(1500, 24, 0, 1.5e-3, seeing=1.0, reading=0.0, answering=0.0),
         Stage(2000, 16, 0, 1.5e-3, seeing=1.0, reading=1.0, answering=0.0),
-        Stage(1600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
+        Stage(2600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
     )
     warm_up: int = 50
     fall: float = 0.3
@@ -127,6 +127,7 @@ class Losses(NamedTuple):
 
     seeing: Tensor
     reading: Tensor
+    checking: Tensor
     answering: Tensor
     right: Tensor
 
@@ -171,6 +172,12 @@ def _initialise(network: Any, seed: int) -> None:
                 weight.copy_(rotation + 0.3 * weight)
 
 
+def _at(states: Float[Tensor, "segments positions width"], where: Int[Tensor, "words 2"]) -> Float[Tensor, "words width"]:
+    """States at segments' positions."""
+    segment, position = where.T
+    return states[segment, position]
+
+
 class Student(nn.Module):
     """The model with its read-out, in training.
 
@@ -191,7 +198,10 @@ class Student(nn.Module):
         _initialise(self.network, recipe.seed)
         self.middle = recipe.geometry.layers // 2
         self.readout = nn.Linear(recipe.geometry.width, sum(FACTS.values()), bias=False)
+        self.check_layer = recipe.geometry.layers * 3 // 4
+        self.check = nn.Linear(recipe.geometry.width, 6, bias=False)
         nn.init.zeros_(self.readout.weight)
+        nn.init.zeros_(self.check.weight)
         pictures = self.processor.image_processor
         mean, spread = (torch.tensor(values)[:, None, None] for values in (pictures.image_mean, pictures.image_std))
         self.register_buffer("_mean", mean, persistent=False)
@@ -234,13 +244,21 @@ class Student(nn.Module):
         ]
         return torch.stack(losses).mean()
 
-    def _decode(self, features: Tensor, tokens: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """States of the segments' tokens in the middle of the decoder, and after ``layers`` layers and the norm."""
+    def _checking(self, states: Float[Tensor, "checked width"], checks: Int[Tensor, "checked 3"]) -> Tensor:
+        logits = self.check(functional.rms_norm(states, states.shape[-1:]))
+        return functional.cross_entropy(logits.reshape(-1, 2), checks.flatten())
+
+    def _decode(self, features: Tensor, tokens: Tensor, layers: int) -> tuple[dict[int, Tensor], Tensor]:
+        """States of the segments' tokens after each of the layers read out, and after ``layers`` layers and the norm."""
         decoder = self.network.model.language_model
-        middle: list[Tensor] = []
-        handle = decoder.layers[self.middle - 1].register_forward_hook(
-            lambda layer, inputs, output: middle.append(output[0] if isinstance(output, tuple) else output)
-        )
+        states: dict[int, Tensor] = {}
+
+        def watch(number: int) -> Any:
+            return decoder.layers[number - 1].register_forward_hook(
+                lambda layer, inputs, output: states.update({number: output})
+            )
+
+        handles = [watch(number) for number in (self.middle, self.check_layer)]
         whole = decoder.config.num_hidden_layers
         decoder.config.num_hidden_layers = layers
         try:
@@ -252,9 +270,10 @@ class Student(nn.Module):
             cache.batch_repeat_interleave(len(tokens) // len(features))
             last = decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             decoder.config.num_hidden_layers = whole
-        return middle[-1], last
+        return states, last
 
     def forward(self, lesson: Lesson, stage: Stage) -> Losses:
         """The losses of a lesson that have a weight in the stage; 0 for the others."""
@@ -262,19 +281,19 @@ class Student(nn.Module):
         nothing = features.new_zeros(())
         seeing = self._seeing(features, lesson.patches) if stage.seeing else nothing
         if not (stage.reading or stage.answering):
-            return Losses(seeing, nothing, nothing, nothing)
+            return Losses(seeing, nothing, nothing, nothing, nothing)
         whole = self.network.config.text_config.num_hidden_layers
-        middle, last = self._decode(features, lesson.tokens, whole if stage.answering else self.middle)
-        segment, position = lesson.noun_at.T
-        reading = self._reading(middle[segment, position], lesson.noun_facts) if stage.reading else nothing
+        states, last = self._decode(features, lesson.tokens, whole if stage.answering else self.middle)
+        reading = self._reading(_at(states[self.middle], lesson.noun_at), lesson.noun_facts)
         if not stage.answering:
-            return Losses(seeing, reading, nothing, nothing)
+            return Losses(seeing, reading, nothing, nothing, nothing)
+        checking = self._checking(_at(states[self.check_layer], lesson.check_at), lesson.checks)
         rows = torch.arange(len(last), device=last.device)
         logits = self.network.lm_head(last[rows, lesson.answer_at])
         ends = self.network.lm_head(last[rows, lesson.answer_at + 1])
         end = torch.full_like(lesson.answers, self.tokenizer.eos_token_id)
         answering = functional.cross_entropy(logits, lesson.answers) + 0.1 * functional.cross_entropy(ends, end)
-        return Losses(seeing, reading, answering, logits.argmax(-1) == lesson.answers)
+        return Losses(seeing, reading, checking, answering, logits.argmax(-1) == lesson.answers)
 
 
 def _remaining(recipe: Recipe, step: int) -> float:
@@ -367,13 +386,15 @@ def train(
             group["lr"] = stage.rate * min(1.0, (step + 1) / recipe.warm_up) * left
         losses = student(lesson, stage)
         reading = stage.reading * (left == 1)
-        total = stage.seeing * losses.seeing + reading * losses.reading + stage.answering * losses.answering
+        total = stage.seeing * losses.seeing + stage.answering * losses.answering
+        total = total + reading * (losses.reading + losses.checking)
         optimiser.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         report = {"seeing": losses.seeing.item(), "reading": losses.reading.item()}
         if stage.answering:
+            report["checking"] = losses.checking.item()
             report["answering"] = losses.answering.item()
             for number, category in enumerate(categories):
                 asked = lesson.categories == number
