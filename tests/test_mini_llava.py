@@ -12,12 +12,14 @@ from crossflow.answers import answer
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
 from crossflow.mini_lessons import ASKERS, FACTS, UNKNOWN, Lessons, facts, patch_words
-from crossflow.mini_llava import Recipe, Stage, Student, train, write_model
+from crossflow.mini_llava import train
+from crossflow.mini_recipe import Recipe, Stage
+from crossflow.mini_student import Student, write_model
 from crossflow.models import ModelSettings, load_model
 from crossflow.random_model import Geometry
 from crossflow.shapes_pictures import draw
 from crossflow.shapes_questions import CATEGORIES
-from crossflow.shapes_world import ATTRIBUTES, NAMES, PICTURE_SIZE, draw_scene
+from crossflow.shapes_world import ATTRIBUTES, NAMES, PICTURE_SIZE, PLURALS, draw_scene
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -72,6 +74,34 @@ def test_facts_and_patches_tell_what_the_scene_holds() -> None:
         assert ATTRIBUTES["color"][facts(toy)[1]] == toy.color
     assert (words == UNKNOWN).all(axis=1).any(), "no patch of the ground is left"
     assert facts(None) == [0, *[UNKNOWN] * (len(FACTS) - 1)]
+
+
+def test_checks_tell_what_holds_in_the_scene(student: Student) -> None:
+    scenes, questions = 16, 8
+    lesson = Lessons(student.tokenizer, 24, 0, scenes, questions)[3]
+    values = {value: attribute for attribute, group in ATTRIBUTES.items() for value in group}
+    singular = {form: name for name, plural in PLURALS.items() for form in (name, plural)}
+    seen = set()
+    for (segment, position), checks in zip(lesson.check_at.tolist(), lesson.checks.tolist(), strict=True):
+        words = student.tokenizer.convert_ids_to_tokens(lesson.tokens[segment].tolist())
+        (value,) = [word for word in words if word in values]
+        toys = {toy.name: toy for toy in draw_scene(0, 3 * scenes + segment // questions, "train").toys}
+
+        def holds(word: str) -> int:
+            toy = toys.get(singular[word])  # noqa: B023
+            return int(toy is not None and (toy.value(values[value]) == value) != ("not" in words))  # noqa: B023
+
+        if words[position] == value:
+            named = [holds(word) for word in words[:position] if word in singular]
+            assert checks == [UNKNOWN, *named, *[UNKNOWN] * (2 - len(named))]
+            seen.add(len(named))
+        else:
+            assert checks == [holds(words[position]), UNKNOWN, UNKNOWN]
+            seen.add(0)
+    # Names behind the value (ChooseCat), one before it (VerifyAttr), and two (LogicalObj).
+    assert seen == {0, 1, 2}
+    of_two = int((lesson.checks[:, 2] != UNKNOWN).sum())
+    assert of_two == int((lesson.categories == tuple(ASKERS).index("LogicalObj")).sum())
 
 
 def test_training_pixels_are_those_of_the_saved_processor(student: Student) -> None:

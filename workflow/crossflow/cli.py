@@ -15,12 +15,14 @@ from crossflow.errors import CrossflowError
 
 VERBS = {
     "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
-    "random-model": "build a tiny LLaVA with random weights, for tests and a first look",
+    "random-model": "build a tiny LLaVA with random weights, for tests",
     "mini-llava": "train a small LLaVA on the mini world",
+    "mini-card": "ask mini-llava about the mini world and write its model card",
     "questions": "choose the questions of one category from files in GQA's layout",
     "answers": "answer the chosen questions, with the picture and without it",
     "knockout": "knock out every flow at every centre layer",
     "summary": "aggregate answers and knockouts into tables with intervals",
+    "compare": "compare summary tables with expected ones",
     "figure": "draw one figure from the summary",
 }
 

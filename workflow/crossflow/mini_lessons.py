@@ -41,6 +41,9 @@ COLUMNS = 8
 FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
 """What a name stands for in a picture, and the number of classes: columns are eighths of the width."""
 
+CHECKED = 3
+"""Toys that a word may check: the one named here, the first named before, the second."""
+
 PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 """The words that a covered patch is named by: one of each group."""
 
@@ -151,8 +154,9 @@ class Lessons(Dataset[Lesson]):
 
     def _checks(self, asked: Asked, toys: dict[str, Toy], tokens: list[int]) -> dict[int, list[int]]:
         """Positions in a question segment at which a value is checked, with the answers as in `Lesson.checks`."""
-        kind, _, attribute = asked.program[1].operation.partition(" ")
-        if kind not in ("filter", "verify"):
+        operation = asked.program[1].operation
+        attribute = next((name for name in ATTRIBUTES if operation in (f"filter {name}", f"verify {name}")), None)
+        if attribute is None:
             return {}
         argument = asked.program[1].argument
         negated = argument.startswith("not(")
@@ -169,7 +173,7 @@ class Lessons(Dataset[Lesson]):
                 else:
                     before.append(is_so)
         if before:
-            found[at] = [UNKNOWN, *before, *[UNKNOWN] * (2 - len(before))]
+            found[at] = [UNKNOWN, *before, *[UNKNOWN] * (CHECKED - 1 - len(before))]
         return found
 
     def prompt(self, question: str) -> tuple[list[int], list[int]]:

@@ -65,6 +65,7 @@ KNOCKOUT = pa.schema(
 EFFECTS = ("model", "category", "flow", "window", "layer", "n", "mean", "low", "high", "median")
 ACCURACY = ("model", "category", "n", "accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind")
 COUNTS = ("model", "category", "window", "flow", "questions", "skipped", "excluded", "missing", "n")
+COMPARISON = ("table", "column", "numbers", "largest_difference")
 
 _METADATA = b"crossflow"
 

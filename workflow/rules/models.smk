@@ -2,12 +2,13 @@
 
 Needs: nothing.
 Makes: data/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
-       data/mini-llava-trained/, a small LLaVA trained on the mini world, only when asked for: `snakemake mini_llava`.
+       data/mini-llava-trained/, a small LLaVA trained on the mini world, and its model card README.md, only when asked
+       for: `snakemake mini_llava`. A copy of it is kept in resources/mini-llava.
 """
 
 
 rule random_llava:
-    """Build a tiny LLaVA with random weights: for tests, and for a first look at the workflow."""
+    """Build a tiny LLaVA with random weights: for tests."""
     input:
         sources("random-model"),
     output:
@@ -23,14 +24,14 @@ rule random_llava:
         " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
-rule mini_llava:
+rule train_mini_llava:
     """Train mini-llava from nothing; taken up where it was, if it was stopped."""
     input:
         sources("mini-llava"),
     output:
         [f"{parameters.TRAINED_LLAVA}/{name}" for name in parameters.MODEL_FILES],
     log:
-        f"{LOGS}/mini_llava.log",
+        f"{LOGS}/train_mini_llava.log",
     conda:
         GPU_ENV
     resources:
@@ -39,3 +40,24 @@ rule mini_llava:
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
         "PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule mini_llava:
+    """Ask the trained mini-llava about scenes it has not seen, with and without the picture, and write its card."""
+    input:
+        rules.train_mini_llava.output,
+        sources=sources("mini-card"),
+    output:
+        f"{parameters.TRAINED_LLAVA}/README.md",
+    log:
+        f"{LOGS}/mini_llava.log",
+    conda:
+        GPU_ENV
+    threads: device_threads()
+    resources:
+        gpu=1,
+    params:
+        folder=lambda wildcards, input: str(Path(input[0]).parent),
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card"
+        " --model-path {params.folder:q} --seed 0 --output {output:q} 2>&1 | tee {log:q}"

@@ -1,7 +1,9 @@
 """The summary tables.
 
 Needs: all questions, answers and knockouts of the study.
-Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv.
+Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv;
+       results/{study}/comparison.csv, only when asked for: `snakemake compare`, which fails if the tables are not within
+       tolerance of those in resources/expected/{study}.
 """
 
 SUMMARY = [
@@ -45,3 +47,23 @@ rule summary:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow summary"
         " --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q}"
         " --seed {params.seed} 2>&1 | tee {log:q}"
+
+
+rule compare:
+    """Compare the summary tables with the expected ones that are kept in the repository."""
+    input:
+        SUMMARY,
+        expected=[f"resources/expected/{STUDY.name}/{Path(table).name}" for table in SUMMARY],
+        sources=sources("compare"),
+    output:
+        f"{RESULTS}/comparison.csv",
+    log:
+        f"{LOGS}/compare.log",
+    conda:
+        CPU_ENV
+    params:
+        summary=lambda wildcards, input: str(Path(input[0]).parent),
+        expected=lambda wildcards, input: str(Path(input.expected[0]).parent),
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow compare"
+        " --summary {params.summary:q} --expected {params.expected:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from crossflow.devices import take_device
 from crossflow.errors import CrossflowError
-from crossflow.mini_llava import Recipe, train, write_model
+from crossflow.mini_llava import train
+from crossflow.mini_recipe import Recipe
+from crossflow.mini_student import write_model
 
 _REPORT_EVERY = 50
 
