@@ -4,7 +4,8 @@
     snakemake --cores 2 --config study=ci     another study of params.yaml
     snakemake --cores 2 --configfile my.yaml  a file of your own, laid over params.yaml
 
-Phases, one file of rules each: data -> questions -> models -> answers -> knockout -> summary -> figures.
+Phases, one file of rules each: data -> questions -> models -> answers -> knockout -> summary -> figures
+-> provenance.
 """
 
 import os
@@ -38,10 +39,12 @@ include: "workflow/rules/answers.smk"
 include: "workflow/rules/knockout.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/provenance.smk"
 
 
 rule all:
     default_target: True
     input:
-        SUMMARY,
-        FIGURES,
+        FILES["summary"],
+        FILES["figures"],
+        PROVENANCE,

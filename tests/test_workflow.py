@@ -204,7 +204,7 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
     before = answers.read_bytes()
     restored.edit_parameters(windows=[16])
     output = restored.snakemake(status=1)
-    assert "A window of 16 layers does not fit data/random-llava, which has 8:" in output
+    assert "A window of 16 layers does not fit data/made/random-llava, which has 8:" in output
     assert answers.read_bytes() == before
     restored.edit_parameters(windows=[3])
     assert restored.planned() == {}

@@ -9,9 +9,11 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from crossflow import __version__
 from crossflow.errors import CrossflowError
+from crossflow.provenance import Job
 
 VERBS = {
     "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
@@ -22,6 +24,7 @@ VERBS = {
     "answers": "answer the chosen questions, with the picture and without it",
     "knockout": "knock out every flow at every centre layer",
     "summary": "aggregate answers and knockouts into tables with intervals",
+    "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "figure": "draw one figure from the summary",
 }
@@ -44,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"crossflow.verbs.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"crossflow {verb}", description=VERBS[verb])
     module.add_arguments(parser)
+    parser.add_argument("--provenance", type=Path, help="write here by what, when and where the result was made")
     arguments = parser.parse_args(argv[1:])
+    job = Job(verb, argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         module.run(arguments)
+        if arguments.provenance:
+            job.write(arguments.provenance)
     except CrossflowError as error:
         print(f"crossflow {verb}: {error}", file=sys.stderr)
         return 1

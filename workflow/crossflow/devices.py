@@ -14,6 +14,7 @@ from typing import IO
 import torch
 
 from crossflow.errors import CrossflowError
+from crossflow.provenance import note
 
 _held: list[IO[str]] = []
 
@@ -23,17 +24,7 @@ def _name_of(index: int) -> str:
     return str(torch.cuda.get_device_properties(index).uuid)
 
 
-def take_device(asked: str, patience: float = 3600.0) -> torch.device:
-    """The device of this process.
-
-    Args:
-        asked: ``auto`` (a free GPU if there is any GPU, otherwise the CPU) or a device of torch's, such as ``cpu`` or
-            ``cuda:1``. CUDA_VISIBLE_DEVICES is respected.
-        patience: Seconds to wait for a GPU to become free.
-
-    Raises:
-        CrossflowError: no such device, or none became free.
-    """
+def _take(asked: str, patience: float) -> torch.device:
     if asked != "auto":
         try:
             device = torch.device(asked)
@@ -60,3 +51,19 @@ def take_device(asked: str, patience: float = 3600.0) -> torch.device:
         if time.monotonic() > end:
             raise CrossflowError(f"No GPU became free within {patience:.0f} seconds.")
         time.sleep(1)
+
+
+def take_device(asked: str, patience: float = 3600.0) -> torch.device:
+    """The device of this process.
+
+    Args:
+        asked: ``auto`` (a free GPU if there is any GPU, otherwise the CPU) or a device of torch's, such as ``cpu`` or
+            ``cuda:1``. CUDA_VISIBLE_DEVICES is respected.
+        patience: Seconds to wait for a GPU to become free.
+
+    Raises:
+        CrossflowError: no such device, or none became free.
+    """
+    device = _take(asked, patience)
+    note(device=torch.cuda.get_device_properties(device).name if device.type == "cuda" else str(device))
+    return device

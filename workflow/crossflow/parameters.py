@@ -14,9 +14,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.errors import CrossflowError
+from crossflow.figure_kinds import kinds_of
 
 # Made by rules of the workflow, so their files need not exist beforehand.
-RANDOM_LLAVA = "data/random-llava"
+RANDOM_LLAVA = "data/made/random-llava"
 TRAINED_LLAVA = "data/mini-llava-trained"
 MODEL_FILES = (
     "config.json",
@@ -120,7 +121,7 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     """
     dataset = config["datasets"][name]
     if dataset["kind"] == "shapes":
-        return f"data/{name}"
+        return f"data/made/{name}"
     root = dataset.get("root")
     if root is None:
         raise CrossflowError(
@@ -200,3 +201,51 @@ def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str])
 def curves(study: Study) -> list[str]:
     """Model and window of every curve, written ``model:window``."""
     return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
+
+
+def stage_files(study: Study) -> dict[str, list[str]]:
+    """Every result of a study, by the stage that makes it: stage -> files, in the order of the stages."""
+    results = f"results/{study.name}"
+    windows = [(model, window) for model in study.models for window in study.windows[model]]
+    return {
+        "questions": [
+            f"{results}/questions/{category}{suffix}"
+            for category in study.categories
+            for suffix in (".csv", ".rejections.csv")
+        ],
+        "answers": [
+            f"{results}/answers/{model}/{category}{suffix}"
+            for model in study.models
+            for category in study.categories
+            for suffix in (".parquet", ".skipped.csv")
+        ],
+        "knockout": [
+            f"{results}/knockout/{model}/w{window}/{category}.parquet"
+            for model, window in windows
+            for category in study.categories
+        ],
+        "summary": [f"{results}/summary/{table}.csv" for table in ("effects", "answers", "counts")]
+        + [f"{results}/metrics.json"],
+        "figures": [
+            f"{results}/figures/{kind}-{model}-w{window}.{suffix}"
+            for kind in kinds_of(study.flows)
+            for model, window in windows
+            for suffix in ("pdf", "png")
+        ],
+    }
+
+
+def record_of(result: str) -> str:
+    """Where the job that makes a result writes by what, when and where it ran."""
+    parts = Path(result).parts
+    return Path(*parts[:2], "provenance", *parts[2:-1], f"{parts[-1].partition('.')[0]}.json").as_posix()
+
+
+def recorded(config: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """All that params.yaml says about a study."""
+    return {
+        "study": study.name,
+        "studies": {study.name: config["studies"][study.name]},
+        "datasets": {study.dataset: config["datasets"][study.dataset]},
+        "models": {slug: config["models"][slug] for slug in study.models},
+    }

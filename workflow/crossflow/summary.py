@@ -15,7 +15,7 @@ n
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -212,3 +212,27 @@ def counts(
             "missing": str(curve.missing),
             "n": str(n),
         }
+
+
+def metrics(effects: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The few numbers by which two runs are compared: model -> name -> number, categories weighing the same.
+
+    ``accuracy`` and ``accuracy_blind`` are fractions; for each window, each flow has the strongest mean change of
+    all centre layers, in percent, and that layer. Flows without a question that counts are left out.
+    """
+    found: dict[str, Any] = {}
+    for slug, rows in pd.DataFrame(answers).groupby("model", sort=False):
+        means = rows[["accuracy", "accuracy_blind"]].astype(float).mean()
+        found[str(slug)] = {name: round(float(mean), 4) for name, mean in means.items()}
+    changes = pd.DataFrame(effects).astype({"layer": int})
+    changes["mean"] = pd.to_numeric(changes["mean"])
+    curves = changes.groupby(["model", "window", "flow", "layer"], sort=False)["mean"].mean().dropna()
+    for key, curve in curves.groupby(["model", "window", "flow"], sort=False):
+        model, window, flow = map(str, cast("tuple[str, str, str]", key))
+        layer = int(curve.abs().to_numpy().argmax())
+        of_window = found[model].setdefault(f"w{window}", {})
+        of_window[flow] = {
+            "change": round(float(curve.iloc[layer]), 2),
+            "layer": int(curve.index.get_level_values("layer")[layer]),
+        }
+    return found

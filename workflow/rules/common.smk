@@ -4,6 +4,7 @@ A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an i
 prints is shown and kept; the exit status is the verb's, because snakemake's shells set pipefail.
 """
 
+import json
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -22,6 +23,7 @@ try:
     QUESTION_FILES = parameters.question_files(config, STUDY.dataset)
     PICTURE_FILES = parameters.picture_files(config, STUDY.dataset)
     MODEL_FILES = {slug: parameters.model_files(config, slug) for slug in STUDY.models}
+    FILES = parameters.stage_files(STUDY)
 except CrossflowError as error:
     raise WorkflowError(str(error)) from None
 

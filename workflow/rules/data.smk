@@ -1,7 +1,7 @@
 """Data sets that the workflow makes itself.
 
 Needs: nothing.
-Makes: data/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`.
+Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`.
 """
 
 if config["datasets"][STUDY.dataset]["kind"] == "shapes":

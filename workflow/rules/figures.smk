@@ -4,14 +4,6 @@ Needs: the summary tables.
 Makes: results/{study}/figures/{kind}-{model}-w{window}.pdf and .png, one panel per category.
 """
 
-FIGURES = [
-    f"{RESULTS}/figures/{kind}-{model}-w{window}.{suffix}"
-    for kind in kinds_of(STUDY.flows)
-    for model in STUDY.models
-    for window in STUDY.windows[model]
-    for suffix in ("pdf", "png")
-]
-
 for kind, flows in kinds_of(STUDY.flows).items():
 
     rule:
@@ -35,10 +27,12 @@ for kind, flows in kinds_of(STUDY.flows).items():
         conda:
             CPU_ENV
         params:
+            provenance=lambda wildcards, output: parameters.record_of(output[0]),
             summary=lambda wildcards, input: str(Path(input[0]).parent),
             kind=kind,
             categories=STUDY.categories,
         shell:
             "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
             " --summary {params.summary:q} --kind {params.kind} --model {wildcards.model}"
-            " --window {wildcards.window} --categories {params.categories:q} --output {output.pdf:q} {output.png:q} 2>&1 | tee {log:q}"
+            " --window {wildcards.window} --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
+            " --provenance {params.provenance:q} 2>&1 | tee {log:q}"

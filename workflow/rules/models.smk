@@ -1,7 +1,7 @@
 """Models that the workflow makes itself.
 
 Needs: nothing.
-Makes: data/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
+Makes: data/made/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
        data/mini-llava-trained/, a small LLaVA trained on the mini world, and its model card README.md, only when asked
        for: `snakemake mini_llava`. A copy of it is kept in resources/mini-llava.
 """

@@ -18,6 +18,7 @@ rule questions:
     conda:
         CPU_ENV
     params:
+        provenance=lambda wildcards, output: parameters.record_of(output[0]),
         root=lambda wildcards: DATASET,
         split=parameters.dataset_split(config, STUDY.dataset),
         number=STUDY.number,
@@ -26,4 +27,4 @@ rule questions:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow questions"
         " --root {params.root:q} --split {params.split:q} --category {wildcards.category}"
         " --number {params.number} --seed {params.seed}"
-        " --output {output.chosen:q} --rejections {output.rejections:q} 2>&1 | tee {log:q}"
+        " --output {output.chosen:q} --rejections {output.rejections:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"

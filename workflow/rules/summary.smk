@@ -6,39 +6,27 @@ Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv;
        tolerance of those in resources/expected/{study}.
 """
 
-SUMMARY = [
-    f"{RESULTS}/summary/effects.csv",
-    f"{RESULTS}/summary/answers.csv",
-    f"{RESULTS}/summary/counts.csv",
-]
+SUMMARY = FILES["summary"][:3]
 
 
 rule summary:
     """Means with 95 % intervals from a bootstrap clustered by picture, and where every question went."""
     input:
-        expand(f"{RESULTS}/questions/{{category}}.csv", category=STUDY.categories),
-        expand(
-            f"{RESULTS}/answers/{{model}}/{{category}}.{{kind}}",
-            model=STUDY.models,
-            category=STUDY.categories,
-            kind=("parquet", "skipped.csv"),
-        ),
-        [
-            f"{RESULTS}/knockout/{model}/w{window}/{category}.parquet"
-            for model in STUDY.models
-            for window in STUDY.windows[model]
-            for category in STUDY.categories
-        ],
+        FILES["questions"],
+        FILES["answers"],
+        FILES["knockout"],
         sources=sources("summary"),
     output:
         effects=report(SUMMARY[0], caption="../report/effects.rst", category="Tables", labels={"table": "effects"}),
         answers=report(SUMMARY[1], caption="../report/answers.rst", category="Tables", labels={"table": "answers"}),
         counts=report(SUMMARY[2], caption="../report/counts.rst", category="Tables", labels={"table": "counts"}),
+        metrics=FILES["summary"][3],
     log:
         f"{LOGS}/summary.log",
     conda:
         CPU_ENV
     params:
+        provenance=lambda wildcards, output: parameters.record_of(output[0]),
         results=lambda wildcards, output: str(Path(output[0]).parent.parent),
         curves=parameters.curves(STUDY),
         categories=STUDY.categories,
@@ -46,7 +34,7 @@ rule summary:
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow summary"
         " --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q}"
-        " --seed {params.seed} 2>&1 | tee {log:q}"
+        " --seed {params.seed} --provenance {params.provenance:q} 2>&1 | tee {log:q}"
 
 
 rule compare:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write effects.csv, answers.csv and counts.csv into the study's ``summary`` folder.
+    """Write effects.csv, answers.csv and counts.csv into the study's ``summary`` folder, and metrics.json beside it.
 
     Raises:
         CrossflowError: a table is absent or does not fit the others.
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     tables.write_csv(folder / "effects.csv", tables.EFFECTS, effects)
     tables.write_csv(folder / "answers.csv", tables.ACCURACY, answers)
     tables.write_csv(folder / "counts.csv", tables.COUNTS, counts)
+    tables.write_json(results / "metrics.json", summary.metrics(effects, answers))
 
 
 def _curves(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,0 +1,41 @@
+"""By what, when and where the results were made.
+
+Needs: all results of the study, beside which each job has written its own record in results/{study}/provenance/.
+Makes: results/{study}/provenance.json, and two tables of it for the report.
+"""
+
+PROVENANCE = f"{RESULTS}/provenance.json"
+_results = [file for files in FILES.values() for file in files]
+
+
+rule provenance:
+    """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
+    input:
+        _results,
+        data=[*QUESTION_FILES, *PICTURE_FILES, *(file for files in MODEL_FILES.values() for file in files)],
+        sources=sources("provenance"),
+    output:
+        all=PROVENANCE,
+        facts=report(
+            f"{RESULTS}/provenance/facts.csv",
+            caption="../report/facts.rst",
+            category="Provenance",
+            labels={"table": "parameters, versions, hashes"},
+        ),
+        times=report(
+            f"{RESULTS}/provenance/times.csv",
+            caption="../report/times.rst",
+            category="Provenance",
+            labels={"table": "when and where each job ran"},
+        ),
+    log:
+        f"{LOGS}/provenance.log",
+    conda:
+        CPU_ENV
+    params:
+        jobs=list(dict.fromkeys(parameters.record_of(file) for file in _results)),
+        study=json.dumps(parameters.recorded(config, STUDY)),
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow provenance"
+        " --jobs {params.jobs:q} --parameters {params.study:q} --data {input.data:q}"
+        " --output {output.all:q} --facts {output.facts:q} --times {output.times:q} 2>&1 | tee {log:q}"
