@@ -1,0 +1,104 @@
+"""One stage of dvc.yaml: ask snakemake for the stage's files, and keep only those of the study.
+
+    python workflow/scripts/stage.py data|questions|answers|knockout|figures|record
+
+snakemake decides what has to run; DVC keeps what comes out. Options for snakemake can be given in the variable
+CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from crossflow import parameters
+from crossflow.errors import CrossflowError
+
+LOCKS = Path(".snakemake/locks")
+MADE = Path("data/made")
+
+
+def stages(config: dict[str, object]) -> dict[str, list[str]]:
+    """Stage -> the files that snakemake is asked for."""
+    study = parameters.read_study(config)
+    files = parameters.stage_files(study)
+    own = [
+        *parameters.question_files(config, study.dataset),
+        *parameters.picture_files(config, study.dataset),
+        *(file for slug in study.models for file in parameters.model_files(config, slug)),
+    ]
+    return {
+        "data": [file for file in own if Path(file).is_relative_to(MADE)],
+        "questions": files["questions"],
+        "answers": files["answers"],
+        "knockout": files["knockout"],
+        "figures": [*files["summary"], *files["figures"]],
+        "record": [f"results/{study.name}/provenance.json"],
+    }
+
+
+def snakemake_is_running() -> bool:
+    """Whether a living snakemake works in this folder; one that was killed leaves its lock behind."""
+    here = Path.cwd()
+    for process in psutil.process_iter(["cmdline", "cwd", "status"]):
+        command, folder = process.info["cmdline"] or [], process.info["cwd"]
+        named = any(Path(word).name == "snakemake" for word in command[:3])
+        if named and folder == str(here) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            return True
+    return False
+
+
+def remove_others(folder: Path, wanted: Iterable[str]) -> None:
+    """Remove what older parameters left in a folder: DVC keeps folders as a whole.
+
+    The resume files of unfinished jobs stay.
+    """
+    keep = {Path(file) for file in wanted}
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in keep and ".journal." not in path.name:
+            print(f"{path} does not belong to the study any more and is removed.")  # noqa: T201
+            path.unlink()
+
+
+def main(stage: str) -> int:
+    """Run a stage. Returns snakemake's exit status."""
+    config = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    try:
+        parameters.check(config, Path("workflow/schemas/params.schema.yaml"))
+        wanted = stages(config)
+    except CrossflowError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    if LOCKS.is_dir() and not snakemake_is_running():
+        for lock in LOCKS.iterdir():
+            lock.unlink()
+    # Folders that DVC keeps must be there, even where a study needs nothing in them.
+    MADE.mkdir(parents=True, exist_ok=True)
+    if wanted[stage]:
+        options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))
+        command = ["snakemake", "--cores", "all", *options, "--", *wanted[stage]]
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            return status
+    results = Path("results", str(config["study"]))
+    if stage == "figures":
+        for name in ("summary", "figures"):
+            remove_others(results / name, wanted[stage])
+    elif stage == "record":
+        records = [parameters.record_of(file) for name in wanted if name != "data" for file in wanted[name]]
+        tables = [str(results / "provenance" / name) for name in ("facts.csv", "times.csv")]
+        remove_others(results / "provenance", [*records, *tables])
+    elif stage != "data":
+        remove_others(results / stage, wanted[stage])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
