@@ -1,5 +1,6 @@
 """mini-llava: its lessons and its training."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -81,7 +82,7 @@ def test_checks_tell_what_holds_in_the_scene(student: Student) -> None:
     lesson = Lessons(student.tokenizer, 24, 0, scenes, questions)[3]
     values = {value: attribute for attribute, group in ATTRIBUTES.items() for value in group}
     singular = {form: name for name, plural in PLURALS.items() for form in (name, plural)}
-    seen = set()
+    seen: Counter[int] = Counter()
     for (segment, position), checks in zip(lesson.check_at.tolist(), lesson.checks.tolist(), strict=True):
         words = student.tokenizer.convert_ids_to_tokens(lesson.tokens[segment].tolist())
         (value,) = [word for word in words if word in values]
@@ -92,16 +93,15 @@ def test_checks_tell_what_holds_in_the_scene(student: Student) -> None:
             return int(toy is not None and (toy.value(values[value]) == value) != ("not" in words))  # noqa: B023
 
         if words[position] == value:
-            named = [holds(word) for word in words[:position] if word in singular]
-            assert checks == [UNKNOWN, *named, *[UNKNOWN] * (2 - len(named))]
-            seen.add(len(named))
+            (named,) = [word for word in words[:position] if word in singular]
+            assert checks == [UNKNOWN, holds(named)]
         else:
-            assert checks == [holds(words[position]), UNKNOWN, UNKNOWN]
-            seen.add(0)
-    # Names behind the value (ChooseCat), one before it (VerifyAttr), and two (LogicalObj).
-    assert seen == {0, 1, 2}
-    of_two = int((lesson.checks[:, 2] != UNKNOWN).sum())
-    assert of_two == int((lesson.categories == tuple(ASKERS).index("LogicalObj")).sum())
+            assert checks == [holds(words[position]), UNKNOWN]
+        seen[segment] += 1
+    # Both names of ChooseCat and LogicalObj, which come behind the value; in VerifyAttr the value comes last.
+    asked = [tuple(ASKERS)[number] for number in lesson.categories.tolist()]
+    expected = {"ChooseCat": 2, "LogicalObj": 2, "VerifyAttr": 1}
+    assert seen == Counter({number: expected[kind] for number, kind in enumerate(asked) if kind in expected})
 
 
 def test_training_pixels_are_those_of_the_saved_processor(student: Student) -> None:

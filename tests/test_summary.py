@@ -1,6 +1,7 @@
 """Aggregation: every question is in one place, missing is not 0 %, and one curve never changes another."""
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,19 @@ def test_the_verb_writes_three_tables_and_the_same_bytes_again(tmp_path: Path) -
 
     _run(tmp_path, ["ChooseAttr", "QueryAttr"])
     assert {name: (tmp_path / "summary" / name).read_bytes() for name in names} == first
+
+
+def test_metrics_weigh_categories_alike_and_name_the_strongest_layer(tmp_path: Path) -> None:
+    _write_study(tmp_path, {"ChooseAttr": 6, "QueryAttr": 8, "LogicalObj": 0})
+    _run(tmp_path, ["ChooseAttr", "QueryAttr", "LogicalObj"])
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    effects = pd.read_csv(tmp_path / "summary/effects.csv")
+    assert found.keys() == {"mini"}
+    assert found["mini"]["accuracy"] == round((6 + 8 + 0) / 9 / 3, 4)
+    for flow in FLOWS:
+        # Changes grow with the layer in these tables; LogicalObj has no question that counts.
+        last = effects[(effects.flow == flow) & (effects.layer == LAYERS - 1)]["mean"]
+        assert found["mini"][flow] == {"change": round(last.dropna().mean(), 2), "layer": LAYERS - 1}
 
 
 def test_another_category_changes_no_row(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """The workflow itself: real Snakemake, in a copy of the tree, as a person would run it."""
 
-import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from copied import BIN, Copy, Tree
 from crossflow.figure_kinds import kinds_of
 from crossflow.flows import PUBLISHED_FLOWS
 from crossflow.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
@@ -20,46 +19,6 @@ from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 pytestmark = pytest.mark.workflow
 
 CATEGORIES = ["ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr"]
-
-
-class Copy:
-    """A copy of the tree in which snakemake runs."""
-
-    def __init__(self, repo: Path, root: Path) -> None:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=repo, capture_output=True, check=True,
-        )  # fmt: skip
-        self.root = root
-        for name in listed.stdout.decode().split("\0"):
-            if name and (repo / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(repo / name, root / name)
-
-    def snakemake(self, *options: str, status: int = 0) -> str:
-        """Run snakemake and return what it printed; the exit status must be as expected."""
-        command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", "--resources", "gpu=2", *options]
-        ran = subprocess.run(
-            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        assert (ran.returncode != 0) == (status != 0), ran.stdout[-5000:]
-        return ran.stdout
-
-    def planned(self, *options: str) -> dict[str, int]:
-        """Job counts of a dry run, without ``all``; empty when there is nothing to do."""
-        output = self.snakemake("-n", *options)
-        if "Nothing to be done" in output:
-            return {}
-        _, _, stats = output.partition("Job stats:")
-        counts = dict(re.findall(r"^(\w+) +(\d+)$", stats.partition("\n\n")[0], re.MULTILINE))
-        return {rule: int(count) for rule, count in counts.items() if rule not in ("all", "total")}
-
-    def edit_parameters(self, entry: str = "studies/ci", **changes: Any) -> None:
-        path = self.root / "params.yaml"
-        config = yaml.safe_load(path.read_text())
-        kind, _, slug = entry.partition("/")
-        config[kind][slug].update(changes)
-        path.write_text(yaml.safe_dump(config))
 
 
 def _check_study(results: Path, categories: list[str], model: str, windows: list[str], layers: int) -> None:
@@ -90,22 +49,20 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     copy.snakemake()
     config = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["mini"]
     results = tmp_path / "results" / "mini"
-    _check_study(results, CATEGORIES, "random-llava", ["3"], 8)
+    _check_study(results, CATEGORIES, "mini-llava", ["3"], 8)
     for category in CATEGORIES:
-        answers, _ = read_parquet(results / "answers" / "random-llava" / f"{category}.parquet", ANSWERS)
+        answers, _ = read_parquet(results / "answers" / "mini-llava" / f"{category}.parquet", ANSWERS)
         assert len(answers) == config["questions_per_category"]
     effects = pd.read_csv(results / "summary" / "effects.csv")
     assert list(dict.fromkeys(effects.flow)) == list(PUBLISHED_FLOWS)
     assert ((effects.low > 0) | (effects.high < 0)).any(), "no effect is distinguishable from none"
-    log = tmp_path / "logs" / "mini" / "knockout" / "random-llava-w3-ChooseAttr.log"
+    log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava-w3-ChooseAttr.log"
     assert "noise floor" in log.read_text()
     assert "question/s" in log.read_text()
     assert log.with_suffix(".benchmark.tsv").is_file()
     assert copy.planned() == {}
     shutil.copytree(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-moved", copy_function=shutil.copy)
-    moved_copy = Copy.__new__(Copy)
-    moved_copy.root = moved
-    assert moved_copy.planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
+    assert Tree(moved).planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +87,7 @@ def restored(finished: Copy) -> Iterator[Copy]:
 
 
 FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
-AFTER_KNOCKOUT = {"summary": 1, **FIGURES}
+AFTER_KNOCKOUT = {"summary": 1, **FIGURES, "provenance": 1}
 EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT}
 
 
@@ -139,9 +96,12 @@ EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT
     [
         ({}, {}),
         ({"windows": [5]}, {"knockout": 1, **AFTER_KNOCKOUT}),
-        ({"windows": [3, 5]}, {"knockout": 1, "summary": 1, "figure_to_last": 2, "figure_patches_to_question": 2}),
+        (
+            {"windows": [3, 5]},
+            {"knockout": 1, "summary": 1, "figure_to_last": 2, "figure_patches_to_question": 2, "provenance": 1},
+        ),
         ({"engine": "reference"}, {"knockout": 1, **AFTER_KNOCKOUT}),
-        ({"flows": ["image->last"]}, {"knockout": 1, "summary": 1, "figure_to_last": 1}),
+        ({"flows": ["image->last"]}, {"knockout": 1, "summary": 1, "figure_to_last": 1, "provenance": 1}),
         ({"questions_per_category": 6}, EVERY_JOB_OF_CI),
         # Only the new category's own jobs, and what is made of all categories together.
         ({"categories": ["ChooseAttr", "QueryAttr"]}, EVERY_JOB_OF_CI),
@@ -160,7 +120,7 @@ def test_a_changed_parameter_plans_exactly_its_jobs(
         ({"patches": "overlap"}, {"knockout": 1, **AFTER_KNOCKOUT}),
         ({"max_new_tokens": 3}, {"answers": 1, "knockout": 1, **AFTER_KNOCKOUT}),
         ({"dtype": "bfloat16"}, {"answers": 1, "knockout": 1, **AFTER_KNOCKOUT}),
-        ({"window": 5}, {}),  # the study names its own windows
+        ({"window": 5}, {"provenance": 1}),  # the study names its own windows
     ],
 )
 def test_a_changed_model_setting_plans_exactly_its_jobs(
@@ -173,7 +133,7 @@ def test_a_changed_model_setting_plans_exactly_its_jobs(
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("figures.py", FIGURES),
+        ("figures.py", {**FIGURES, "provenance": 1}),
         ("statistics.py", AFTER_KNOCKOUT),
         ("flows.py", {"knockout": 1, "answers": 1, **AFTER_KNOCKOUT}),
         ("verbs/knockout.py", {"knockout": 1, **AFTER_KNOCKOUT}),
@@ -194,7 +154,7 @@ def test_an_edited_source_plans_exactly_its_jobs_and_a_touched_one_none(
 
 @pytest.mark.parametrize("options", [["--unlock"], ["--summary"], ["--report", "report.html"]])
 def test_what_starts_no_job_needs_no_cores(finished: Copy, options: list[str]) -> None:
-    command = [str(Path(sys.executable).parent / "snakemake"), *options]
+    command = [str(BIN / "snakemake"), *options]
     ran = subprocess.run(command, cwd=finished.root, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 

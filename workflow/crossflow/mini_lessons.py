@@ -10,7 +10,7 @@ facts
     Of a toy: class numbers, one for each of `FACTS`; `UNKNOWN` where it has none.
 check
     Of a toy and a value that a question names both, as in "Which toy is red, the ball or the star?": whether the
-    toy is red. Asked at whichever word comes later: at a toy's name, or, about up to two names, at the value.
+    toy is red. Asked at whichever word comes later: the toy's name or the value.
 
 A lesson is the same for the same seed and step, on every machine.
 """
@@ -41,8 +41,8 @@ COLUMNS = 8
 FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
 """What a name stands for in a picture, and the number of classes: columns are eighths of the width."""
 
-CHECKED = 3
-"""Toys that a word may check: the one named here, the first named before, the second."""
+CHECKED = 2
+"""Toys that a word may check: the one named here, and the one named before."""
 
 PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 """The words that a covered patch is named by: one of each group."""
@@ -74,7 +74,7 @@ class Lesson:
         noun_at: Segment and position of each noun.
         noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
         check_at: Segment and position of each word at which something is checked.
-        checks: 0 (no), 1 (yes) or `UNKNOWN`: for the toy named here, the first name before, and the second.
+        checks: 0 (no), 1 (yes) or `UNKNOWN`: for the toy named here, and for the one named before.
         answer_at: Position of each segment's last prompt token; empty without questions.
         answers: Each segment's answer token.
         categories: Each segment's category, as a number in `ASKERS`.
@@ -86,7 +86,7 @@ class Lesson:
     noun_at: Int[Tensor, "nouns 2"]
     noun_facts: Int[Tensor, "nouns 5"]
     check_at: Int[Tensor, "checked 2"]
-    checks: Int[Tensor, "checked 3"]
+    checks: Int[Tensor, "checked 2"]
     answer_at: Int[Tensor, " questions"]
     answers: Int[Tensor, " questions"]
     categories: Int[Tensor, " questions"]
@@ -163,17 +163,11 @@ class Lessons(Dataset[Lesson]):
         value = argument.removeprefix("not(").removesuffix(")")
         at = tokens.index(self._tokenizer.convert_tokens_to_ids(value))
         found: dict[int, list[int]] = {}
-        before = []
         for position, token in enumerate(tokens):
             if token in self._numbers:
                 toy = toys.get(self._numbers[token])
                 is_so = int(toy is not None and holds(toy, attribute, value, negated))
-                if position > at:
-                    found[position] = [is_so, UNKNOWN, UNKNOWN]
-                else:
-                    before.append(is_so)
-        if before:
-            found[at] = [UNKNOWN, *before, *[UNKNOWN] * (CHECKED - 1 - len(before))]
+                found[max(position, at)] = [is_so, UNKNOWN] if position > at else [UNKNOWN, is_so]
         return found
 
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
@@ -223,7 +217,7 @@ class Lessons(Dataset[Lesson]):
             torch.tensor(noun_at),
             torch.tensor(noun_facts),
             torch.tensor(check_at, dtype=torch.int64).reshape(-1, 2),
-            torch.tensor(checks, dtype=torch.int64).reshape(-1, 3),
+            torch.tensor(checks, dtype=torch.int64).reshape(-1, CHECKED),
             torch.tensor(answer_at, dtype=torch.int64),
             torch.tensor(answers, dtype=torch.int64),
             torch.tensor(categories, dtype=torch.int64),

@@ -49,10 +49,10 @@ class Recipe:
     stages: tuple[Stage, ...] = (
         Stage(1500, 24, 0, 1.5e-3, seeing=1.0, reading=0.0, answering=0.0),
         Stage(2000, 16, 0, 1.5e-3, seeing=1.0, reading=1.0, answering=0.0),
-        Stage(3600, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
+        Stage(2800, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
     )
     warm_up: int = 50
-    fall: float = 0.3
+    fall: float = 0.25
     weight_decay: float = 0.01
 
     @property

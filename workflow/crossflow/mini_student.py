@@ -150,7 +150,7 @@ class Student(nn.Module):
         ]
         return torch.stack(losses).mean()
 
-    def _checking(self, states: Float[Tensor, "checked width"], checks: Int[Tensor, "checked 3"]) -> Tensor:
+    def _checking(self, states: Float[Tensor, "checked width"], checks: Int[Tensor, "checked 2"]) -> Tensor:
         logits: Tensor = self.check(functional.rms_norm(states, states.shape[-1:]))
         if not len(checks):
             return logits.sum()

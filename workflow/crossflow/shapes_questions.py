@@ -40,9 +40,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is common to the {a} and the {b}?",
     ),
     "LogicalObj": (
-        "Are there any {a} or {b} that are {value}?",
-        "Are there either {a} or {b} that are {value}?",
-        "Do you see either {a} or {b} that are {value}?",
+        "Are there any that are {value}, {a} or {b}?",
+        "Are there any that are {value}, either {a} or {b}?",
+        "Do you see any that are {value}, either {a} or {b}?",
     ),
     "QueryAttr": (
         "On which side of the picture is the {name}?",
@@ -200,7 +200,7 @@ def _logical_candidates(
 
 
 def logical_obj(scene: Scene, rng: random.Random) -> Asked | None:
-    """As in "Are there any balls or stars that are not red?".
+    """As in "Are there any that are not red, either balls or stars?".
 
     Attribute, "not" and answer are drawn first, each by itself. Either answer can be asked for about a toy
     and a name that is not in the picture: so a question is always found, and its words tell nothing.

@@ -15,7 +15,7 @@ n
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -217,22 +217,21 @@ def counts(
 def metrics(effects: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """The few numbers by which two runs are compared: model -> name -> number, categories weighing the same.
 
-    ``accuracy`` and ``accuracy_blind`` are fractions; for each window, each flow has the strongest mean change of
-    all centre layers, in percent, and that layer. Flows without a question that counts are left out.
+    ``accuracy`` and ``accuracy_blind`` are fractions; each flow has the strongest mean change of all centre layers, in
+    percent, and that layer, in the model's first window. Flows without a question that counts are left out.
     """
     found: dict[str, Any] = {}
-    for slug, rows in pd.DataFrame(answers).groupby("model", sort=False):
-        means = rows[["accuracy", "accuracy_blind"]].astype(float).mean()
-        found[str(slug)] = {name: round(float(mean), 4) for name, mean in means.items()}
+    accuracies = pd.DataFrame(answers).astype({"accuracy": float, "accuracy_blind": float})
     changes = pd.DataFrame(effects).astype({"layer": int})
     changes["mean"] = pd.to_numeric(changes["mean"])
-    curves = changes.groupby(["model", "window", "flow", "layer"], sort=False)["mean"].mean().dropna()
-    for key, curve in curves.groupby(["model", "window", "flow"], sort=False):
-        model, window, flow = map(str, cast("tuple[str, str, str]", key))
-        layer = int(curve.abs().to_numpy().argmax())
-        of_window = found[model].setdefault(f"w{window}", {})
-        of_window[flow] = {
-            "change": round(float(curve.iloc[layer]), 2),
-            "layer": int(curve.index.get_level_values("layer")[layer]),
-        }
+    for model in dict.fromkeys(str(slug) for slug in accuracies["model"]):
+        means = accuracies.loc[accuracies["model"] == model, ["accuracy", "accuracy_blind"]].mean()
+        found[model] = {name: round(float(mean), 4) for name, mean in means.items()}
+        rows = changes[changes["model"] == model]
+        rows = rows[rows["window"] == rows["window"].iloc[0]]
+        for flow in dict.fromkeys(str(flow) for flow in rows["flow"]):
+            curve = rows[rows["flow"] == flow].groupby("layer")["mean"].mean().dropna()
+            if len(curve):
+                layer = int(curve.abs().to_numpy().argmax())
+                found[model][flow] = {"change": round(float(curve.iloc[layer]), 2), "layer": int(curve.index[layer])}
     return found

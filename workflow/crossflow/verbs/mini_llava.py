@@ -38,18 +38,14 @@ def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
     reports: dict[str, list[float]] = defaultdict(list)
-    with tqdm(total=recipe.steps, desc="mini-llava", unit="step") as progress:
-        for trained in train(recipe, checkpoint, take_device(arguments.device), arguments.workers):
-            if trained.report is None:
-                progress.update(trained.step)
-                # Steps of an earlier process say nothing about this one's rate.
-                progress.unpause()
-                progress.initial = trained.step
-            else:
-                progress.update()
-                for name, value in trained.report.items():
-                    reports[name].append(value)
-            if trained.step % _REPORT_EVERY == 0 and reports:
+    training = train(recipe, checkpoint, take_device(arguments.device), arguments.workers)
+    trained = next(training)
+    with tqdm(total=recipe.steps, initial=trained.step, desc="mini-llava", unit="step") as progress:
+        for trained in training:
+            progress.update()
+            for name, value in (trained.report or {}).items():
+                reports[name].append(value)
+            if trained.step % _REPORT_EVERY == 0:
                 shown = "  ".join(f"{name} {mean(values):.3f}" for name, values in reports.items())
                 progress.write(f"step {trained.step}: {shown}")
                 reports.clear()

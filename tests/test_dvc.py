@@ -1,0 +1,210 @@
+"""DVC and snakemake on one tree: neither does the other's work again, and neither keeps an old result as a new one."""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from copied import Copy, Tree
+
+pytestmark = pytest.mark.workflow
+
+NOTHING: dict[str, int] = {}
+FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
+AFTER_KNOCKOUT = {"summary": 1, **FIGURES, "provenance": 1}
+OTHER_WINDOW = {"knockout": 1, **AFTER_KNOCKOUT}
+EVERYTHING = {"shapes": 1, "random_llava": 1, "questions": 1, "answers": 1, **OTHER_WINDOW}
+
+
+def _jobs(output: str) -> dict[str, int]:
+    """The jobs that snakemake has run, whoever called it."""
+    return dict(Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE)))
+
+
+class Versioned(Tree):
+    """A tree under git in which DVC runs."""
+
+    def repro(self, *options: str, status: int = 0) -> dict[str, int]:
+        """`dvc repro`; returns the jobs that it led to."""
+        return _jobs(self.run("dvc", "repro", *options, status=status))
+
+    def is_clean(self) -> bool:
+        """What DVC and git say after a finished run: nothing but the lock is new."""
+        changed = {line[3:] for line in self.run("git", "status", "--porcelain").splitlines()}
+        return "up to date" in self.run("dvc", "status") and changed <= {"dvc.lock", "params.yaml"}
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", "state")
+
+
+def _clone(source: Versioned, root: Path) -> Versioned:
+    source.run("git", "clone", "-q", str(source.root), str(root))
+    return Versioned(root)
+
+
+@pytest.fixture(scope="module")
+def origin(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Versioned:
+    """The study `ci`, reproduced by DVC, committed and pushed to a remote in a folder."""
+    root = tmp_path_factory.mktemp("origin") / "tree"
+    tree = Versioned(Copy(repo, root).root)
+    parameters = root / "params.yaml"
+    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
+    tree.run("git", "init", "-q", "-b", "main")
+    tree.commit()
+    assert tree.repro() == EVERYTHING
+    assert tree.is_clean()
+    tree.run("dvc", "remote", "add", "-d", "local", str(root.parent / "remote"))
+    tree.commit()
+    tree.run("dvc", "push", "-q")
+    return tree
+
+
+@pytest.fixture
+def clone(origin: Versioned, tmp_path: Path) -> Versioned:
+    """A clone elsewhere, pulled, with other modification times and in another order."""
+    tree = _clone(origin, tmp_path / "clone")
+    tree.run("dvc", "pull", "-q")
+    random = Random(0)
+    for path in sorted(tree.root.rglob("*")):
+        if path.is_file() and not {".git", ".dvc"} & set(path.relative_to(tree.root).parts):
+            os.utime(path, (time := random.randrange(10**9, 17 * 10**8), time))
+    return tree
+
+
+def test_after_either_tool_the_other_has_nothing_to_do(origin: Versioned, tmp_path: Path) -> None:
+    assert origin.planned() == NOTHING
+    assert origin.repro() == NOTHING
+
+    fresh = _clone(origin, tmp_path / "fresh")
+    assert _jobs(fresh.snakemake()).keys() - {"all"} == EVERYTHING.keys()
+    assert fresh.repro() == NOTHING
+    assert fresh.is_clean()
+    assert fresh.planned() == NOTHING
+
+
+def test_a_pulled_clone_is_up_to_date_for_both(clone: Versioned) -> None:
+    assert clone.planned() == NOTHING
+    assert clone.repro() == NOTHING
+    assert clone.is_clean()
+
+
+def _results(tree: Versioned) -> set[str]:
+    return {path.relative_to(tree.root).as_posix() for path in tree.root.glob("results/ci/**/*") if path.is_file()}
+
+
+@pytest.mark.parametrize("first", ["dvc", "snakemake"])
+def test_a_changed_parameter_in_a_clone_runs_exactly_its_jobs(
+    origin: Versioned, clone: Versioned, tmp_path: Path, first: str
+) -> None:
+    clone.edit_parameters(windows=[5])
+    assert clone.planned() == OTHER_WINDOW
+    if first == "dvc":
+        assert clone.repro() == OTHER_WINDOW
+    else:
+        clone.snakemake()
+        assert clone.repro() == NOTHING
+    assert clone.is_clean()
+    assert clone.planned() == NOTHING
+    knockouts = {name for name in _results(clone) if name.endswith("ChooseAttr.parquet") and "/knockout/" in name}
+    assert knockouts == {"results/ci/knockout/random-llava/w5/ChooseAttr.parquet"}, "an old result is kept as a new one"
+
+    # What was committed is what was computed.
+    clone.commit()
+    clone.run("dvc", "push", "-q")
+    other = _clone(clone, tmp_path / "other")
+    other.run("dvc", "pull", "-q")
+    assert _results(other) == _results(clone)
+    for name in _results(clone):
+        assert (other.root / name).read_bytes() == (clone.root / name).read_bytes()
+    assert other.planned() == NOTHING
+
+    # And the older state is up to date again, once it is checked out.
+    other.run("git", "checkout", "-q", "HEAD~1")
+    other.run("dvc", "checkout", "-q")
+    assert _results(other) == _results(origin)
+    assert other.planned() == NOTHING
+    assert other.repro() == NOTHING
+    assert other.is_clean()
+
+
+def test_an_experiment_in_a_folder_of_its_own_runs_exactly_its_jobs(clone: Versioned) -> None:
+    output = clone.run("dvc", "exp", "run", "--temp", "--name", "narrow", "-S", "studies.ci.windows=[1]")
+    assert _jobs(output) == OTHER_WINDOW
+    assert clone.is_clean(), "the experiment left something in the workspace"
+    assert "studies.ci.windows" in clone.run("dvc", "params", "diff", "main", "narrow")
+    metrics = clone.run("dvc", "metrics", "diff", "main", "narrow")
+    assert "random-llava.image->last.change" in metrics
+    clone.run("dvc", "exp", "apply", "-q", "narrow")
+    assert clone.planned() == NOTHING
+    assert any("/w1/" in name for name in _results(clone))
+
+
+def test_a_failing_stage_keeps_what_is_finished(clone: Versioned) -> None:
+    lock = (clone.root / "dvc.lock").read_bytes()
+    # Eight layers: a window of 16 fits nowhere. The answers before it are new and good.
+    clone.edit_parameters(windows=[16], questions_per_category=3)
+    output = clone.run("dvc", "repro", status=1)
+    assert "A window of 16 layers does not fit data/made/random-llava" in output
+    assert _jobs(output) == {"questions": 1, "answers": 1, "knockout": 1}
+    assert (clone.root / "dvc.lock").read_bytes() != lock
+    clone.edit_parameters(windows=[3])
+    assert clone.repro() == OTHER_WINDOW
+    assert clone.is_clean()
+
+
+def test_absent_raw_data_are_missed_by_nobody_until_they_are_needed(clone: Versioned) -> None:
+    shutil.rmtree(clone.root / "data")
+    assert clone.planned() == NOTHING
+    assert clone.repro("--allow-missing") == NOTHING
+    (clone.root / "workflow/crossflow/figures.py").open("a").write("\n# edited\n")
+    assert clone.repro("--allow-missing", "figures", "record") == {**FIGURES, "provenance": 1}
+
+
+def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone: Versioned) -> None:
+    source = clone.root / "workflow" / "crossflow" / "statistics.py"
+    source.touch()
+    assert clone.repro() == NOTHING
+    source.write_text(source.read_text() + "\n# edited\n")
+    assert clone.repro() == AFTER_KNOCKOUT
+    source.write_text(source.read_text().removesuffix("\n# edited\n"))
+    assert "up to date" not in clone.run("dvc", "status")
+
+
+def test_a_lock_that_a_killed_snakemake_left_is_removed(clone: Versioned) -> None:
+    locks = clone.root / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.input.lock").write_text("results/ci/knockout\n")
+    (locks / "0.output.lock").write_text("results/ci/knockout/random-llava/w5/ChooseAttr.parquet\n")
+    clone.edit_parameters(windows=[5])
+    assert clone.repro() == OTHER_WINDOW
+
+
+def test_wrong_parameters_are_one_sentence(clone: Versioned) -> None:
+    clone.edit_parameters(flows=[])
+    output = clone.run("dvc", "repro", status=1)
+    assert "params.yaml, studies.ci.flows: " in output
+    assert "Traceback" not in output
+
+
+def test_the_pipeline_keeps_every_result_and_nothing_that_is_fetched(repo: Path, origin: Versioned) -> None:
+    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+
+    def names(outs: Sequence[object]) -> list[str]:
+        return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
+
+    kept = [name for stage in stages.values() for name in names([*stage["outs"], *stage.get("metrics", [])])]
+    for out in (out for stage in stages.values() for out in [*stage["outs"], *stage.get("metrics", [])]):
+        assert isinstance(out, dict)
+        assert next(iter(out.values())) == {"persist": True}
+    folders = [name.replace("${study}", "ci") for name in kept]
+    for result in _results(origin):
+        assert any(result == folder or result.startswith(f"{folder}/") for folder in folders), result
+    # data/gqa and data/models are the user's own or fetched, under licences of their own.
+    assert [folder for folder in folders if folder.startswith("data")] == ["data/made"]
