@@ -45,9 +45,11 @@ def _record(folder: Path, name: str, **changes: Any) -> Path:
 
 def _collect(folder: Path, *jobs: Path) -> int:
     (folder / "data.zip").write_bytes(b"data")
+    hashes = folder / "hashes.json"
+    assert cli.main(["hashes", "--files", str(folder / "data.zip"), "--output", str(hashes)]) == 0
     return cli.main([
         "provenance", "--jobs", *map(str, jobs), "--parameters", '{"study": "s", "windows": [3, 5]}',
-        "--data", str(folder / "data.zip"), "--output", str(folder / "all.json"),
+        "--hashes", str(hashes), "--output", str(folder / "all.json"),
         "--facts", str(folder / "facts.csv"), "--times", str(folder / "times.csv"),
     ])  # fmt: skip
 

@@ -24,6 +24,7 @@ VERBS = {
     "answers": "answer the chosen questions, with the picture and without it",
     "knockout": "knock out every flow at every centre layer",
     "summary": "aggregate answers and knockouts into tables with intervals",
+    "hashes": "hash the files of data and models",
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "figure": "draw one figure from the summary",

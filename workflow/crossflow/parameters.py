@@ -208,6 +208,7 @@ def stage_files(study: Study) -> dict[str, list[str]]:
     results = f"results/{study.name}"
     windows = [(model, window) for model in study.models for window in study.windows[model]]
     return {
+        "data": [f"{results}/hashes.json"],
         "questions": [
             f"{results}/questions/{category}{suffix}"
             for category in study.categories

@@ -1,18 +1,37 @@
 """By what, when and where the results were made.
 
-Needs: all results of the study, beside which each job has written its own record in results/{study}/provenance/.
-Makes: results/{study}/provenance.json, and two tables of it for the report.
+Needs: all results of the study, beside which each job has written its own record in results/{study}/provenance/; the
+       study's data and models.
+Makes: results/{study}/hashes.json, of data and models; results/{study}/provenance.json, and two tables of it for the
+       report.
 """
 
+(HASHES,) = FILES["data"]
 PROVENANCE = f"{RESULTS}/provenance.json"
-_results = [file for files in FILES.values() for file in files]
+_results = [file for stage, files in FILES.items() if stage != "data" for file in files]
+
+
+rule hashes:
+    """Hash the study's data and models: what follows can be looked at where they are not."""
+    input:
+        files=[*QUESTION_FILES, *PICTURE_FILES, *(file for files in MODEL_FILES.values() for file in files)],
+        sources=sources("hashes"),
+    output:
+        HASHES,
+    log:
+        f"{LOGS}/hashes.log",
+    conda:
+        CPU_ENV
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow hashes"
+        " --files {input.files:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule provenance:
     """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
     input:
         _results,
-        data=[*QUESTION_FILES, *PICTURE_FILES, *(file for files in MODEL_FILES.values() for file in files)],
+        hashes=HASHES,
         sources=sources("provenance"),
     output:
         all=PROVENANCE,
@@ -37,5 +56,5 @@ rule provenance:
         study=json.dumps(parameters.recorded(config, STUDY)),
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow provenance"
-        " --jobs {params.jobs:q} --parameters {params.study:q} --data {input.data:q}"
+        " --jobs {params.jobs:q} --parameters {params.study:q} --hashes {input.hashes:q}"
         " --output {output.all:q} --facts {output.facts:q} --times {output.times:q} 2>&1 | tee {log:q}"

@@ -29,13 +29,8 @@ def stages(config: dict[str, object]) -> dict[str, list[str]]:
     """Stage -> the files that snakemake is asked for."""
     study = parameters.read_study(config)
     files = parameters.stage_files(study)
-    own = [
-        *parameters.question_files(config, study.dataset),
-        *parameters.picture_files(config, study.dataset),
-        *(file for slug in study.models for file in parameters.model_files(config, slug)),
-    ]
     return {
-        "data": [file for file in own if Path(file).is_relative_to(MADE)],
+        "data": files["data"],
         "questions": files["questions"],
         "answers": files["answers"],
         "knockout": files["knockout"],
@@ -92,7 +87,7 @@ def main(stage: str) -> int:
         for name in ("summary", "figures"):
             remove_others(results / name, wanted[stage])
     elif stage == "record":
-        records = [parameters.record_of(file) for name in wanted if name != "data" for file in wanted[name]]
+        records = [parameters.record_of(file) for files in wanted.values() for file in files]
         tables = [str(results / "provenance" / name) for name in ("facts.csv", "times.csv")]
         remove_others(results / "provenance", [*records, *tables])
     elif stage != "data":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossflowError
-from crossflow.journal import hash_file
 from crossflow.tables import write_csv, write_json
 
 FACTS = ("what", "value")
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what each job wrote by --provenance; absent ones are left out",
     )
     parser.add_argument("--parameters", required=True, help="the study's part of params.yaml, as JSON")
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="files whose hashes are recorded")
+    parser.add_argument("--hashes", type=Path, required=True, help="hashes of data and models, as `hashes` wrote them")
     parser.add_argument("--output", type=Path, required=True, help="everything (JSON)")
     parser.add_argument("--facts", type=Path, required=True, help="parameters, versions and hashes, to be read (CSV)")
     parser.add_argument("--times", type=Path, required=True, help="one line per job (CSV)")
@@ -40,24 +39,29 @@ def _flat(content: Any, prefix: str = "") -> Iterator[dict[str, str]]:
         yield {"what": prefix, "value": "" if value is None else str(value)}
 
 
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CrossflowError(f"{path} is no JSON; delete it.") from error
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Write the three files.
 
     Raises:
-        CrossflowError: what a job wrote is broken.
+        CrossflowError: a file is broken.
     """
-    jobs: dict[str, Any] = {}
-    for path in filter(Path.is_file, arguments.jobs):
-        try:
-            jobs[path.with_suffix("").as_posix().partition("/provenance/")[2]] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise CrossflowError(f"{path} is no JSON; delete it.") from error
-    parameters = json.loads(arguments.parameters)
-    data = {str(path): hash_file(path) for path in arguments.data}
+    jobs = {
+        path.with_suffix("").as_posix().partition("/provenance/")[2]: _read(path)
+        for path in arguments.jobs
+        if path.is_file()
+    }
+    parameters, hashes = json.loads(arguments.parameters), _read(arguments.hashes)
     # Most jobs ran with the same packages, which then stand there once.
     versions = {name: sorted({job["packages"].get(name, "none") for job in jobs.values()}) for name in _names(jobs)}
-    write_json(arguments.output, {"parameters": parameters, "sha256": data, "versions": versions, "jobs": jobs})
-    write_csv(arguments.facts, FACTS, _flat({"parameters": parameters, "versions": versions, "sha256": data}))
+    write_json(arguments.output, {"parameters": parameters, "sha256": hashes, "versions": versions, "jobs": jobs})
+    write_csv(arguments.facts, FACTS, _flat({"parameters": parameters, "versions": versions, "sha256": hashes}))
     write_csv(
         arguments.times,
         JOBS,
