@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help environment demo test test-all lint benchmark
 
 help:
-	@echo "make demo         run the study mini of params.yaml and say where its figures are"
+	@echo "make demo         run the study mini of params.yaml, say where its figures are, compare with what is expected"
 	@echo "make test         format, lint, types, unit tests, the small study through Snakemake"
 	@echo "make test-all     all that, and the slow tests"
 	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
@@ -39,6 +39,8 @@ demo: environment
 	$(SNAKEMAKE) $(JOBS) --config study=mini
 	@echo
 	@echo "The figures are in results/mini/figures, the tables in results/mini/summary."
+	@echo "Comparing the tables with resources/expected/mini ..."
+	@$(SNAKEMAKE) --quiet all --config study=mini -- compare
 
 lint: environment
 	$(BIN)/ruff format --check .

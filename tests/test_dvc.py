@@ -196,6 +196,15 @@ def test_wrong_parameters_are_one_sentence(clone: Versioned) -> None:
     assert "Traceback" not in output
 
 
+def test_plots_need_no_network(origin: Versioned) -> None:
+    origin.run("dvc", "plots", "show", "--out", "page")
+    page = (origin.root / "page" / "index.html").read_text()
+    shutil.rmtree(origin.root / "page")
+    assert "vegaEmbed" in page
+    assert '"flow": "image->last"' in page
+    assert not re.search(r"<(script|link)[^>]*(src|href)=", page)
+
+
 def test_the_pipeline_keeps_every_result_and_nothing_that_is_fetched(repo: Path, origin: Versioned) -> None:
     stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
 
