@@ -1,5 +1,6 @@
 """DVC and snakemake on one tree: neither does the other's work again, and neither keeps an old result as a new one."""
 
+import json
 import os
 import re
 import shutil
@@ -99,7 +100,7 @@ def _results(tree: Versioned) -> set[str]:
     return {path.relative_to(tree.root).as_posix() for path in tree.root.glob("results/ci/**/*") if path.is_file()}
 
 
-@pytest.mark.parametrize("first", ["dvc", "snakemake"])
+@pytest.mark.parametrize("first", ["dvc", pytest.param("snakemake", marks=pytest.mark.slow)])
 def test_a_changed_parameter_in_a_clone_runs_exactly_its_jobs(
     origin: Versioned, clone: Versioned, tmp_path: Path, first: str
 ) -> None:
@@ -146,6 +147,7 @@ def test_an_experiment_in_a_folder_of_its_own_runs_exactly_its_jobs(clone: Versi
     assert any("/w1/" in name for name in _results(clone))
 
 
+@pytest.mark.slow
 def test_a_failing_stage_keeps_what_is_finished(clone: Versioned) -> None:
     lock = (clone.root / "dvc.lock").read_bytes()
     # Eight layers: a window of 16 fits nowhere. The answers before it are new and good.
@@ -180,6 +182,7 @@ def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone:
     assert "up to date" not in clone.run("dvc", "status")
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_snakemake_left_is_removed(clone: Versioned) -> None:
     locks = clone.root / ".snakemake" / "locks"
     locks.mkdir(parents=True)
@@ -194,6 +197,20 @@ def test_wrong_parameters_are_one_sentence(clone: Versioned) -> None:
     output = clone.run("dvc", "repro", status=1)
     assert "params.yaml, studies.ci.flows: " in output
     assert "Traceback" not in output
+
+
+def test_the_committed_lock_is_of_these_sources_and_parameters(repo: Path, tmp_path: Path) -> None:
+    fresh = Versioned(Copy(repo, tmp_path / "tree").root)
+    fresh.run("git", "init", "-q")
+    changed = {
+        name
+        for stage in json.loads(fresh.run("dvc", "status", "--json")).values()
+        for entry in stage
+        if isinstance(entry, dict)
+        for name, how in entry.get("changed deps", {}).items()
+        if how != "deleted"  # nothing is computed here yet
+    }
+    assert not changed, "run `dvc repro` and commit dvc.lock"
 
 
 def test_plots_need_no_network(origin: Versioned) -> None:
