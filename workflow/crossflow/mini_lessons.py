@@ -16,6 +16,7 @@ A lesson is the same for the same seed and step, on every machine.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
@@ -50,8 +51,7 @@ PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 ASKERS = {**CATEGORIES, "VerifyAttr": verify_attr}
 """Kinds of questions in lessons. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
 
-# Two-hop questions with less than a bit of help from each hop take longest to learn.
-_SHARES = {
+SHARES = {
     "ChooseAttr": 2,
     "ChooseCat": 3,
     "ChooseRel": 2,
@@ -60,6 +60,8 @@ _SHARES = {
     "QueryAttr": 1,
     "VerifyAttr": 3,
 }
+"""How often each kind is asked, by default: two-hop questions take longest to learn."""
+
 _LEAST_COVER = 0.25
 
 
@@ -133,22 +135,33 @@ class Lessons(Dataset[Lesson]):
         scenes: Scenes of a lesson.
         questions: Question segments of a scene; 0 for one noun segment.
         first: Number of the first lesson's first scene.
+        shares: How often each kind of question is asked.
     """
 
-    def __init__(self, tokenizer: Any, patch_size: int, seed: int, scenes: int, questions: int, first: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        patch_size: int,
+        seed: int,
+        scenes: int,
+        questions: int,
+        first: int = 0,
+        shares: Mapping[str, int] = SHARES,
+    ) -> None:
         self._tokenizer = tokenizer
         self._patch_size = patch_size
         self._seed = seed
         self._scenes = scenes
         self._questions = questions
         self._first = first
+        self._shares = shares
         self._numbers = {
             tokenizer.convert_tokens_to_ids(form): name for name, plural in PLURALS.items() for form in (name, plural)
         }
 
     def _ask(self, scene: Scene, rng: random.Random) -> tuple[str, Asked]:
         while True:
-            (category,) = rng.choices(tuple(_SHARES), tuple(_SHARES.values()))
+            (category,) = rng.choices(tuple(self._shares), tuple(self._shares.values()))
             if asked := ASKERS[category](scene, rng):
                 return category, asked
 

@@ -58,7 +58,8 @@ def _lessons(recipe: Recipe, tokenizer: Any, start: int, workers: int) -> Iterat
     """Each step from ``start`` with its stage and lesson; drawn ahead of time by other processes, if there are any."""
     begin, first = 0, 0
     for stage in recipe.stages:
-        lessons = Lessons(tokenizer, recipe.geometry.patch_size, recipe.seed, stage.scenes, stage.questions, first)
+        size = recipe.geometry.patch_size
+        lessons = Lessons(tokenizer, size, recipe.seed, stage.scenes, stage.questions, first, stage.shares)
         steps = range(max(start - begin, 0), stage.steps)
         loader = DataLoader(
             lessons, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=8 if workers else None
