@@ -57,7 +57,7 @@ class Recipe:
         Stage(1500, 24, 0, 1.5e-3, seeing=1.0, reading=0.0, answering=0.0),
         Stage(2000, 16, 0, 1.5e-3, seeing=1.0, reading=1.0, answering=0.0),
         Stage(1750, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
-        Stage(2250, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0, shares=_LATE_SHARES),
+        Stage(1950, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0, shares=_LATE_SHARES),
     )
     warm_up: int = 50
     fall: float = 0.4
