@@ -6,7 +6,7 @@ Makes: results/{study}/hashes.json, of data and models; results/{study}/provenan
        report.
 """
 
-(HASHES,) = FILES["data"]
+HASHES = FILES["data"][0]
 PROVENANCE = f"{RESULTS}/provenance.json"
 _results = [file for stage, files in FILES.items() if stage != "data" for file in files]
 
