@@ -77,6 +77,11 @@ def _stages(recipe: Recipe) -> str:
         + (f" with {stage.questions} questions each" if stage.questions else "")
         + f", learning rate {stage.rate:g}; weights of the losses: seeing {stage.seeing:g}, reading {stage.reading:g}, "
         f"answering {stage.answering:g}."
+        + (
+            f" Shares: {', '.join(f'{kind} {share}' for kind, share in stage.shares.items())}."
+            if stage.questions
+            else ""
+        )
         for number, stage in enumerate(recipe.stages, 1)
     )
 
@@ -107,8 +112,8 @@ def card(
     )
     return f"""# mini-llava
 
-A LLaVA of {parameters / 1e6:.2f} million parameters, trained from nothing by this project on a drawn world of toys:
-a model that has to look, small enough for two CPU cores. It is an instrument check and no evidence about LLaVA.
+A LLaVA of {parameters / 1e6:.2f} million parameters, trained from nothing by this project on a drawn world of toys: a
+model that has to look, small enough for two CPU cores. It is an instrument check and no evidence about LLaVA.
 Written by `snakemake mini_llava`, which trains it, asks it, and makes this page.
 
 ## Shape
@@ -150,5 +155,5 @@ picture of zeros after preprocessing.
   comparisons by layer {check}. That knockouts find such flow says that the instrument works, not that training would
   lead there by itself. How answers are brought to the last position was left to the training.
 - One seed; another may place its flows in other layers.
-- It was trained on capitalised answers only, so it prepares no answer in lower case first.
+- It was trained on capitalised answers only: nothing asks it to prepare an answer in lower case first.
 """
