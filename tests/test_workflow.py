@@ -58,8 +58,8 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     harmful = effects[effects.high < 0].groupby("category").flow.unique()
     for category in CATEGORIES:
         assert {"question->last", "image->question"} <= set(harmful[category]), category
-    assert "within tolerance of resources/expected/mini" in copy.snakemake("compare")
-    copy.snakemake("expected_figures")
+    assert "within tolerance of resources/expected/mini" in copy.snakemake("--", "compare")
+    copy.snakemake("--", "expected_figures")
     figures = {path.name for path in (results / "figures").iterdir()}
     assert figures == {path.name for path in (results / "expected").iterdir()}
     log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava-w3-ChooseAttr.log"

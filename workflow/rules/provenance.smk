@@ -53,7 +53,7 @@ rule provenance:
         CPU_ENV
     params:
         jobs=list(dict.fromkeys(parameters.record_of(file) for file in _results)),
-        study=json.dumps(parameters.recorded(config, STUDY)),
+        study=json.dumps(parameters.recorded(config, STUDY), sort_keys=True),
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow provenance"
         " --jobs {params.jobs:q} --parameters {params.study:q} --hashes {input.hashes:q}"
