@@ -178,6 +178,11 @@ def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone:
     source.write_text(source.read_text() + "\n# edited\n")
     # The tables come out the same, so there is nothing new to record.
     assert clone.repro() == {"summary": 1, **FIGURES}
+    assert clone.planned() == NOTHING
+    report = clone.root / "workflow" / "rules" / "provenance.smk"
+    report.write_text(report.read_text().replace("sort_keys=True", "sort_keys=True, indent=1"))
+    assert clone.repro() == {"provenance": 1}
+    assert clone.planned() == NOTHING
     source.write_text(source.read_text().removesuffix("\n# edited\n"))
     assert "up to date" not in clone.run("dvc", "status")
 
