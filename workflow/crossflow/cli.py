@@ -16,6 +16,9 @@ from crossflow.errors import CrossflowError
 from crossflow.provenance import Job
 
 VERBS = {
+    "fetch": "fetch a file of the table of sources, or one member of a zip",
+    "fetch-pictures": "fetch the pictures of chosen questions out of GQA's zip",
+    "fetch-model": "fetch a model from the Hugging Face hub and list its files",
     "shapes": "draw the mini world: scenes, scene graphs and questions in GQA's layout",
     "random-model": "build a tiny LLaVA with random weights, for tests",
     "mini-llava": "train a small LLaVA on the mini world",
@@ -34,7 +37,7 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit status: 0, or 1 after a one-sentence message on standard error."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    listing = "\n".join(f"  {verb:<14}{help}" for verb, help in VERBS.items())
+    listing = "\n".join(f"  {verb:<16}{help}" for verb, help in VERBS.items())
     top = argparse.ArgumentParser(
         prog="crossflow",
         description="Attention knockout in multimodal LLMs.",

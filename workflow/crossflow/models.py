@@ -5,7 +5,6 @@ the table is refused. Every decoder layer of a loaded model attends through `cro
 keeps its own attention.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaImageP
 from crossflow import attention
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
-from crossflow.journal import hash_file
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
 from crossflow.prompts import render, tokenize
@@ -253,12 +251,3 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
     architecture = ARCHITECTURES[config["model_type"]]
     return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)
-
-
-def hash_model(path: Path) -> str:
-    """SHA-256 over the names and contents of a model folder's JSON, template and safetensors files."""
-    digest = hashlib.sha256()
-    files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".jinja", ".model", ".safetensors"})
-    for file in files:
-        digest.update(f"{file.name} {hash_file(file)}\n".encode())
-    return digest.hexdigest()

@@ -16,7 +16,10 @@ from jsonschema.exceptions import ValidationError
 from crossflow.errors import CrossflowError
 from crossflow.figure_kinds import kinds_of
 
-# Made by rules of the workflow, so their files need not exist beforehand.
+# Made or fetched by rules of the workflow, so their files need not exist beforehand.
+FETCHED_GQA = "data/gqa"
+PUBLISHED = "data/published"
+FETCHED_MODELS = "data/models"
 RANDOM_LLAVA = "data/made/random-llava"
 TRAINED_LLAVA = "data/mini-llava-trained"
 MODEL_FILES = (
@@ -114,22 +117,31 @@ def read_study(config: Mapping[str, Any]) -> Study:
 
 
 def dataset_root(config: Mapping[str, Any], name: str) -> str:
-    """The folder of a data set in GQA's layout: the user's own, or the one that a rule fills.
+    """The folder of a data set in GQA's layout: the user's own, or the one that rules fill.
 
     Raises:
-        CrossflowError: the data set has to be fetched, which this version does not do.
+        CrossflowError: the user's folder does not exist.
     """
     dataset = config["datasets"][name]
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
     root = dataset.get("root")
     if root is None:
-        raise CrossflowError(
-            f"params.yaml, datasets.{name}.root: this version does not download GQA; give the folder that holds it."
-        )
+        return FETCHED_GQA
     if not Path(root).is_dir():
         raise CrossflowError(f"params.yaml, datasets.{name}.root: the folder {root} does not exist.")
     return str(root).rstrip("/")
+
+
+def is_fetched(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a data set's pictures, and its questions if they are GQA's own, come from GQA's site."""
+    dataset = config["datasets"][name]
+    return bool(dataset["kind"] == "gqa" and dataset.get("root") is None)
+
+
+def is_published(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a data set's questions are the published sets, and not chosen among GQA's."""
+    return bool(config["datasets"][name].get("questions") == "published")
 
 
 def _existing(root: str, *choices: str) -> str:
@@ -144,32 +156,53 @@ def dataset_split(config: Mapping[str, Any], name: str) -> str:
     return str(config["datasets"][name].get("split", "val_balanced"))
 
 
-def question_files(config: Mapping[str, Any], name: str) -> list[str]:
-    """Files of a data set that the choice of questions reads: no picture is asked for."""
+def gqa_files(config: Mapping[str, Any], name: str) -> list[str]:
+    """The question file and the scene graph file of a data set in GQA's layout."""
     root, split = dataset_root(config, name), dataset_split(config, name)
     files = (f"{split}_questions.json", f"{split.partition('_')[0]}_sceneGraphs.json")
     official = [f"{folder}/{file}" for folder, file in zip(("questions", "sceneGraphs"), files, strict=True)]
-    if config["datasets"][name]["kind"] == "shapes":
+    if config["datasets"][name]["kind"] == "shapes" or is_fetched(config, name):
         return [f"{root}/{file}" for file in official]
     return [_existing(root, there, file) for there, file in zip(official, files, strict=True)]
 
 
-def picture_files(config: Mapping[str, Any], name: str) -> list[str]:
-    """The zip of pictures, if they lie in one. A folder of pictures is no input: only its files have content."""
-    root = dataset_root(config, name)
-    path = f"{root}/images.zip"
-    return [path] if config["datasets"][name]["kind"] == "shapes" or Path(path).is_file() else []
+def published_file(category: str) -> str:
+    """The published questions of a category, as fetched."""
+    return f"{PUBLISHED}/{category}.csv"
+
+
+def question_files(config: Mapping[str, Any], name: str, category: str) -> list[str]:
+    """Files of a data set that the choice of a category's questions reads: no picture is asked for."""
+    return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
+
+
+def picture_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
+    """The zip of pictures, if they lie in one, or the list of the pictures that were fetched.
+
+    A folder of pictures is no input: only its files have content. The fetched zip is none either, because it grows
+    with every study.
+    """
+    if is_fetched(config, study.dataset):
+        return [f"{FETCHED_GQA}/pictures/{study.name}/{category}.csv"]
+    path = f"{dataset_root(config, study.dataset)}/images.zip"
+    return [path] if config["datasets"][study.dataset]["kind"] == "shapes" or Path(path).is_file() else []
+
+
+def manifest_of(repo: str, revision: str) -> str:
+    """Where the rule that fetches a model from the hub lists its files."""
+    return f"{FETCHED_MODELS}/{repo.replace('/', '--')}/{revision}.json"
 
 
 def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
-    """The files of a model's folder; none for a model on the hub.
+    """The files of a model's folder; the manifest of a model from the hub.
 
     Raises:
         CrossflowError: the folder holds no model.
     """
-    path = config["models"][slug].get("path")
-    if path is None:
-        return []
+    model = config["models"][slug]
+    if "repo" in model:
+        return [manifest_of(model["repo"], model["revision"])]
+    path = model["path"]
     if Path(path) == Path(RANDOM_LLAVA):
         return [f"{RANDOM_LLAVA}/{name}" for name in MODEL_FILES]
     found = sorted(
@@ -191,7 +224,7 @@ def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str])
     if "path" in model:
         options = ["--model-path", model["path"]]
     else:
-        options = ["--model-repo", model["repo"], "--model-revision", model["revision"]]
+        options = ["--model-manifest", manifest_of(model["repo"], model["revision"])]
     for key in settings:
         if key in model:
             options += [f"--{key.replace('_', '-')}", str(model[key])]

@@ -8,7 +8,7 @@ Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with
 rule answers:
     """Answer the questions of one category, with the picture and with the picture removed."""
     input:
-        PICTURE_FILES,
+        lambda wildcards: PICTURE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
         questions=f"{RESULTS}/questions/{{category}}.csv",
         sources=sources("answers"),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from crossflow import parameters
+from crossflow import parameters, remote
 from crossflow.errors import CrossflowError
 from crossflow.figure_kinds import kinds_of
+from crossflow.remote import read_sources
 from crossflow.sources import sources_of
 
 ROOT = Path(workflow.basedir)
@@ -20,8 +21,9 @@ try:
     parameters.check(config, ROOT / "workflow/schemas/params.schema.yaml")
     STUDY = parameters.read_study(config)
     DATASET = parameters.dataset_root(config, STUDY.dataset)
-    QUESTION_FILES = parameters.question_files(config, STUDY.dataset)
-    PICTURE_FILES = parameters.picture_files(config, STUDY.dataset)
+    QUESTION_FILES = {name: parameters.question_files(config, STUDY.dataset, name) for name in STUDY.categories}
+    PICTURE_FILES = {name: parameters.picture_files(config, STUDY, name) for name in STUDY.categories}
+    SOURCES = read_sources(ROOT / remote.TABLE)
     MODEL_FILES = {slug: parameters.model_files(config, slug) for slug in STUDY.models}
     FILES = parameters.stage_files(STUDY)
 except CrossflowError as error:

@@ -9,7 +9,7 @@ Makes: results/{study}/knockout/{model}/w{window}/{category}.parquet. A killed j
 rule knockout:
     """Knock out every flow at every centre layer of one model, in windows of {wildcards.window} layers."""
     input:
-        PICTURE_FILES,
+        lambda wildcards: PICTURE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
         questions=f"{RESULTS}/questions/{{category}}.csv",
         answers=f"{RESULTS}/answers/{{model}}/{{category}}.parquet",

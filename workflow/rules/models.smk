@@ -1,10 +1,37 @@
-"""Models that the workflow makes itself.
+"""Models that the workflow makes or fetches.
 
-Needs: nothing.
-Makes: data/made/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
+Needs: nothing, or the Hugging Face hub.
+Makes: data/models/{owner}--{name}/{revision}.json, the list of the files of a model that was fetched into the hub's own
+       cache (HF_HOME);
+       data/made/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
        data/mini-llava-trained/, a small LLaVA trained on the mini world, and its model card README.md, only when asked
        for: `snakemake mini_llava`. A copy of it is kept in resources/mini-llava.
 """
+
+
+localrules:
+    fetch_model,
+
+
+rule fetch_model:
+    """Fetch a model at its pinned revision; what the cache holds already is not fetched again."""
+    input:
+        sources("fetch-model"),
+    output:
+        parameters.manifest_of("{repo}", "{revision}"),
+    log:
+        f"{LOGS}/fetch_model/{{repo}}-{{revision}}.log",
+    wildcard_constraints:
+        repo=r"[A-Za-z0-9._-]+--[A-Za-z0-9._-]+",
+        revision="[0-9a-f]{40}",
+    conda:
+        GPU_ENV
+    params:
+        # A repository's name has no two hyphens in a row.
+        repo=lambda wildcards: wildcards.repo.replace("--", "/"),
+    shell:
+        "PYTHONPATH=workflow python -m crossflow fetch-model --model-repo {params.repo:q}"
+        " --model-revision {wildcards.revision} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule random_llava:

@@ -8,13 +8,18 @@ Makes: results/{study}/hashes.json, of data and models; results/{study}/provenan
 
 HASHES = FILES["data"][0]
 PROVENANCE = f"{RESULTS}/provenance.json"
+_data = list(
+    dict.fromkeys(
+        file for kind in (QUESTION_FILES, PICTURE_FILES, MODEL_FILES) for files in kind.values() for file in files
+    )
+)
 _results = [file for stage, files in FILES.items() if stage != "data" for file in files]
 
 
 rule hashes:
     """Hash the study's data and models: what follows can be looked at where they are not."""
     input:
-        files=[*QUESTION_FILES, *PICTURE_FILES, *(file for files in MODEL_FILES.values() for file in files)],
+        files=_data,
         sources=sources("hashes"),
     output:
         HASHES,

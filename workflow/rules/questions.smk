@@ -8,7 +8,7 @@ Makes: results/{study}/questions/{category}.csv, and {category}.rejections.csv w
 rule questions:
     """Choose the questions of one category by their programs, before any answer is known."""
     input:
-        QUESTION_FILES,
+        lambda wildcards: QUESTION_FILES[wildcards.category],
         sources=sources("questions"),
     output:
         chosen=f"{RESULTS}/questions/{{category}}.csv",

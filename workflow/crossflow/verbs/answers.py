@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = model_settings(arguments)
     model = load_model(settings, take_device(arguments.device))
     skipped: dict[str, dict[str, Any]] = {}
-    determined = determining(settings, arguments.questions)
+    determined = determining(arguments)
     with Pictures(arguments.root) as pictures, journal_beside(arguments.output, determined) as journal:
         for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         rows = [journal.finished[question.question_id] for question in questions if question.question_id not in skipped]
         write_csv(arguments.skipped, SKIPPED, skipped.values())
-        metadata = determining(settings, arguments.questions) | {
+        metadata = determined | {
             "layers": len(model.layers),
             "answered": len(rows),
         }

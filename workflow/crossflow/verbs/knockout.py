@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}: from "
             f"{2 * layers} on, every centre layer would knock out the whole model."
         )
-    metadata = determining(settings, arguments.questions) | {
+    metadata = determining(arguments) | {
         "answers": hash_file(arguments.answers),
         "window": str(arguments.window),
         "flows": arguments.flows,

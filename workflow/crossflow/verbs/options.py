@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from crossflow import __version__
-from crossflow.errors import CrossflowError
+from crossflow.hub import files_in, folder_of, hash_model, read_manifest
 from crossflow.journal import hash_file
-from crossflow.models import DTYPES, ModelSettings, hash_model
+from crossflow.models import DTYPES, ModelSettings
 from crossflow.patches import RULES
 from crossflow.prompts import TEMPLATES
 
@@ -17,8 +17,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     source = model.add_mutually_exclusive_group(required=True)
     source.add_argument("--model-path", type=Path, help="folder in Hugging Face format")
-    source.add_argument("--model-repo", help="repository on the Hugging Face hub")
-    model.add_argument("--model-revision", help="commit of the repository, 40 hex digits")
+    source.add_argument("--model-manifest", type=Path, help="what `fetch-model` wrote of a model from the hub")
     model.add_argument("--prompt", required=True, choices=TEMPLATES)
     model.add_argument("--image", default="processor", choices=("processor", "pad", "anyres"))
     model.add_argument("--patches", default="published", choices=RULES)
@@ -31,15 +30,13 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
     """The settings of the model that the options name.
 
     Raises:
-        CrossflowError: the model is on the hub; only folders are read so far.
+        CrossflowError: the model was fetched from the hub, but is not in its cache any more.
     """
-    if arguments.model_path is None:
-        raise CrossflowError(
-            f"{arguments.model_repo} is on the Hugging Face hub, which this version does not fetch from: download it "
-            "and give its folder as `path`."
-        )
+    path = arguments.model_path
+    if path is None:
+        path = folder_of(read_manifest(arguments.model_manifest))
     return ModelSettings(
-        arguments.model_path,
+        path,
         arguments.prompt,
         arguments.image,
         arguments.patches,
@@ -48,15 +45,22 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
     )
 
 
-def determining(settings: ModelSettings, questions: Path) -> dict[str, Any]:
+def _hash_model(arguments: argparse.Namespace) -> str:
+    """SHA-256 over a model's files: of a folder, computed; of a model from the hub, as computed when it was fetched."""
+    if arguments.model_path is None:
+        return hash_model({name: file.sha256 for name, file in read_manifest(arguments.model_manifest).files.items()})
+    return hash_model({path.name: hash_file(path) for path in files_in(arguments.model_path)})
+
+
+def determining(arguments: argparse.Namespace) -> dict[str, Any]:
     """What determines the numbers of a job: parameters and hashes, no path and no time."""
     return {
         "version": __version__,
-        "questions": hash_file(questions),
-        "model": hash_model(settings.path),
-        "prompt": settings.prompt,
-        "image": settings.image,
-        "patches": settings.patches,
-        "dtype": settings.dtype,
-        "max_new_tokens": settings.max_new_tokens,
+        "questions": hash_file(arguments.questions),
+        "model": _hash_model(arguments),
+        "prompt": arguments.prompt,
+        "image": arguments.image,
+        "patches": arguments.patches,
+        "dtype": arguments.dtype,
+        "max_new_tokens": arguments.max_new_tokens,
     }

@@ -1,0 +1,138 @@
+"""The pictures that studies need, out of GQA's zip of all pictures, in one local ``images.zip``.
+
+    <root>/images.zip              all pictures fetched so far, or all of GQA's
+    <root>/images.zip.part.d/      those of an unfinished job
+    <root>/images.directory.json   the directory of GQA's zip
+
+``images.zip`` only ever grows, and is replaced whole, so a killed job loses nothing and harms nothing.
+"""
+
+import fcntl
+import logging
+import shutil
+import zipfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+
+from crossflow.download import NoRangesError, fetch_file, require_space
+from crossflow.errors import CrossflowError
+from crossflow.remote import RemoteFile
+from crossflow.remote_zip import Member, fetch_members, read_directory
+from crossflow.tables import replacing
+
+log = logging.getLogger(__name__)
+
+
+class Picture(NamedTuple):
+    """A picture that is there: one line of the list that a job leaves."""
+
+    image_id: str
+    bytes: int
+    crc32: str
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One job at a time writes to ``root``, also from another run; the lock ends with the process."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".images.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another job fetches pictures into %s: waiting for it", root)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _name(image_id: str) -> str:
+    return f"images/{image_id}.jpg"
+
+
+def _inside(archive: Path) -> dict[str, zipfile.ZipInfo]:
+    if not archive.exists():
+        return {}
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return {entry.filename: entry for entry in file.infolist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CrossflowError(f"{archive} is not a readable zip ({error}): delete it and run again.") from error
+
+
+def _merge(archive: Path, parts: Path) -> None:
+    """Put the fetched pictures into the archive, which is replaced whole."""
+    fetched = sorted(parts.glob("*.jpg"))
+    if fetched:
+        with replacing(archive) as temporary:
+            temporary.unlink(missing_ok=True)  # of a job that was killed here
+            if archive.exists():
+                shutil.copyfile(archive, temporary)
+            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as file:
+                inside = set(file.namelist())
+                for path in fetched:
+                    if _name(path.stem) not in inside:
+                        # A fixed date: the same pictures give the same bytes.
+                        file.writestr(zipfile.ZipInfo(_name(path.stem)), path.read_bytes())
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, image_ids: Collection[str]) -> None:
+    parts, archive = root / "images.zip.part.d", root / "images.zip"
+    directory = read_directory(session, remote, root / "images.directory.json")
+    missing: dict[str, Member] = {}
+    for image_id in image_ids:
+        name = f"{image_id}.jpg"
+        if Path(name).name != name or _name(image_id) not in directory:
+            log.warning("%s holds no picture %s", remote.url, image_id)
+        elif not (parts / name).exists():
+            missing[_name(image_id)] = directory[_name(image_id)]
+    kept = archive.stat().st_size if archive.exists() else 0
+    # While they are put together, every picture lies there twice.
+    require_space(root, 2 * sum(member.size for member in missing.values()) + kept, f"fetching {len(missing)} pictures")
+
+    def store(name: str, content: bytes) -> None:
+        with replacing(parts / Path(name).name) as temporary:
+            temporary.write_bytes(content)
+
+    if missing:
+        fetch_members(session, remote, missing, store, "pictures")
+    _merge(archive, parts)
+
+
+def fetch_pictures(
+    session: requests.Session, remote: RemoteFile, root: Path, image_ids: Collection[str], *, full: bool
+) -> list[Picture]:
+    """See that pictures are in ``<root>/images.zip``; those that are there are not fetched again.
+
+    Args:
+        remote: GQA's zip of pictures.
+        image_ids: The pictures that are needed.
+        full: Fetch the whole zip, which is also done where the server has no ranges.
+
+    Returns:
+        The needed pictures, by id; those that GQA does not have are left out.
+
+    Raises:
+        CrossflowError: something could not be fetched or written; what was fetched is kept.
+    """
+    archive = root / "images.zip"
+    with _alone(root):
+        inside = _inside(archive)
+        absent = sorted({image_id for image_id in image_ids if _name(image_id) not in inside})
+        if full and not (archive.exists() and archive.stat().st_size == remote.bytes):
+            fetch_file(session, remote, archive)
+        elif absent:
+            try:
+                _fetch_needed(session, remote, root, absent)
+            except NoRangesError:
+                log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
+                fetch_file(session, remote, archive)
+        inside = _inside(archive)
+    return [
+        Picture(image_id, entry.file_size, f"{entry.CRC:08x}")
+        for image_id in sorted(set(image_ids))
+        if (entry := inside.get(_name(image_id))) is not None
+    ]

@@ -1,0 +1,65 @@
+"""``crossflow fetch``: one file of the table of sources, or one member of a zip."""
+
+import argparse
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+
+import requests
+
+from crossflow.download import NoRangesError, fetch_file, new_session
+from crossflow.errors import CrossflowError
+from crossflow.remote import RemoteFile
+from crossflow.remote_zip import fetch_member, read_directory
+from crossflow.tables import replacing
+from crossflow.verbs.source_options import add_source_arguments, named_source
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    add_source_arguments(parser)
+    parser.add_argument("--member", help="fetch only this member of the zip")
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path: Path) -> None:
+    """The member out of the whole zip, which is fetched beside it and removed."""
+    log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
+    whole = path.with_name(remote.url.rpartition("/")[2])
+    fetch_file(session, remote, whole)
+    try:
+        with (
+            zipfile.ZipFile(whole) as archive,
+            archive.open(name) as member,
+            replacing(path) as temporary,
+            temporary.open("wb") as file,
+        ):
+            shutil.copyfileobj(member, file)
+    except KeyError as error:
+        raise CrossflowError(f"{remote.url} holds no {name}.") from error
+    except zipfile.BadZipFile as error:
+        raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
+    finally:
+        whole.unlink()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Fetch it.
+
+    Raises:
+        CrossflowError: it could not be fetched or written; what was fetched is kept.
+    """
+    remote, session, path = named_source(arguments), new_session(), arguments.output
+    if arguments.member is None:
+        fetch_file(session, remote, path)
+        return
+    try:
+        members = read_directory(session, remote, path.with_name(f"{remote.name}.directory.json"))
+        if arguments.member not in members:
+            raise CrossflowError(f"{remote.url} holds no {arguments.member}.")
+        fetch_member(session, remote, arguments.member, members[arguments.member], path)
+    except NoRangesError:
+        _out_of_whole(session, remote, arguments.member, path)
