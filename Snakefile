@@ -22,6 +22,8 @@ os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PA
 os.environ.setdefault("TQDM_MININTERVAL", "2")
 # Threads that wait for one another must not keep a core busy: on a shared machine that costs a job most of its time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Fetching a model tells the hub no more than it must.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 

@@ -230,7 +230,7 @@ def test_a_window_that_covers_the_model_from_every_centre_is_refused(
     assert "A window of 6 layers does not fit" in _last_line(capsys)
 
 
-def test_a_model_on_the_hub_is_refused_in_one_sentence(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    study.model = ["--model-repo", "llava-hf/llava-1.5-7b-hf", "--prompt", "vicuna-v1"]
+def test_a_model_that_was_not_fetched_is_one_sentence(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    study.model = ["--model-manifest", "data/models/absent.json", "--prompt", "vicuna-v1"]
     assert study.run_answers() == 1
-    assert "is on the Hugging Face hub" in _last_line(capsys)
+    assert "data/models/absent.json is not the manifest of a fetched model" in _last_line(capsys)

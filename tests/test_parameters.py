@@ -68,7 +68,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         ("models/llava15-7b/path", "a", r"models\.llava15-7b: give either path, or repo and revision"),
         ("datasets/shapes/scenes", 0, r"datasets\.shapes\.scenes: 0 is less than"),
         ("datasets/shapes/split", "x", r"datasets\.shapes: .*'split' was unexpected.*known are kind, scenes, seed\.$"),
-        ("datasets/gqa/scenes", 3, r"datasets\.gqa: .*'scenes' was unexpected.*known are kind, split, root\.$"),
+        ("datasets/gqa/scenes", 3, r"datasets\.gqa: .*'scenes' was unexpected.*known are kind, split, root, questions, images\.$"),
         ("datasets/shapes/kind", "coco", r"datasets\.shapes\.kind: 'coco' is not one of"),
     ],
 )
@@ -100,14 +100,12 @@ def test_an_unknown_slug_is_named_with_those_that_are_known(
 
 def test_files_that_are_not_there_are_named_before_anything_runs(config: dict[str, Any], tmp_path: Path) -> None:
     config = copy.deepcopy(config)
-    with pytest.raises(CrossflowError, match=r"datasets\.gqa\.root: this version does not download"):
-        parameters.dataset_root(config, "gqa")
     config["datasets"]["gqa"]["root"] = str(tmp_path / "nowhere")
     with pytest.raises(CrossflowError, match=r"datasets\.gqa\.root: the folder .*nowhere does not exist"):
         parameters.dataset_root(config, "gqa")
     config["datasets"]["gqa"]["root"] = str(tmp_path)
     with pytest.raises(CrossflowError, match="holds neither questions/val_balanced_questions.json nor"):
-        parameters.question_files(config, "gqa")
+        parameters.question_files(config, "gqa", "ChooseAttr")
     config["models"]["mine"] = {"path": str(tmp_path), "prompt": "vicuna-v1", "window": 3}
     with pytest.raises(CrossflowError, match=r"models\.mine\.path: .* holds no config\.json"):
         parameters.model_files(config, "mine")

@@ -32,6 +32,8 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 log = logging.getLogger(__name__)
+for client in ("httpx", "httpx2"):  # a line for each request is too much
+    logging.getLogger(client).setLevel(logging.WARNING)
 
 # Never pickles, never code.
 PATTERNS = ["*.json", "*.jinja", "*.model", "*.safetensors"]

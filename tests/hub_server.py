@@ -1,0 +1,125 @@
+"""A stand-in for the Hugging Face hub on this machine, which answers as the hub does to the client's own code."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+REPO = "somebody/a-model-hf"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """One repository with one revision.
+
+    Attributes:
+        folder: Its files. Those that end in ``.safetensors`` are kept as the hub keeps large files.
+        gated: Does it ask for a licence to be accepted?
+        break_off: Names of files whose next answer ends half-way.
+        sizes: Sizes that are claimed instead of the true ones.
+        asked: Names of the files that were sent, and from which byte on.
+    """
+
+    folder: Path
+    gated: bool = False
+    break_off: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+    url: str = ""
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+
+def _describe(hub: Hub, path: Path) -> dict[str, object]:
+    content = path.read_bytes()
+    size = hub.sizes.get(path.name, len(content))
+    entry: dict[str, object] = {
+        "type": "file",
+        "path": path.name,
+        "rfilename": path.name,
+        "size": size,
+        "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+    }
+    entry["blobId"] = entry["oid"]
+    if path.suffix == ".safetensors":
+        sha256 = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
+    return entry
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *message: object) -> None:
+            pass
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str], whole: bool = True) -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body if whole else body[: len(body) // 2])
+                self.close_connection = not whole
+
+        def _refuse(self, status: int, code: str) -> None:
+            self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path.strip("/")
+            if REPO not in path:
+                self._refuse(404, "RepoNotFound")
+            elif path.endswith("/auth-check"):
+                self._refuse(403, "GatedRepo") if hub.gated else self._send(200, b"{}", {})
+            elif REVISION not in path:
+                self._refuse(404, "RevisionNotFound")
+            elif path.startswith("api/"):
+                files = [_describe(hub, file) for file in sorted(hub.folder.iterdir())]
+                info = {"id": REPO, "sha": REVISION, "siblings": files, "private": False, "tags": []}
+                self._send(200, json.dumps(files if "/tree/" in path else info).encode(), {})
+            else:
+                self._file(path.rpartition("/")[2])
+
+        def _file(self, name: str) -> None:
+            if not (hub.folder / name).is_file():
+                self._refuse(404, "EntryNotFound")
+                return
+            content = (hub.folder / name).read_bytes()
+            entry = _describe(hub, hub.folder / name)
+            lfs = entry.get("lfs")
+            etag = lfs["sha256"] if isinstance(lfs, dict) else entry["oid"]
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+            if start:
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            if self.command == "GET":
+                hub.asked.append((name, start))
+            whole = self.command == "HEAD" or name not in hub.break_off
+            if not whole:
+                hub.break_off.discard(name)
+            self._send(206 if start else 200, content[start:], headers, whole)
+
+    return Handler
+
+
+@contextmanager
+def hub_of(folder: Path) -> Iterator[Hub]:
+    """Serve a folder as the repository `REPO` at `REVISION`."""
+    hub = Hub(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()

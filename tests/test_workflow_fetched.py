@@ -1,0 +1,177 @@
+"""A study whose data and model are fetched: the whole workflow against stand-ins for GQA's site and the hub."""
+
+import csv
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import yaml
+
+from copied import Copy
+from crossflow import shapes
+from crossflow.gqa import read_chosen
+from crossflow.remote import COLUMNS
+from hub_server import REPO, REVISION, hub_of
+from serving import serving
+
+pytestmark = pytest.mark.workflow
+
+# One more scene than any study asks about, and other members, as in GQA's own zips.
+SCENES = 40
+
+
+def write_site(world: Path, root: Path) -> None:
+    """GQA's three zips, made of a data set in its layout."""
+    root.mkdir()
+    with zipfile.ZipFile(root / "questions1.2.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(world / "questions" / "val_balanced_questions.json", "val_balanced_questions.json")
+        archive.writestr("train_all_questions/train_all_questions_0.json", "{}")
+    with zipfile.ZipFile(root / "sceneGraphs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_sceneGraphs.json", "{}")
+        archive.write(world / "sceneGraphs" / "val_sceneGraphs.json", "val_sceneGraphs.json")
+    shutil.copy(world / "images.zip", root / "images.zip")
+
+
+@pytest.fixture(scope="module")
+def fetched(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A tree whose table of sources and hub are on this machine, with a study that fetches from both."""
+    folder = tmp_path_factory.mktemp("fetched")
+    shapes.write_world(folder / "world", SCENES, 0)
+    write_site(folder / "world", folder / "site")
+    copy = Copy(repo, folder / "tree")
+    with (
+        serving(folder / "site") as site,
+        hub_of(repo / "resources" / "mini-llava") as hub,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        table = copy.root / "resources" / "sources.csv"
+        rows = list(csv.DictReader(table.open()))
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for row in rows:
+                name = row["url"].rpartition("/")[2]
+                size = (site.root / name).stat().st_size if row["bytes"] else ""
+                writer.writerow(row | {"url": f"{site.url}/{name}", "bytes": size, "sha256": ""})
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_HOME", str(folder / "hf"))
+        patch.setenv("HF_HUB_ETAG_TIMEOUT", "2")
+        study = {
+            "dataset": "gqa",
+            "models": ["from-hub"],
+            "categories": ["ChooseAttr", "QueryAttr"],
+            "questions_per_category": 5,
+            "answers": "all",
+            "windows": [3],
+            "flows": ["image->last", "related->question"],
+            "seed": 0,
+        }
+        model = {"repo": REPO, "revision": REVISION, "prompt": "vicuna-v1", "window": 3}
+        (copy.root / "my.yaml").write_text(
+            yaml.safe_dump({"study": "mine", "studies": {"mine": study}, "models": {"from-hub": model}})
+        )
+        yield SimpleNamespace(copy=copy, site=site, hub=hub, folder=folder, study=study, model=model)
+
+
+MINE = ("--configfile", "my.yaml")
+
+
+def test_a_dry_run_lists_every_job_and_asks_nobody(fetched: SimpleNamespace) -> None:
+    assert fetched.copy.planned(*MINE) == {
+        "fetch_model": 1,
+        "fetch_questions": 1,
+        "fetch_scene_graphs": 1,
+        "fetch_pictures": 2,
+        "questions": 2,
+        "answers": 2,
+        "hashes": 1,
+        "knockout": 2,
+        "summary": 1,
+        "figure_to_last": 1,
+        "figure_patches_to_question": 1,
+        "provenance": 1,
+    }
+    assert not fetched.site.asked
+    assert not fetched.hub.asked
+
+
+def test_one_command_fetches_what_is_needed_and_runs_the_study(fetched: SimpleNamespace) -> None:
+    root = fetched.copy.root
+    fetched.copy.snakemake(*MINE)
+    chosen = [read_chosen(root / f"results/mine/questions/{name}.csv") for name in fetched.study["categories"]]
+    needed = {question.image_id for questions in chosen for question in questions}
+    with zipfile.ZipFile(root / "data/gqa/images.zip") as archive:
+        assert {Path(name).stem for name in archive.namelist()} == needed
+    assert 0 < len(needed) < SCENES
+    answers = pd.read_csv(root / "results/mine/summary/answers.csv")
+    assert list(answers.n) == [5, 5]
+    assert (answers.accuracy >= 0.8).all(), "the model that was fetched sees the pictures that were fetched"
+    assert fetched.copy.planned(*MINE) == {}
+
+
+def test_what_was_fetched_needs_no_network_any_more(fetched: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(fetched.site.asked)
+    (fetched.copy.root / "wider.yaml").write_text(yaml.safe_dump({"studies": {"mine": {"windows": [3, 5]}}}))
+    fetched.copy.snakemake("--configfile", "my.yaml", "wider.yaml")
+    assert (fetched.copy.root / "results/mine/knockout/from-hub/w5/QueryAttr.parquet").is_file()
+    assert len(fetched.site.asked) == asked
+
+
+def test_without_the_fetched_files_a_finished_study_is_still_finished(fetched: SimpleNamespace) -> None:
+    root = fetched.copy.root
+    for name in ("gqa", "models"):
+        (root / "data" / name).rename(root / name)
+    assert fetched.copy.planned("--configfile", "my.yaml", "wider.yaml") == {}
+    for name in ("gqa", "models"):
+        (root / name).rename(root / "data" / name)
+
+
+def test_another_study_fetches_only_the_pictures_that_are_new(fetched: SimpleNamespace) -> None:
+    (fetched.copy.root / "more.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "study": "more",
+                "studies": {"more": fetched.study | {"categories": ["ChooseAttr"], "questions_per_category": 12}},
+            }
+        )
+    )
+    planned = fetched.copy.planned("--configfile", "my.yaml", "more.yaml")
+    assert "fetch_questions" not in planned
+    assert "fetch_model" not in planned
+    with zipfile.ZipFile(fetched.copy.root / "data/gqa/images.zip") as archive:
+        before = set(archive.namelist())
+    asked = len(fetched.site.asked)
+    fetched.copy.snakemake(
+        "--configfile", "my.yaml", "more.yaml", "--", "results/more/answers/from-hub/ChooseAttr.parquet"
+    )
+    with zipfile.ZipFile(fetched.copy.root / "data/gqa/images.zip") as archive:
+        new = set(archive.namelist()) - before
+    assert new
+    assert len(fetched.site.asked) - asked == len(new)
+    assert fetched.copy.planned(*MINE, "--", "results/mine/answers/from-hub/ChooseAttr.parquet") == {}, (
+        "the first study stays up to date"
+    )
+
+
+def test_a_truncated_zip_stops_the_run_with_one_sentence(fetched: SimpleNamespace, tmp_path: Path) -> None:
+    zipped = fetched.site.root / "images.zip"
+    content = zipped.read_bytes()
+    (fetched.copy.root / "other.yaml").write_text(
+        yaml.safe_dump({"study": "other", "studies": {"other": fetched.study | {"categories": ["ChooseRel"]}}})
+    )
+    zipped.write_bytes(content[:-3000])
+    (fetched.copy.root / "data/gqa/images.directory.json").unlink()
+    said = fetched.copy.snakemake(
+        "--configfile", "my.yaml", "other.yaml", "--", "results/other/answers/from-hub/ChooseRel.parquet", status=1
+    )
+    assert "images.zip is not a readable zip, or is cut short" in said
+    zipped.write_bytes(content)
+    fetched.copy.snakemake(
+        "--configfile", "my.yaml", "other.yaml", "--", "results/other/answers/from-hub/ChooseRel.parquet"
+    )
