@@ -42,11 +42,13 @@ include: "workflow/rules/knockout.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/provenance.smk"
+include: "workflow/rules/pages.smk"
 
 
 rule all:
     default_target: True
     input:
         FILES["summary"],
+        FILES["pages"],
         FILES["figures"],
-        PROVENANCE,
+        FILES["record"],

@@ -68,7 +68,11 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         ("models/llava15-7b/path", "a", r"models\.llava15-7b: give either path, or repo and revision"),
         ("datasets/shapes/scenes", 0, r"datasets\.shapes\.scenes: 0 is less than"),
         ("datasets/shapes/split", "x", r"datasets\.shapes: .*'split' was unexpected.*known are kind, scenes, seed\.$"),
-        ("datasets/gqa/scenes", 3, r"datasets\.gqa: .*'scenes' was unexpected.*known are kind, split, root, questions, images\.$"),
+        (
+            "datasets/gqa/scenes",
+            3,
+            r"datasets\.gqa: .*'scenes' was unexpected.*known are kind, split, root, questions, images\.$",
+        ),
         ("datasets/shapes/kind", "coco", r"datasets\.shapes\.kind: 'coco' is not one of"),
     ],
 )

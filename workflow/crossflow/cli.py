@@ -30,6 +30,7 @@ VERBS = {
     "hashes": "hash the files of data and models",
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
+    "page": "write a table as a page for the report",
     "figure": "draw one figure from the summary",
 }
 

@@ -260,12 +260,15 @@ def stage_files(study: Study) -> dict[str, list[str]]:
         ],
         "summary": [f"{results}/summary/{table}.csv" for table in ("effects", "answers", "counts")]
         + [f"{results}/metrics.json"],
+        "pages": [f"{results}/summary/{table}.html" for table in ("effects", "answers", "counts")],
         "figures": [
             f"{results}/figures/{kind}-{model}-w{window}.{suffix}"
             for kind in kinds_of(study.flows)
             for model, window in windows
             for suffix in ("pdf", "png")
         ],
+        "record": [f"{results}/provenance.json"]
+        + [f"{results}/provenance/{table}.html" for table in ("facts", "times")],
     }
 
 

@@ -2,8 +2,7 @@
 
 Needs: all results of the study, beside which each job has written its own record in results/{study}/provenance/; the
        study's data and models.
-Makes: results/{study}/hashes.json, of data and models; results/{study}/provenance.json, and two tables of it for the
-       report.
+Makes: results/{study}/hashes.json, of data and models; results/{study}/provenance.json, and two tables of it.
 """
 
 HASHES = FILES["data"][0]
@@ -13,7 +12,7 @@ _data = list(
         file for kind in (QUESTION_FILES, PICTURE_FILES, MODEL_FILES) for files in kind.values() for file in files
     )
 )
-_results = [file for stage, files in FILES.items() if stage != "data" for file in files]
+_results = [file for stage in ("questions", "answers", "knockout", "summary", "figures") for file in FILES[stage]]
 
 
 rule hashes:
@@ -40,18 +39,8 @@ rule provenance:
         sources=sources("provenance"),
     output:
         all=PROVENANCE,
-        facts=report(
-            f"{RESULTS}/provenance/facts.csv",
-            caption="../report/facts.rst",
-            category="Provenance",
-            labels={"table": "parameters, versions, hashes"},
-        ),
-        times=report(
-            f"{RESULTS}/provenance/times.csv",
-            caption="../report/times.rst",
-            category="Provenance",
-            labels={"table": "when and where each job ran"},
-        ),
+        facts=f"{RESULTS}/provenance/facts.csv",
+        times=f"{RESULTS}/provenance/times.csv",
     log:
         f"{LOGS}/provenance.log",
     conda:

@@ -17,10 +17,8 @@ rule summary:
         FILES["knockout"],
         sources=sources("summary"),
     output:
-        effects=report(SUMMARY[0], caption="../report/effects.rst", category="Tables", labels={"table": "effects"}),
-        answers=report(SUMMARY[1], caption="../report/answers.rst", category="Tables", labels={"table": "answers"}),
-        counts=report(SUMMARY[2], caption="../report/counts.rst", category="Tables", labels={"table": "counts"}),
-        metrics=FILES["summary"][3],
+        SUMMARY,
+        FILES["summary"][3],
     log:
         f"{LOGS}/summary.log",
     conda:

@@ -34,8 +34,8 @@ def stages(config: dict[str, object]) -> dict[str, list[str]]:
         "questions": files["questions"],
         "answers": files["answers"],
         "knockout": files["knockout"],
-        "figures": [*files["summary"], *files["figures"]],
-        "record": [f"results/{study.name}/provenance.json"],
+        "figures": [*files["summary"], *files["pages"], *files["figures"]],
+        "record": files["record"],
     }
 
 
@@ -88,7 +88,7 @@ def main(stage: str) -> int:
             remove_others(results / name, wanted[stage])
     elif stage == "record":
         records = [parameters.record_of(file) for files in wanted.values() for file in files]
-        tables = [str(results / "provenance" / name) for name in ("facts.csv", "times.csv")]
+        tables = [str(results / "provenance" / name) for name in ("facts.csv", "times.csv", "facts.html", "times.html")]
         remove_others(results / "provenance", [*records, *tables])
     elif stage != "data":
         remove_others(results / stage, wanted[stage])
