@@ -12,6 +12,12 @@ import yaml
 
 BIN = Path(sys.executable).parent
 
+# Rule -> number of jobs, as the study `ci` needs them.
+SUMMARY = {"summary": 1, "page_effects": 1, "page_answers": 1, "page_counts": 1}
+FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
+RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
+AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **RECORD}
+
 
 class Tree:
     """A folder with the project's files."""

@@ -12,13 +12,11 @@ from random import Random
 import pytest
 import yaml
 
-from copied import Copy, Tree
+from copied import AFTER_KNOCKOUT, FIGURES, RECORD, SUMMARY, Copy, Tree
 
 pytestmark = pytest.mark.workflow
 
 NOTHING: dict[str, int] = {}
-FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
-AFTER_KNOCKOUT = {"summary": 1, **FIGURES, "provenance": 1}
 OTHER_WINDOW = {"knockout": 1, **AFTER_KNOCKOUT}
 EVERYTHING = {"shapes": 1, "random_llava": 1, "hashes": 1, "questions": 1, "answers": 1, **OTHER_WINDOW}
 
@@ -167,7 +165,7 @@ def test_absent_raw_data_are_missed_by_nobody_until_they_are_needed(clone: Versi
     assert clone.repro("--allow-missing") == NOTHING
     figures = clone.root / "workflow" / "crossflow" / "figures.py"
     figures.write_text(figures.read_text() + "\n# edited\n")
-    assert clone.planned() == {**FIGURES, "provenance": 1}
+    assert clone.planned() == {**FIGURES, **RECORD}
     assert clone.repro("--single-item", "figures") == FIGURES
 
 
@@ -177,11 +175,11 @@ def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone:
     assert clone.repro() == NOTHING
     source.write_text(source.read_text() + "\n# edited\n")
     # The tables come out the same, so there is nothing new to record.
-    assert clone.repro() == {"summary": 1, **FIGURES}
+    assert clone.repro() == {**SUMMARY, **FIGURES}
     assert clone.planned() == NOTHING
     report = clone.root / "workflow" / "rules" / "provenance.smk"
     report.write_text(report.read_text().replace("sort_keys=True", "sort_keys=True, indent=1"))
-    assert clone.repro() == {"provenance": 1}
+    assert clone.repro() == RECORD
     assert clone.planned() == NOTHING
     source.write_text(source.read_text().removesuffix("\n# edited\n"))
     assert "up to date" not in clone.run("dvc", "status")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from copied import BIN, Copy, Tree
+from copied import AFTER_KNOCKOUT, BIN, FIGURES, RECORD, SUMMARY, Copy, Tree
 from crossflow.figure_kinds import kinds_of
 from crossflow.flows import PUBLISHED_FLOWS
 from crossflow.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
@@ -92,8 +92,6 @@ def restored(finished: Copy) -> Iterator[Copy]:
         path.write_bytes(content)
 
 
-FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
-AFTER_KNOCKOUT = {"summary": 1, **FIGURES, "provenance": 1}
 EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT}
 
 
@@ -104,10 +102,10 @@ EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT
         ({"windows": [5]}, {"knockout": 1, **AFTER_KNOCKOUT}),
         (
             {"windows": [3, 5]},
-            {"knockout": 1, "summary": 1, "figure_to_last": 2, "figure_patches_to_question": 2, "provenance": 1},
+            {"knockout": 1, **SUMMARY, "figure_to_last": 2, "figure_patches_to_question": 2, **RECORD},
         ),
         ({"engine": "reference"}, {"knockout": 1, **AFTER_KNOCKOUT}),
-        ({"flows": ["image->last"]}, {"knockout": 1, "summary": 1, "figure_to_last": 1, "provenance": 1}),
+        ({"flows": ["image->last"]}, {"knockout": 1, **SUMMARY, "figure_to_last": 1, **RECORD}),
         ({"questions_per_category": 6}, EVERY_JOB_OF_CI),
         # Only the new category's own jobs, and what is made of all categories together.
         ({"categories": ["ChooseAttr", "QueryAttr"]}, EVERY_JOB_OF_CI),
@@ -126,7 +124,7 @@ def test_a_changed_parameter_plans_exactly_its_jobs(
         ({"patches": "overlap"}, {"knockout": 1, **AFTER_KNOCKOUT}),
         ({"max_new_tokens": 3}, {"answers": 1, "knockout": 1, **AFTER_KNOCKOUT}),
         ({"dtype": "bfloat16"}, {"answers": 1, "knockout": 1, **AFTER_KNOCKOUT}),
-        ({"window": 5}, {"provenance": 1}),  # the study names its own windows
+        ({"window": 5}, RECORD),  # the study names its own windows
     ],
 )
 def test_a_changed_model_setting_plans_exactly_its_jobs(
@@ -139,7 +137,7 @@ def test_a_changed_model_setting_plans_exactly_its_jobs(
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("figures.py", {**FIGURES, "provenance": 1}),
+        ("figures.py", {**FIGURES, **RECORD}),
         ("statistics.py", AFTER_KNOCKOUT),
         ("flows.py", {"knockout": 1, "answers": 1, **AFTER_KNOCKOUT}),
         ("verbs/knockout.py", {"knockout": 1, **AFTER_KNOCKOUT}),

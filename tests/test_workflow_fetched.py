@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from copied import Copy
+from copied import AFTER_KNOCKOUT, Copy
 from crossflow import shapes
 from crossflow.gqa import read_chosen
 from crossflow.remote import COLUMNS
@@ -90,10 +90,7 @@ def test_a_dry_run_lists_every_job_and_asks_nobody(fetched: SimpleNamespace) -> 
         "answers": 2,
         "hashes": 1,
         "knockout": 2,
-        "summary": 1,
-        "figure_to_last": 1,
-        "figure_patches_to_question": 1,
-        "provenance": 1,
+        **AFTER_KNOCKOUT,
     }
     assert not fetched.site.asked
     assert not fetched.hub.asked

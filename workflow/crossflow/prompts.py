@@ -3,9 +3,14 @@
 A prompt is written as text with one marker for the picture, tokenised with character offsets, and the marker's
 token is then repeated once per visual token. Position sets come from the offsets: a token belongs to a span of
 text if it overlaps one of its characters, and the decoded tokens of the question must be the question.
+
+The published program tokenises the text before the picture and the text after it as two texts of their own. With
+Llama's tokenizer the second then begins with a blank of its own; whether it does where the whole prompt is tokenised at
+once depends on the tokenizer's ``legacy`` and on the version of transformers. The published templates therefore do as
+the program does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,11 +45,14 @@ class PromptText:
         text: The whole prompt; the picture is one marker, such as ``<image>``.
         question: Characters of the question.
         role: Characters of the role header after the user's text.
+        begins: How many begin-of-text tokens the published program feeds, which tokenises the text before and after the
+            picture apart; None for a template that is tokenised as the model's folder says.
     """
 
     text: str
     question: Span
     role: Span
+    begins: int | None = None
 
 
 def _vicuna_v1(user: str, processor: Any) -> str:
@@ -52,7 +60,6 @@ def _vicuna_v1(user: str, processor: Any) -> str:
 
 
 def _llava_llama_3(user: str, processor: Any) -> str:
-    # The tokenizer puts a second begin-of-text token before this one: the published program feeds both.
     return (
         f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{_LLAMA_3_SYSTEM}<|eot_id|>"
         f"<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
@@ -73,10 +80,23 @@ def _chat_template(user: str, processor: Any) -> str:
     return str(rendered).removeprefix(bos) if bos else str(rendered)
 
 
-TEMPLATES: dict[str, Callable[[str, Any], str]] = {
-    "vicuna-v1": _vicuna_v1,
-    "llava-llama-3": _llava_llama_3,
-    "chat-template": _chat_template,
+class Template(NamedTuple):
+    """How a prompt is written.
+
+    Attributes:
+        write: From the user's text, with the picture's marker, and the processor to the whole text.
+        begins: See `PromptText`.
+    """
+
+    write: Callable[[str, Any], str]
+    begins: int | None
+
+
+TEMPLATES = {
+    "vicuna-v1": Template(_vicuna_v1, 1),
+    # The published program feeds the template's begin-of-text token and the tokenizer's.
+    "llava-llama-3": Template(_llava_llama_3, 2),
+    "chat-template": Template(_chat_template, None),
 }
 
 
@@ -98,11 +118,12 @@ def render(template: str, question: str, processor: Any) -> PromptText:
     if marker in question:
         raise BrokenQuestion(f"the question holds the picture's marker {marker}")
     asked = question + _INSTRUCTION
-    text = TEMPLATES[template](f"{marker}\n{asked}", processor)
+    text = TEMPLATES[template].write(f"{marker}\n{asked}", processor)
     if text.count(asked) != 1 or text.count(marker) != 1:
         raise BrokenQuestion(f"the question's text is not found exactly once in the prompt of template {template}")
     start = text.index(asked)
-    return PromptText(text, Span(start, start + len(question)), Span(start + len(asked), len(text)))
+    role = Span(start + len(asked), len(text))
+    return PromptText(text, Span(start, start + len(question)), role, TEMPLATES[template].begins)
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,35 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
+def _encode(prompt: PromptText, processor: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a prompt with one token for the picture, and the characters of each.
+
+    Raises:
+        CrossflowError: the prompt begins with a token that the tokenizer does not have.
+    """
+    tokenizer, marker = processor.tokenizer, processor.image_token
+    if prompt.begins is None:
+        encoded = tokenizer(prompt.text, return_offsets_mapping=True)
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    if tokenizer.bos_token_id is None:
+        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
+    before, after = (
+        tokenizer(text, return_offsets_mapping=True, add_special_tokens=False) for text in prompt.text.split(marker)
+    )
+    begins = [tokenizer.bos_token_id] * (prompt.begins - before["input_ids"].count(tokenizer.bos_token_id))
+    start = prompt.text.index(marker)
+    stop = start + len(marker)
+    return (
+        [*begins, *before["input_ids"], processor.image_token_id, *after["input_ids"]],
+        [
+            *((0, 0) for _ in begins),
+            *before["offset_mapping"],
+            (start, stop),
+            *((first + stop, last + stop) for first, last in after["offset_mapping"]),
+        ],
+    )
+
+
 def tokenize(prompt: PromptText, processor: Any, visual_tokens: int) -> TokenizedPrompt:
     """Tokenise a prompt and put ``visual_tokens`` positions in the picture's place.
 
@@ -142,8 +192,7 @@ def tokenize(prompt: PromptText, processor: Any, visual_tokens: int) -> Tokenize
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
-    encoded = tokenizer(prompt.text, return_offsets_mapping=True)
-    ids: Sequence[int] = encoded["input_ids"]
+    ids, spans = _encode(prompt, processor)
     markers = [index for index, token in enumerate(ids) if token == processor.image_token_id]
     if len(markers) != 1:
         raise CrossflowError(
@@ -154,7 +203,7 @@ def tokenize(prompt: PromptText, processor: Any, visual_tokens: int) -> Tokenize
     repeats[marker] = visual_tokens
     tokenized = TokenizedPrompt(
         np.repeat(np.asarray(ids, dtype=np.int64), repeats),
-        np.repeat(np.asarray(encoded["offset_mapping"], dtype=np.int64), repeats, axis=0),
+        np.repeat(np.asarray(spans, dtype=np.int64), repeats, axis=0),
         range(marker, marker + visual_tokens),
         prompt,
     )
