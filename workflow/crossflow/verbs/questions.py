@@ -1,12 +1,12 @@
 """``crossflow questions``: choose the questions of one category from files in GQA's layout."""
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
-from crossflow.categories import CATEGORIES, OTHER_KIND, Classified, Rejection, attach_objects, classify
+from crossflow.categories import CATEGORIES
 from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion, read_questions, read_scenes, scenes_file, write_chosen
+from crossflow.filtering import find_questions
+from crossflow.gqa import write_chosen
 from crossflow.sampling import choose
 from crossflow.tables import REJECTIONS, write_csv
 
@@ -27,38 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="table of the chosen questions (CSV)")
     parser.add_argument("--rejections", type=Path, required=True, help="table of the reasons against the others (CSV)")
-
-
-def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
-    """All questions of a category, and how many others there are for which reason.
-
-    One pass over the questions and one over the scene graphs. Only the questions of the category and the scene graphs
-    of their pictures stay in memory.
-
-    Raises:
-        CrossflowError: either file is absent or broken.
-    """
-    # Asked for first, so that an absent file is not found after minutes of reading.
-    scenes_file(root, split)
-    classified: list[Classified] = []
-    reasons: Counter[str] = Counter()
-    for question in read_questions(root, split, progress=True):
-        result = classify(question)
-        if result.category != category:
-            reasons[OTHER_KIND] += 1
-        elif isinstance(result, Rejection):
-            reasons[result.reason] += 1
-        else:
-            classified.append(result)
-    scenes = read_scenes(root, split, {entry.question.image_id for entry in classified}, progress=True)
-    found: list[ChosenQuestion] = []
-    for entry in classified:
-        chosen = attach_objects(entry, scenes.get(entry.question.image_id))
-        if isinstance(chosen, Rejection):
-            reasons[chosen.reason] += 1
-        else:
-            found.append(chosen)
-    return found, reasons
 
 
 def run(arguments: argparse.Namespace) -> None:
