@@ -1,12 +1,14 @@
-"""``crossflow questions``: choose the questions of one category from files in GQA's layout."""
+"""``crossflow questions``: choose the questions of one category, from files in GQA's layout or the published sets."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from crossflow.categories import CATEGORIES
 from crossflow.errors import CrossflowError
 from crossflow.filtering import find_questions
-from crossflow.gqa import write_chosen
+from crossflow.gqa import ChosenQuestion, write_chosen
+from crossflow.published import read_published
 from crossflow.sampling import choose
 from crossflow.tables import REJECTIONS, write_csv
 
@@ -20,8 +22,11 @@ def _number(text: str) -> int | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout; pictures are not needed")
-    parser.add_argument("--split", required=True, help="for example val_balanced")
+    """The verb's options."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--root", type=Path, help="data set in GQA's layout; pictures are not needed")
+    source.add_argument("--published", type=Path, help="the published question set of the category (CSV)")
+    parser.add_argument("--split", help="of the data set, for example val_balanced")
     parser.add_argument("--category", required=True, choices=CATEGORIES)
     parser.add_argument("--number", type=_number, required=True, help="how many questions, or all")
     parser.add_argument("--seed", type=int, default=0)
@@ -29,9 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rejections", type=Path, required=True, help="table of the reasons against the others (CSV)")
 
 
+def _find(arguments: argparse.Namespace) -> tuple[list[ChosenQuestion], Counter[str]]:
+    if (arguments.root is None) != (arguments.split is None):
+        raise CrossflowError("--root and --split belong together, and --published stands alone.")
+    if arguments.published is not None:
+        # Every row is of the category, or the file is refused: nothing is left to count.
+        return read_published(arguments.published, arguments.category), Counter()
+    return find_questions(arguments.root, arguments.split, arguments.category)
+
+
 def run(arguments: argparse.Namespace) -> None:
+    """Choose them.
+
+    Raises:
+        CrossflowError: there is none, or a file is absent or broken.
+    """
     category = arguments.category
-    found, reasons = find_questions(arguments.root, arguments.split, category)
+    found, reasons = _find(arguments)
     write_csv(
         arguments.rejections,
         REJECTIONS,
