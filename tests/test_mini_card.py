@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossflow.filtering import find_questions
 from crossflow.gqa import Pictures
 from crossflow.journal import hash_file
 from crossflow.mini_card import CONDITIONS, OPTIONS, Accuracy, accuracies, card
@@ -14,7 +15,6 @@ from crossflow.models import ModelSettings, MultimodalModel, load_model
 from crossflow.sampling import choose
 from crossflow.shapes import write_world
 from crossflow.shapes_questions import CATEGORIES
-from crossflow.verbs.questions import find_questions
 
 QUESTIONS = 100
 CELL = r"(\d+\.\d) \[(\d+\.\d), (\d+\.\d)\]"

@@ -137,6 +137,10 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 
 
+# What reading a record of another form raises; OverflowError: an infinite number is no integer.
+NOT_AS_IN_GQA = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+
 def _text(record: Any, key: str) -> str:
     value = record[key]
     if not isinstance(value, str):
@@ -144,7 +148,8 @@ def _text(record: Any, key: str) -> str:
     return value
 
 
-def _question(question_id: str, record: Any) -> Question:
+def parse_question(question_id: str, record: Any) -> Question:
+    """One question from its record in GQA's layout. Raises one of `NOT_AS_IN_GQA` if it has another form."""
     return Question(
         question_id,
         _text(record, "imageId"),
@@ -174,8 +179,8 @@ def read_questions(root: Path, split: str, *, progress: bool = False) -> Iterato
             raise CrossflowError(f"{path} holds question {question_id} twice.")
         seen.add(question_id)
         try:
-            yield _question(question_id, record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield parse_question(question_id, record)
+        except NOT_AS_IN_GQA as error:
             raise CrossflowError(f"{path}: question {question_id} is not as in GQA's layout ({error!r}).") from error
 
 
@@ -203,7 +208,7 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
         if image_id in image_ids:
             try:
                 scenes[image_id] = _scene(image_id, record)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except NOT_AS_IN_GQA as error:
                 raise CrossflowError(
                     f"{path}: the scene graph of {image_id} is not as in GQA's layout ({error!r})."
                 ) from error
@@ -284,17 +289,18 @@ class Pictures:
             raise BrokenQuestion(f"the picture {where} does not decode ({error})") from error
 
 
+def chosen_row(question: ChosenQuestion) -> dict[str, Any]:
+    """The row of ``questions/{category}.csv``."""
+    objects = [
+        {"role": chosen.role, "id": chosen.id, "name": chosen.name} | chosen.box._asdict()
+        for chosen in question.objects
+    ]
+    return asdict(question) | {"objects": json.dumps(objects, ensure_ascii=False)}
+
+
 def write_chosen(path: Path, questions: Sequence[ChosenQuestion]) -> None:
     """Write ``questions/{category}.csv``."""
-
-    def row(question: ChosenQuestion) -> dict[str, Any]:
-        objects = [
-            {"role": chosen.role, "id": chosen.id, "name": chosen.name} | chosen.box._asdict()
-            for chosen in question.objects
-        ]
-        return asdict(question) | {"objects": json.dumps(objects, ensure_ascii=False)}
-
-    write_csv(path, QUESTIONS, map(row, questions))
+    write_csv(path, QUESTIONS, map(chosen_row, questions))
 
 
 def read_chosen(path: Path) -> list[ChosenQuestion]:

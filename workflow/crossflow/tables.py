@@ -65,6 +65,8 @@ KNOCKOUT = pa.schema(
 EFFECTS = ("model", "category", "flow", "window", "layer", "n", "mean", "low", "high", "median")
 ACCURACY = ("model", "category", "n", "accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind")
 COUNTS = ("model", "category", "window", "flow", "questions", "skipped", "excluded", "missing", "n")
+OVERLAP = ("category", "filter", "published", "both", "missing", "extra", "differing")
+DIFFERENCES = ("category", "question_id", "difference", "published", "filter")
 COMPARISON = ("table", "column", "numbers", "largest_difference")
 
 _METADATA = b"crossflow"

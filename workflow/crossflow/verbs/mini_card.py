@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crossflow.devices import take_device
 from crossflow.errors import CrossflowError
+from crossflow.filtering import find_questions
 from crossflow.gqa import Pictures
 from crossflow.journal import hash_file
 from crossflow.mini_card import Accuracy, accuracies, card
@@ -15,7 +16,6 @@ from crossflow.sampling import choose
 from crossflow.shapes import write_world
 from crossflow.shapes_questions import CATEGORIES
 from crossflow.tables import replacing
-from crossflow.verbs.questions import find_questions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,14 @@
-"""``crossflow questions``: choose the questions of one category from files in GQA's layout."""
+"""``crossflow questions``: choose the questions of one category, from files in GQA's layout or the published sets."""
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
-from crossflow.categories import CATEGORIES, OTHER_KIND, Classified, Rejection, attach_objects, classify
+from crossflow.categories import CATEGORIES
 from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion, read_questions, read_scenes, scenes_file, write_chosen
+from crossflow.filtering import find_questions
+from crossflow.gqa import ChosenQuestion, write_chosen
+from crossflow.published import read_published
 from crossflow.sampling import choose
 from crossflow.tables import REJECTIONS, write_csv
 
@@ -20,8 +22,11 @@ def _number(text: str) -> int | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout; pictures are not needed")
-    parser.add_argument("--split", required=True, help="for example val_balanced")
+    """The verb's options."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--root", type=Path, help="data set in GQA's layout; pictures are not needed")
+    source.add_argument("--published", type=Path, help="the published question set of the category (CSV)")
+    parser.add_argument("--split", help="of the data set, for example val_balanced")
     parser.add_argument("--category", required=True, choices=CATEGORIES)
     parser.add_argument("--number", type=_number, required=True, help="how many questions, or all")
     parser.add_argument("--seed", type=int, default=0)
@@ -29,41 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rejections", type=Path, required=True, help="table of the reasons against the others (CSV)")
 
 
-def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
-    """All questions of a category, and how many others there are for which reason.
-
-    One pass over the questions and one over the scene graphs. Only the questions of the category and the scene graphs
-    of their pictures stay in memory.
-
-    Raises:
-        CrossflowError: either file is absent or broken.
-    """
-    # Asked for first, so that an absent file is not found after minutes of reading.
-    scenes_file(root, split)
-    classified: list[Classified] = []
-    reasons: Counter[str] = Counter()
-    for question in read_questions(root, split, progress=True):
-        result = classify(question)
-        if result.category != category:
-            reasons[OTHER_KIND] += 1
-        elif isinstance(result, Rejection):
-            reasons[result.reason] += 1
-        else:
-            classified.append(result)
-    scenes = read_scenes(root, split, {entry.question.image_id for entry in classified}, progress=True)
-    found: list[ChosenQuestion] = []
-    for entry in classified:
-        chosen = attach_objects(entry, scenes.get(entry.question.image_id))
-        if isinstance(chosen, Rejection):
-            reasons[chosen.reason] += 1
-        else:
-            found.append(chosen)
-    return found, reasons
+def _find(arguments: argparse.Namespace) -> tuple[list[ChosenQuestion], Counter[str]]:
+    if (arguments.root is None) != (arguments.split is None):
+        raise CrossflowError("--root and --split belong together, and --published stands alone.")
+    if arguments.published is not None:
+        # Every row is of the category, or the file is refused: nothing is left to count.
+        return read_published(arguments.published, arguments.category), Counter()
+    return find_questions(arguments.root, arguments.split, arguments.category)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Choose them.
+
+    Raises:
+        CrossflowError: there is none, or a file is absent or broken.
+    """
     category = arguments.category
-    found, reasons = find_questions(arguments.root, arguments.split, category)
+    found, reasons = _find(arguments)
     write_csv(
         arguments.rejections,
         REJECTIONS,
