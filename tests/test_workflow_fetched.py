@@ -1,6 +1,7 @@
 """A study whose data and model are fetched: the whole workflow against stand-ins for GQA's site and the hub."""
 
 import csv
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ import yaml
 
 from copied import AFTER_KNOCKOUT, Copy
 from crossflow import shapes
+from crossflow.categories import CATEGORIES
+from crossflow.filtering import find_questions
 from crossflow.gqa import read_chosen
-from crossflow.remote import COLUMNS
+from crossflow.remote import COLUMNS, read_sources
+from crossflow.tables import OVERLAP, read_csv
 from hub_server import REPO, REVISION, hub_of
+from published_form import published_row, write_published
 from serving import serving
 
 pytestmark = pytest.mark.workflow
@@ -154,6 +159,48 @@ def test_another_study_fetches_only_the_pictures_that_are_new(fetched: SimpleNam
     assert fetched.copy.planned(*MINE, "--", "results/mine/answers/from-hub/ChooseAttr.parquet") == {}, (
         "the first study stays up to date"
     )
+
+
+def test_the_published_questions_are_fetched_used_and_compared(fetched: SimpleNamespace) -> None:
+    copy, world = fetched.copy, fetched.folder / "world"
+    records = json.loads((world / "questions/val_balanced_questions.json").read_text())
+    scenes = json.loads((world / "sceneGraphs/val_sceneGraphs.json").read_text())
+    found = {category: find_questions(world, "val_balanced", category)[0] for category in CATEGORIES}
+    for category, questions in found.items():
+        # All but the first were published.
+        rows = [
+            published_row(
+                category,
+                question.question_id,
+                records[question.question_id],
+                scenes[question.image_id],
+                (question.true_option or "", question.false_option or ""),
+            )
+            for question in questions[1:]
+        ]
+        name = read_sources(copy.root / "resources/sources.csv")[f"published-{category}"].url.rpartition("/")[2]
+        write_published(fetched.site.root / name, category, rows)
+    dataset = {"kind": "gqa", "questions": "published", "root": None}
+    study = fetched.study | {"dataset": "as-published", "questions_per_category": 6}
+    overlay = {"study": "published-here", "studies": {"published-here": study}, "datasets": {"as-published": dataset}}
+    (copy.root / "published.yaml").write_text(yaml.safe_dump(overlay))
+    here = ("--configfile", "my.yaml", "published.yaml")
+    planned = copy.planned(*here)
+    assert planned["fetch_published"] == 2
+    assert "fetch_questions" not in planned
+    copy.snakemake(*here)
+    for category in study["categories"]:
+        chosen = read_chosen(copy.root / f"results/published-here/questions/{category}.csv")
+        assert len(chosen) == 6
+        assert {question.question_id for question in chosen} <= {
+            question.question_id for question in found[category][1:]
+        }
+    assert copy.planned(*here) == {}
+
+    copy.snakemake(*here, "--", "published_overlap")
+    for row in read_csv(copy.root / "results/published-here/published/overlap.csv", OVERLAP):
+        assert (row["missing"], row["extra"]) == ("0", "1")
+        assert int(row["filter"]) == int(row["both"]) + 1 == len(found[row["category"]])
 
 
 def test_a_truncated_zip_stops_the_run_with_one_sentence(fetched: SimpleNamespace, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ except CrossflowError as error:
 
 RESULTS = f"results/{STUDY.name}"
 LOGS = f"logs/{STUDY.name}"
+PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if name.startswith("published-")]
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
 

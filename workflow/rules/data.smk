@@ -85,6 +85,8 @@ rule fetch_published:
         parameters.published_file("{category}"),
     log:
         f"{LOGS}/fetch_published-{{category}}.log",
+    wildcard_constraints:
+        category="|".join(PUBLISHED_CATEGORIES),
     conda:
         CPU_ENV
     params:
