@@ -12,9 +12,10 @@ import pytest
 
 from crossflow.cli import main
 from crossflow.gqa import write_chosen
-from crossflow.tables import ANSWERS, KNOCKOUT, SKIPPED, read_csv, read_parquet
+from crossflow.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
 from crossflow.verbs import answers as answers_verb
 from crossflow.verbs import knockout as knockout_verb
+from crossflow.verbs import lens as lens_verb
 from tiny import draw_world, load_tiny
 
 LAYERS = 3
@@ -31,6 +32,7 @@ class Study:
         self.answers = root / "answers.parquet"
         self.skipped = root / "answers.skipped.csv"
         self.knockout = root / "knockout.parquet"
+        self.lens = root / "lens.parquet"
         self.model = [
             "--model-path",
             str(root / "model"),
@@ -50,6 +52,10 @@ class Study:
         tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
         options = (*tables, "--output", str(self.knockout), "--select", select, "--window", "1", *options)
         return main(["knockout", *options, "--flows", *FLOWS, *self.model])
+
+    def run_lens(self, select: str = "all") -> int:
+        tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
+        return main(["lens", *tables, "--output", str(self.lens), "--select", select, *self.model])
 
     def keep_pictures(self, keep: Callable[[str], bytes | None]) -> None:
         """Rewrite images.zip with other content per picture id; None leaves it out."""
@@ -102,6 +108,33 @@ def test_answers_and_knockouts_fill_their_tables(study: Study) -> None:
     np.testing.assert_allclose(merged.p_clean_x, merged.p_clean_y, rtol=0, atol=1e-6)
     assert measured.change_percent.abs().max() > 1
     assert not list(study.root.glob("*.jsonl"))
+
+
+def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study.run_answers()
+    assert study.run_lens() == 0
+    table, metadata = read_parquet(study.lens, LENS)
+    assert (metadata["selected"], metadata["layers"]) == (5, LAYERS)
+    # Each state with and without the norm, for the answer and the false option in two forms.
+    assert len(table) == 5 * (LAYERS + 1) * 2 * 4
+    assert table.probability.between(0, 1).all()
+    whole = study.lens.read_bytes()
+
+    study.lens.unlink()
+    track, calls = lens_verb.track, []
+
+    def die_at_the_third(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return track(*arguments)
+
+    monkeypatch.setattr(lens_verb, "track", die_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        study.run_lens()
+    assert study.run_lens() == 0
+    assert len(calls) == 3 + 3, "two were finished"
+    assert study.lens.read_bytes() == whole
 
 
 def test_an_empty_source_set_is_missing_and_not_zero(study: Study) -> None:

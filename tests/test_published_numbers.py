@@ -12,6 +12,7 @@ from crossflow.engines import ENGINES
 from crossflow.flows import rows_of
 from crossflow.forward import run_clean
 from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
+from crossflow.lens import track, tracked_tokens
 from crossflow.measures import measure
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
@@ -98,3 +99,19 @@ def test_every_knockout_equals_the_published_number(
         compared += len(expected)
     empty = len([None for question_id, _ in MISSING if question_id in published.cases])
     assert compared == (12 * len(FLOWS) - empty) * len(WINDOWS) * published.layers
+
+
+def test_answer_tracking_equals_the_published_programs(
+    published: Published, model: MultimodalModel, prepared: dict[str, Prepared]
+) -> None:
+    compared = 0
+    for question_id, question in prepared.items():
+        tokens = tracked_tokens(model.processor.tokenizer, question.question.answer, None)
+        columns = track(model, question, tokens)
+        ours = {(layer, normed, token): p for layer, normed, token, p in zip(*columns.values(), strict=True)}
+        for theirs, token in (("lower", "answer"), ("capital", "answer_capitalized")):
+            for layer, expected in enumerate(published.cases[question_id]["lens"][theirs]):
+                # Theirs has the final norm after the last layer only.
+                assert ours[layer, layer == published.layers, token] == pytest.approx(expected, abs=TOLERANCE)
+                compared += 1
+    assert compared == 12 * 2 * (published.layers + 1)

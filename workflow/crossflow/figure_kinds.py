@@ -11,6 +11,8 @@ STUDY_KINDS = {
     "image-to-question": ("image->question",),
     "patches-to-question": ("related->question", "other->question"),
 }
+# Answer tracking, by what stands before the output embedding: kind -> norm.
+LENS_KINDS = {"answer-tracking": "final", "answer-tracking-published": "published"}
 KINDS = (*STUDY_KINDS, FURTHER)
 
 

@@ -82,6 +82,11 @@ LOOKS = {
     "image->question": Look("#009E73", _SOLID, "D"),
     "related->question": Look("#D55E00", _SOLID, "o"),
     "other->question": Look("#0072B2", _DASHED, "s"),
+    # Tokens of the answer tracking.
+    "answer": Look("#0072B2", _SOLID, "o"),
+    "answer_capitalized": Look("#D55E00", _SOLID, "s"),
+    "false_option": Look("#56B4E9", _DASHED, "^"),
+    "false_option_capitalized": Look("#E69F00", _DOTTED, "D"),
 }
 # Seven colours, four dashes, six markers: 84 flows before a look returns.
 FURTHER_LOOKS = tuple(
@@ -136,9 +141,10 @@ class Panel(NamedTuple):
     def note(self) -> str:
         """What the lines can not show; empty if there is nothing to say."""
         if not self.selected:
-            return f"no question selected\n({self.excluded} excluded, {self.skipped} skipped)"
+            left_out = f"\n({self.excluded} excluded, {self.skipped} skipped)" if self.excluded + self.skipped else ""
+            return f"no question selected{left_out}"
         sentences = []
-        missing = [arrow(line.flow) for line in self.lines if not line.n]
+        missing = [arrow(line.flow) for line in self.lines if not line.n and "->" in line.flow]
         if missing:
             sentences.append(f"missing in all: {', '.join(missing)}")
         if any(line.n and np.isnan(line.low).all() for line in self.lines):
@@ -213,12 +219,18 @@ def own_settings() -> Iterator[None]:
             yield
 
 
-def draw(panels: Sequence[Panel], heading: str) -> Figure:
+def draw(
+    panels: Sequence[Panel],
+    heading: str,
+    across: str = "centre layer",
+    up: str = "change in answer\nprobability (%)",
+) -> Figure:
     """Draw one figure; call and save it within `own_settings`.
 
     Args:
         panels: One per category, all with the same flows and layers.
         heading: Printed above the panels: which model, which window.
+        across, up: Labels of the axes.
     """
     looks = looks_of([line.flow for line in panels[0].lines])
     columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
@@ -241,9 +253,9 @@ def draw(panels: Sequence[Panel], heading: str) -> Figure:
         lowest = max(row for row in range(rows) if row * columns + column < len(panels))
         grid[lowest, column].tick_params(labelbottom=True)
     label_size = SETTINGS["axes.labelsize"]
-    figure.supxlabel("centre layer", fontsize=label_size)
+    figure.supxlabel(across, fontsize=label_size)
     for axes in grid[:, 0]:
-        axes.set_ylabel("change in answer\nprobability (%)")
+        axes.set_ylabel(up)
     figure.legend(
         handles=[
             Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=arrow(flow))

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import kinds_of
+from crossflow.figure_kinds import LENS_KINDS, kinds_of
 
 # Made or fetched by rules of the workflow, so their files need not exist beforehand.
 FETCHED_GQA = "data/gqa"
@@ -50,6 +50,7 @@ class Study:
     number: str
     answers: str
     engine: str
+    lens: bool
     seed: int
 
 
@@ -112,6 +113,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         "all" if number is None else str(number),
         study.get("answers", "correct"),
         study.get("engine", "knockout"),
+        study.get("lens", True),
         study.get("seed", 0),
     )
 
@@ -216,6 +218,7 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
 # What each job asks of a model, so that a changed setting reruns only the jobs that it shapes.
 ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
 KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
+LENS_SETTINGS = ("prompt", "image", "dtype")
 
 
 def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str]) -> list[str]:
@@ -240,6 +243,7 @@ def stage_files(study: Study) -> dict[str, list[str]]:
     """Every result of a study, by the stage that makes it: stage -> files, in the order of the stages."""
     results = f"results/{study.name}"
     windows = [(model, window) for model in study.models for window in study.windows[model]]
+    lenses = study.models if study.lens else []
     return {
         "data": [f"{results}/hashes.json"],
         "questions": [
@@ -258,13 +262,21 @@ def stage_files(study: Study) -> dict[str, list[str]]:
             for model, window in windows
             for category in study.categories
         ],
+        "lens": [f"{results}/lens/{model}/{category}.parquet" for model in lenses for category in study.categories],
         "summary": [f"{results}/summary/{table}.csv" for table in ("effects", "answers", "counts")]
-        + [f"{results}/metrics.json"],
+        + [f"{results}/metrics.json"]
+        + [f"{results}/summary/lens.csv" for _ in lenses[:1]],
         "pages": [f"{results}/summary/{table}.html" for table in ("effects", "answers", "counts")],
         "figures": [
             f"{results}/figures/{kind}-{model}-w{window}.{suffix}"
             for kind in kinds_of(study.flows)
             for model, window in windows
+            for suffix in ("pdf", "png")
+        ]
+        + [
+            f"{results}/figures/{kind}-{model}.{suffix}"
+            for kind in LENS_KINDS
+            for model in lenses
             for suffix in ("pdf", "png")
         ],
         "record": [f"{results}/provenance.json"]

@@ -62,6 +62,17 @@ KNOCKOUT = pa.schema(
         ("edges", pa.int64()),
     ]
 )
+LENS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("image_id", pa.string()),
+        ("layer", pa.int64()),
+        ("normed", pa.bool_()),
+        ("token", pa.string()),
+        ("probability", pa.float64()),
+    ]
+)
+LENS_SUMMARY = ("model", "category", "layer", "normed", "token", "n", "mean", "low", "high")
 EFFECTS = ("model", "category", "flow", "window", "layer", "n", "mean", "low", "high", "median")
 ACCURACY = ("model", "category", "n", "accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind")
 COUNTS = ("model", "category", "window", "flow", "questions", "skipped", "excluded", "missing", "n")

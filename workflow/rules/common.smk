@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from crossflow import parameters, remote
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import kinds_of
+from crossflow.figure_kinds import LENS_KINDS, kinds_of
 from crossflow.remote import read_sources
 from crossflow.sources import sources_of
 

@@ -12,7 +12,9 @@ _data = list(
         file for kind in (QUESTION_FILES, PICTURE_FILES, MODEL_FILES) for files in kind.values() for file in files
     )
 )
-_results = [file for stage in ("questions", "answers", "knockout", "summary", "figures") for file in FILES[stage]]
+_results = [
+    file for stage in ("questions", "answers", "knockout", "lens", "summary", "figures") for file in FILES[stage]
+]
 
 
 rule hashes:

@@ -18,7 +18,7 @@ rule summary:
         sources=sources("summary"),
     output:
         SUMMARY,
-        FILES["summary"][3],
+        FILES["summary"][3:4],
     log:
         f"{LOGS}/summary.log",
     conda:

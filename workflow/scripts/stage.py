@@ -1,6 +1,6 @@
 """One stage of dvc.yaml: ask snakemake for the stage's files, and keep only those of the study.
 
-    python workflow/scripts/stage.py data|questions|answers|knockout|figures|record
+    python workflow/scripts/stage.py data|questions|answers|knockout|lens|figures|record
 
 snakemake decides what has to run; DVC keeps what comes out. Options for snakemake can be given in the variable
 CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
@@ -34,6 +34,7 @@ def stages(config: dict[str, object]) -> dict[str, list[str]]:
         "questions": files["questions"],
         "answers": files["answers"],
         "knockout": files["knockout"],
+        "lens": files["lens"],
         "figures": [*files["summary"], *files["pages"], *files["figures"]],
         "record": files["record"],
     }
@@ -75,14 +76,15 @@ def main(stage: str) -> int:
         for lock in LOCKS.iterdir():
             lock.unlink()
     # Folders that DVC keeps must be there, even where a study needs nothing in them.
-    MADE.mkdir(parents=True, exist_ok=True)
+    results = Path("results", str(config["study"]))
+    for folder in (MADE, results / "lens"):
+        folder.mkdir(parents=True, exist_ok=True)
     if wanted[stage]:
         options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))
         command = ["snakemake", "--cores", "all", *options, "--", *wanted[stage]]
         status = subprocess.run(command, check=False).returncode
         if status:
             return status
-    results = Path("results", str(config["study"]))
     if stage == "figures":
         for name in ("summary", "figures"):
             remove_others(results / name, wanted[stage])

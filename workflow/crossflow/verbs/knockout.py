@@ -14,10 +14,11 @@ from crossflow.engines import ENGINES, Engine
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import Row, Window, count_edges, parse_flow, rows_of
 from crossflow.forward import run_clean
-from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
+from crossflow.gqa import Pictures, read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.measures import measure, option_tokens
 from crossflow.models import MultimodalModel, Prepared, load_model
+from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
 from crossflow.verbs.options import add_model_arguments, determining, model_settings
 
@@ -32,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
     parser.add_argument("--window", type=int, required=True, help="width of the window, in layers")
     parser.add_argument("--flows", nargs="+", required=True, metavar="SOURCE->TARGET")
-    parser.add_argument(
-        "--select", choices=("correct", "wrong", "all"), default="correct", help="by the model's answer"
-    )
+    parser.add_argument("--select", choices=SELECTIONS, default="correct", help="by the model's answer")
     parser.add_argument("--engine", choices=ENGINES, default="knockout")
     parser.add_argument("--output", type=Path, required=True, help="table of knockouts (parquet)")
     add_model_arguments(parser)
@@ -95,18 +94,10 @@ def knock_out(
     }
 
 
-def _selected(questions: Sequence[ChosenQuestion], answers: Any, select: str) -> list[tuple[ChosenQuestion, Any]]:
-    """The answered questions that the study looks at, in the order of the questions."""
-    by_id = {row.question_id: row for row in answers.itertuples()}
-    wanted = {"correct": (True,), "wrong": (False,), "all": (True, False)}[select]
-    answered = [(question, by_id[question.question_id]) for question in questions if question.question_id in by_id]
-    return [(question, row) for question, row in answered if bool(row.correct) in wanted]
-
-
 def run(arguments: argparse.Namespace) -> None:
     settings = model_settings(arguments)
     answers, _ = read_parquet(arguments.answers, ANSWERS)
-    chosen = _selected(read_chosen(arguments.questions), answers, arguments.select)
+    chosen = selected(read_chosen(arguments.questions), answers, arguments.select)
     for flow in arguments.flows:
         parse_flow(flow)
     model = load_model(settings, take_device(arguments.device))

@@ -1,0 +1,89 @@
+"""Answer tracking: how likely the answer's first token is, read off the last position after every layer.
+
+The hidden state of the last position (layer 0: the embeddings; layer l: after l decoder layers) is multiplied with the
+output embedding, with the final norm before it (``normed``) or without. The published program leaves the norm out,
+except after the last layer.
+
+Source: nostalgebraist, interpreting GPT: the logit lens (2020); the study's code for the tokens and the norm.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossflow.attention import Plain
+from crossflow.errors import CrossflowError
+from crossflow.forward import full_logits
+from crossflow.models import MultimodalModel, Prepared
+
+TOKENS = ("answer", "answer_capitalized", "false_option", "false_option_capitalized")
+
+
+def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dict[str, int]:
+    """The first tokens that are tracked, by their names in `TOKENS`; a question without options has no false one."""
+    texts = {"answer": answer, "answer_capitalized": answer.capitalize()}
+    if false_option:
+        texts |= {"false_option": false_option, "false_option_capitalized": false_option.capitalize()}
+    return {name: int(tokenizer.encode(text, add_special_tokens=False)[0]) for name, text in texts.items()}
+
+
+@contextmanager
+def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
+    """Collect the last position's hidden state, entering every decoder layer and the final norm."""
+    states: list[Tensor] = []
+
+    def keep(module: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        hidden = positional[0] if positional else named["hidden_states"]
+        states.append(hidden[0, -1])
+
+    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*model.layers, model.norm)]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
+    """The hidden states of the last position: embeddings, then after every decoder layer, before the final norm.
+
+    Raises:
+        CrossflowError: a layer was not called exactly once.
+    """
+    with _last_states(model) as states:
+        full_logits(model, prepared, Plain())
+    if len(states) != len(model.layers) + 1:
+        raise CrossflowError(
+            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were seen; the answer "
+            "can not be tracked."
+        )
+    return torch.stack(states)
+
+
+def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
+    """Probabilities of some tokens after every layer, without and with the final norm.
+
+    Args:
+        model: The model.
+        prepared: A question.
+        tokens: Name -> token.
+
+    Returns:
+        Columns ``layer`` (0 .. number of layers), ``normed``, ``token`` (its name) and ``probability`` (0..1).
+    """
+    states = last_states(model, prepared)
+    columns: dict[str, list[Any]] = {"layer": [], "normed": [], "token": [], "probability": []}
+    with torch.inference_mode():
+        for normed in (False, True):
+            logits = model.logits(model.norm(states) if normed else states)
+            probabilities = torch.softmax(logits.double(), dim=-1)[:, list(tokens.values())].tolist()
+            for layer, row in enumerate(probabilities):
+                columns["layer"] += [layer] * len(tokens)
+                columns["normed"] += [normed] * len(tokens)
+                columns["token"] += list(tokens)
+                columns["probability"] += row
+    return columns
