@@ -56,7 +56,11 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         ("studies/mini/windows", ["3"], r"studies\.mini\.windows\.0: '3' is not of type 'integer'"),
         ("studies/mini/windows", [3, 3], r"studies\.mini\.windows: .*non-unique"),
         ("studies/mini/categories", [], r"studies\.mini\.categories: "),
-        ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories\.0: 'ChooseColor' is not one of"),
+        (
+            "studies/mini/categories",
+            ["Choose.Color"],
+            r"studies\.mini\.categories\.0: 'Choose.Color' does not have the",
+        ),
         ("studies/mini/flows", ["picture->last"], r"studies\.mini\.flows\.0: 'picture->last' does not have the form"),
         ("studies/mini/flow", ["image->last"], r"studies\.mini: .*'flow' was unexpected"),
         ("studies/mini/questions_per_category", 0, r"questions_per_category: 0 is less than"),
@@ -92,6 +96,7 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
         ("study", "tiny", r"study: studies has no entry 'tiny'; known are mini, ci, paper"),
         ("studies/mini/dataset", "coco", r"studies\.mini\.dataset: datasets has no entry 'coco'"),
         ("studies/mini/models", ["gpt"], r"studies\.mini\.models: models has no entry 'gpt'"),
+        ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories: 'ChooseColor' is none of ChooseAttr"),
     ],
 )
 def test_an_unknown_slug_is_named_with_those_that_are_known(
@@ -119,7 +124,8 @@ def test_the_schema_knows_what_the_code_knows(repo: Path) -> None:
     schema = yaml.safe_load((repo / SCHEMA).read_text())
     study = schema["properties"]["studies"]["additionalProperties"]["properties"]
     model = schema["properties"]["models"]["additionalProperties"]["properties"]
-    assert study["categories"]["items"]["enum"] == list(CATEGORIES)
+    assert list(CATEGORIES) == list(parameters.CATEGORIES)
+    assert all(re.match(study["categories"]["items"]["pattern"], category) for category in CATEGORIES)
     names = "|".join(SET_NAMES)
     assert study["flows"]["items"]["pattern"] == f"^({names})->({names})$"
     assert model["prompt"]["enum"] == list(TEMPLATES)

@@ -280,7 +280,7 @@ def test_half_a_source_of_questions_is_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _questions(tmp_path, *options) == 1
-    assert "--root and --split belong together, and --published stands alone" in capsys.readouterr().err
+    assert "--root and --split belong together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--root", ".", "--split", "val_balanced", "--published", "QueryAttr.csv"]])

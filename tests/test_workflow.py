@@ -71,6 +71,24 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     assert Tree(moved).planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
 
 
+def test_questions_of_ones_own_go_through_the_whole_path(repo: Path, tmp_path: Path) -> None:
+    copy = Copy(repo, tmp_path)
+    planned = copy.planned("--config", "study=example")
+    assert {rule: planned[rule] for rule in ("questions", "answers", "knockout", "lens")} == {
+        "questions": 3, "answers": 3, "knockout": 3, "lens": 3,
+    }  # fmt: skip
+    assert "shapes" not in planned
+    table = "results/example/knockout/mini-llava/w3/side.parquet"
+    copy.snakemake("--config", "study=example", "--", table)
+    knockouts, metadata = read_parquet(tmp_path / table, KNOCKOUT)
+    assert metadata["selected"] == 4
+    assert (knockouts[knockouts.flow == "related->question"].edges > 0).all()
+    assert knockouts.change_percent.min() < -10
+    copy.edit_parameters("datasets/example", pictures="resources/nowhere")
+    said = copy.snakemake("-n", "--config", "study=example", status=1)
+    assert "params.yaml, datasets.example.pictures: the folder resources/nowhere does not exist." in said
+
+
 @pytest.fixture(scope="module")
 def finished(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """The study `ci`, finished."""

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import ijson
@@ -227,16 +227,22 @@ class Pictures:
 
     Members of the zip are ``images/<image_id>.jpg`` or ``<image_id>.jpg``; they are only ever read into memory.
 
+    Args:
+        root: A data set in GQA's layout; or, with ``by_file``, a folder of pictures whose ids are their files' names.
+
     Raises:
         CrossflowError: there is neither, or the zip is broken.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / "images"
+    def __init__(self, root: Path, *, by_file: bool = False) -> None:
+        self._folder = root if by_file else root / "images"
+        self._suffix = "" if by_file else ".jpg"
         self._zip: zipfile.ZipFile | None = None
         self._members: frozenset[str] = frozenset()
         if self._folder.is_dir():
             return
+        if by_file:
+            raise CrossflowError(f"The folder of pictures {root} does not exist.")
         path = root / "images.zip"
         if not path.is_file():
             raise CrossflowError(f"{root} holds neither images/ nor images.zip.")
@@ -255,17 +261,18 @@ class Pictures:
 
     def _bytes(self, image_id: str) -> tuple[str, bytes]:
         """Where a picture is, for a message, and its encoded bytes."""
-        name = f"{image_id}.jpg"
-        if Path(name).name != name:
+        name = f"{image_id}{self._suffix}"
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or (self._suffix and len(path.parts) > 1):
             raise BrokenQuestion(f"the picture id {image_id!r} is not the name of a file")
         if self._zip is None:
-            path = self._folder / name
+            file = self._folder / path
             try:
-                return str(path), path.read_bytes()
+                return str(file), file.read_bytes()
             except FileNotFoundError as error:
-                raise BrokenQuestion(f"the picture {path} is missing") from error
+                raise BrokenQuestion(f"the picture {file} is missing") from error
             except (OSError, ValueError) as error:
-                raise BrokenQuestion(f"the picture {path} can not be read ({error})") from error
+                raise BrokenQuestion(f"the picture {file} can not be read ({error})") from error
         member = next((member for member in (f"images/{name}", name) if member in self._members), None)
         if member is None:
             raise BrokenQuestion(f"the picture {name} is missing from {self._zip.filename}")

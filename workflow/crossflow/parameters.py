@@ -22,6 +22,7 @@ PUBLISHED = "data/published"
 FETCHED_MODELS = "data/models"
 RANDOM_LLAVA = "data/made/random-llava"
 TRAINED_LLAVA = "data/mini-llava-trained"
+CATEGORIES = ("ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr")
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
@@ -97,7 +98,12 @@ def read_study(config: Mapping[str, Any]) -> Study:
     name = config["study"]
     study = _entry(config, "studies", name, "study")
     at = f"studies.{name}"
-    _entry(config, "datasets", study["dataset"], f"{at}.dataset")
+    dataset = _entry(config, "datasets", study["dataset"], f"{at}.dataset")
+    if dataset["kind"] != "table" and (unknown := [name for name in study["categories"] if name not in CATEGORIES]):
+        raise CrossflowError(
+            f"params.yaml, {at}.categories: {unknown[0]!r} is none of {', '.join(CATEGORIES)}; only a data set of kind "
+            "table has its own."
+        )
     windows = {}
     for slug in study["models"]:
         model = _entry(config, "models", slug, f"{at}.models")
@@ -119,7 +125,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
 
 
 def dataset_root(config: Mapping[str, Any], name: str) -> str:
-    """The folder of a data set in GQA's layout: the user's own, or the one that rules fill.
+    """The folder of a data set in GQA's layout: the user's own, or the one that rules fill; a table's pictures.
 
     Raises:
         CrossflowError: the user's folder does not exist.
@@ -127,6 +133,12 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     dataset = config["datasets"][name]
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
+    if dataset["kind"] == "table":
+        if not Path(dataset["pictures"]).is_dir():
+            raise CrossflowError(
+                f"params.yaml, datasets.{name}.pictures: the folder {dataset['pictures']} does not exist."
+            )
+        return str(dataset["pictures"]).rstrip("/")
     root = dataset.get("root")
     if root is None:
         return FETCHED_GQA
@@ -144,6 +156,11 @@ def is_fetched(config: Mapping[str, Any], name: str) -> bool:
 def is_published(config: Mapping[str, Any], name: str) -> bool:
     """Whether a data set's questions are the published sets, and not chosen among GQA's."""
     return bool(config["datasets"][name].get("questions") == "published")
+
+
+def is_table(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a data set is a table of the user's own."""
+    return bool(config["datasets"][name]["kind"] == "table")
 
 
 def _existing(root: str, *choices: str) -> str:
@@ -174,7 +191,16 @@ def published_file(category: str) -> str:
 
 
 def question_files(config: Mapping[str, Any], name: str, category: str) -> list[str]:
-    """Files of a data set that the choice of a category's questions reads: no picture is asked for."""
+    """Files of a data set that the choice of a category's questions reads: no picture is asked for.
+
+    Raises:
+        CrossflowError: a file of the user's own is not there.
+    """
+    if is_table(config, name):
+        file = str(config["datasets"][name]["file"])
+        if not Path(file).is_file():
+            raise CrossflowError(f"params.yaml, datasets.{name}.file: {file} does not exist.")
+        return [file]
     return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
 
 
@@ -184,6 +210,8 @@ def picture_files(config: Mapping[str, Any], study: Study, category: str) -> lis
     A folder of pictures is no input: only its files have content. The fetched zip is none either, because it grows
     with every study.
     """
+    if is_table(config, study.dataset):
+        return []
     if is_fetched(config, study.dataset):
         return [f"{FETCHED_GQA}/pictures/{study.name}/{category}.csv"]
     path = f"{dataset_root(config, study.dataset)}/images.zip"

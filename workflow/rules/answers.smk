@@ -26,9 +26,9 @@ rule answers:
         gpu=1,
     params:
         provenance=lambda wildcards, output: parameters.record_of(output[0]),
-        root=lambda wildcards: DATASET,
+        pictures=PICTURES,
         model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.ANSWER_SETTINGS),
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow answers"
-        " --questions {input.questions:q} --root {params.root:q} {params.model:q}"
+        " --questions {input.questions:q} {params.pictures:q} {params.model:q}"
         " --output {output.table:q} --skipped {output.skipped:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"

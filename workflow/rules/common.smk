@@ -23,6 +23,7 @@ try:
     DATASET = parameters.dataset_root(config, STUDY.dataset)
     QUESTION_FILES = {name: parameters.question_files(config, STUDY.dataset, name) for name in STUDY.categories}
     PICTURE_FILES = {name: parameters.picture_files(config, STUDY, name) for name in STUDY.categories}
+    PICTURES = ["--pictures" if parameters.is_table(config, STUDY.dataset) else "--root", DATASET]
     SOURCES = read_sources(ROOT / remote.TABLE)
     MODEL_FILES = {slug: parameters.model_files(config, slug) for slug in STUDY.models}
     FILES = parameters.stage_files(STUDY)

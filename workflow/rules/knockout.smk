@@ -27,13 +27,13 @@ rule knockout:
         gpu=1,
     params:
         provenance=lambda wildcards, output: parameters.record_of(output[0]),
-        root=lambda wildcards: DATASET,
+        pictures=PICTURES,
         model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.KNOCKOUT_SETTINGS),
         flows=STUDY.flows,
         answers=STUDY.answers,
         engine=STUDY.engine,
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow knockout"
-        " --questions {input.questions:q} --answers {input.answers:q} --root {params.root:q}"
+        " --questions {input.questions:q} --answers {input.answers:q} {params.pictures:q}"
         " {params.model:q} --window {wildcards.window} --flows {params.flows:q} --select {params.answers}"
         " --engine {params.engine} --output {output:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"

@@ -27,12 +27,12 @@ rule lens:
         gpu=1,
     params:
         provenance=lambda wildcards, output: parameters.record_of(output[0]),
-        root=lambda wildcards: DATASET,
+        pictures=PICTURES,
         model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.LENS_SETTINGS),
         answers=STUDY.answers,
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow lens"
-        " --questions {input.questions:q} --answers {input.answers:q} --root {params.root:q} {params.model:q}"
+        " --questions {input.questions:q} --answers {input.answers:q} {params.pictures:q} {params.model:q}"
         " --select {params.answers} --output {output:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"
 
 

@@ -9,6 +9,8 @@ Makes: results/{study}/questions/{category}.csv, and {category}.rejections.csv w
 
 def chosen_from(category: str) -> list[str]:
     """Where the questions of a category come from, as options."""
+    if parameters.is_table(config, STUDY.dataset):
+        return ["--table", *QUESTION_FILES[category], "--pictures", DATASET]
     if parameters.is_published(config, STUDY.dataset):
         return ["--published", parameters.published_file(category)]
     return ["--root", DATASET, "--split", parameters.dataset_split(config, STUDY.dataset)]

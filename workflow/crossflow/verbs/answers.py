@@ -13,12 +13,18 @@ from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
 from crossflow.journal import journal_beside
 from crossflow.models import MultimodalModel, load_model
 from crossflow.tables import ANSWERS, SKIPPED, write_csv, write_parquet
-from crossflow.verbs.options import add_model_arguments, determining, model_settings
+from crossflow.verbs.options import (
+    add_model_arguments,
+    add_picture_arguments,
+    determining,
+    model_settings,
+    open_pictures,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
-    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
+    add_picture_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, help="table of answers (parquet)")
     parser.add_argument("--skipped", type=Path, required=True, help="table of the questions that are broken (CSV)")
     add_model_arguments(parser)
@@ -48,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(settings, take_device(arguments.device))
     skipped: dict[str, dict[str, Any]] = {}
     determined = determining(arguments)
-    with Pictures(arguments.root) as pictures, journal_beside(arguments.output, determined) as journal:
+    with open_pictures(arguments) as pictures, journal_beside(arguments.output, determined) as journal:
         for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue

@@ -14,13 +14,19 @@ from crossflow.engines import ENGINES, Engine
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import Row, Window, count_edges, parse_flow, rows_of
 from crossflow.forward import run_clean
-from crossflow.gqa import Pictures, read_chosen
+from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.measures import measure, option_tokens
 from crossflow.models import MultimodalModel, Prepared, load_model
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
-from crossflow.verbs.options import add_model_arguments, determining, model_settings
+from crossflow.verbs.options import (
+    add_model_arguments,
+    add_picture_arguments,
+    determining,
+    model_settings,
+    open_pictures,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +36,7 @@ _MEASURES = KNOCKOUT.names[4:-1]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
     parser.add_argument("--answers", type=Path, required=True, help="table of the model's answers to them")
-    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
+    add_picture_arguments(parser)
     parser.add_argument("--window", type=int, required=True, help="width of the window, in layers")
     parser.add_argument("--flows", nargs="+", required=True, metavar="SOURCE->TARGET")
     parser.add_argument("--select", choices=SELECTIONS, default="correct", help="by the model's answer")
@@ -114,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
         "select": arguments.select,
         "engine": arguments.engine,
     }
-    with Pictures(arguments.root) as pictures, journal_beside(arguments.output, metadata) as journal:
+    with open_pictures(arguments) as pictures, journal_beside(arguments.output, metadata) as journal:
         for question, row in tqdm(chosen, desc=f"knockout, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue

@@ -7,20 +7,26 @@ from tqdm import tqdm
 
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import Pictures, read_chosen
+from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.lens import track, tracked_tokens
 from crossflow.models import load_model
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, LENS, read_parquet, write_parquet
-from crossflow.verbs.options import add_model_arguments, determining, model_settings
+from crossflow.verbs.options import (
+    add_model_arguments,
+    add_picture_arguments,
+    determining,
+    model_settings,
+    open_pictures,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
     parser.add_argument("--answers", type=Path, required=True, help="table of the model's answers to them")
-    parser.add_argument("--root", type=Path, required=True, help="data set in GQA's layout, for its pictures")
+    add_picture_arguments(parser)
     parser.add_argument("--select", choices=SELECTIONS, default="correct", help="by the model's answer")
     parser.add_argument("--output", type=Path, required=True, help="table of probabilities (parquet)")
     add_model_arguments(parser)
@@ -37,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = [question for question, _ in selected(read_chosen(arguments.questions), answers, arguments.select)]
     model = load_model(settings, take_device(arguments.device))
     metadata = determining(arguments) | {"answers": hash_file(arguments.answers), "select": arguments.select}
-    with Pictures(arguments.root) as pictures, journal_beside(arguments.output, metadata) as journal:
+    with open_pictures(arguments) as pictures, journal_beside(arguments.output, metadata) as journal:
         for question in tqdm(chosen, desc=f"lens, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crossflow import __version__
+from crossflow.gqa import Pictures
 from crossflow.hub import files_in, folder_of, hash_model, read_manifest
 from crossflow.journal import hash_file
 from crossflow.models import DTYPES, ModelSettings
@@ -24,6 +25,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dtype", default="float32", choices=DTYPES)
     model.add_argument("--max-new-tokens", type=int, default=16)
     model.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say where the pictures are."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--root", type=Path, help="data set in GQA's layout")
+    source.add_argument("--pictures", type=Path, help="folder of the pictures of a table")
+
+
+def open_pictures(arguments: argparse.Namespace) -> Pictures:
+    """The pictures that the options name.
+
+    Raises:
+        CrossflowError: there are none, or they can not be read.
+    """
+    if arguments.root is None:
+        return Pictures(arguments.pictures, by_file=True)
+    return Pictures(arguments.root)
 
 
 def model_settings(arguments: argparse.Namespace) -> ModelSettings:
