@@ -195,7 +195,7 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, ci, paper"),
+        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, ci, "),
         (["--config", "studie=ci"], "params.yaml, its top level: "),
     ],
 )
