@@ -32,6 +32,7 @@ VERBS = {
     "lens-figure": "draw tracked answers",
     "summary": "aggregate answers and knockouts into tables with intervals",
     "hashes": "hash the files of data and models",
+    "trace": "ask one question about one picture, and draw its flows and map",
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "page": "write a table as a page for the report",

@@ -243,6 +243,8 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     return [str(file) for file in found]
 
 
+# What params.yaml may say of a model besides where it is and its window.
+SETTINGS = ("prompt", "image", "patches", "dtype", "max_new_tokens")
 # What each job asks of a model, so that a changed setting reruns only the jobs that it shapes.
 ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
 KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
