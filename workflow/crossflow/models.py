@@ -29,6 +29,9 @@ from crossflow.prompts import render, tokenize
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+CONVERTED_AT_ONCE = 2**22
+"""Elements of the output embedding that are in fp32 at the same time: 16 MiB."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -147,14 +150,17 @@ class MultimodalModel:
         assert isinstance(norm, nn.Module)
         return norm
 
-    @cached_property
-    def _output_embedding(self) -> Float[Tensor, "vocabulary width"]:
-        weight: Tensor = _follow(self.network, self.architecture.head).weight
-        return weight.detach().float()
-
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-        """Logits in fp32, whatever the model's type, from hidden states after the final norm."""
-        return normed.float() @ self._output_embedding.T
+        """Logits in fp32, whatever the model's type, from hidden states after the final norm.
+
+        The output embedding goes to fp32 in parts that stay in a processor's cache: the whole of it would be kept
+        beside the model, 2.0 GiB for a vocabulary of 128,256. A logit does not depend on the others, so the parts
+        change no bit.
+        """
+        weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
+        rows = max(1, CONVERTED_AT_ONCE // weight.shape[1])
+        normed = normed.float()
+        return torch.cat([normed @ part.float().T for part in weight.split(rows)], dim=-1)
 
     def prepare(self, question: ChosenQuestion, picture: Image.Image) -> Prepared:
         """Turn a question and its picture into model inputs and position sets.
