@@ -112,9 +112,7 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
             f"{len(recording.seen)}; the model can not be knocked out."
         )
-    layers = [
-        LayerRecord(hidden, arguments, *recording.seen[index]) for index, (hidden, arguments) in enumerate(calls)
-    ]
+    layers = [LayerRecord(hidden, arguments, *recording.seen[index]) for index, (hidden, arguments) in enumerate(calls)]
     return CleanRun(prepared, first, layers, logits)
 
 
