@@ -23,6 +23,7 @@ from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
 from crossflow.forward import full_logits, run_clean
 from crossflow.gqa import ChosenQuestion, write_chosen
 from crossflow.knockout import knockout_logits
+from crossflow.lens import track
 from crossflow.memory import GIB, Sizes
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
 from crossflow.planning import plan_knockout
@@ -105,8 +106,9 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
             allocations.of(f"work {target} {count}", lambda rows=rows: knockout_logits(model, clean, rows))
         for way in (answer, answer_blind):
             allocations.of(f"work {way.__name__}", lambda way=way: way(model, prepared))
+        allocations.of("work lens", lambda: track(model, prepared, {"answer": 1}))
     held = allocations.held()
-    assert len(held) == 4 + len(batches)
+    assert len(held) == 5 + len(batches)
 
     _assert_planned(sizes.forward(positions), held["forward"].max())
     _assert_planned(sizes.clean_run(positions, first), held["clean"].max())
@@ -115,6 +117,8 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
         _assert_planned(sizes.rows(count, positions, int(sets[target][0])), held[f"{target} {count}"].max())
     for name in ("answer", "answer_blind"):
         _assert_planned(sizes.answer(positions, model.settings.max_new_tokens), held[name].max())
+    # A lens job is planned as an answers job, whose cache it does not have.
+    assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)
 
 
 @pytest.mark.parametrize("name", ["scores", "wide"])
@@ -264,7 +268,7 @@ def test_a_job_says_what_it_needs_before_it_reads_weights(
     (line,) = [record.getMessage() for record in caplog.records if record.name == "crossflow.planning"]
     assert "GiB" in line
     assert "on this machine: weights 0.0" in line
-    assert "for an answer" in line
+    assert "for a question" in line
 
 
 def test_a_job_that_can_not_fit_is_refused_in_one_sentence(

@@ -115,7 +115,7 @@ def announce(
         settings: The model.
         questions: Those of the job.
         device: Where it is to run.
-        flows: Those of a knockout job; None for an answers job.
+        flows: Those of a knockout job; None for an answers job, and for a lens job, which needs a little less.
         batched: See `plan_knockout`.
 
     Raises:
@@ -130,7 +130,7 @@ def announce(
     available, whole = capacity(device), total_memory(device)
     if flows is None:
         plan = plan_answers(sizes, positions, settings.max_new_tokens)
-        parts = f"{_gib(plan.question)} for an answer"
+        parts = f"{_gib(plan.question)} for a question"
     else:
         plan = plan_knockout(sizes, positions, image_stop, flows, available, batched)
         parts = f"{_gib(plan.question)} for a clean run, or {_gib(plan.rows)} for {plan.batch} rows at a time"
