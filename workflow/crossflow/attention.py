@@ -132,9 +132,11 @@ def attend(
         stacked = query.reshape(kv_heads, rows * group * queries, width)
         shared = stacked @ shared_key.transpose(1, 2)
         scores = torch.cat([shared.view(kv_heads, rows, group * queries, -1), scores], dim=-1)
+        # The scores are the largest tensors of a run: none outlives its use, and the next two steps work in place.
+        del shared
 
     keys = scores.shape[-1]
-    scores = scores.view(kv_heads, rows, group, queries, keys) * scaling
+    scores = scores.view(kv_heads, rows, group, queries, keys).mul_(scaling)
     scores = scores.masked_fill_(~visible[None, :, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = weights.view(kv_heads, rows, group * queries, keys)

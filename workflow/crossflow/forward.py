@@ -73,14 +73,15 @@ class _Recording:
 
 
 @contextmanager
-def _recorded_arguments(layers: nn.ModuleList) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
-    """Collect the hidden states and the other arguments with which each layer is called."""
+def _recorded_arguments(layers: nn.ModuleList, first: int) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
+    """Collect the hidden states from position ``first`` on and the other arguments with which each layer is called."""
     calls: list[tuple[Tensor, dict[str, Any]]] = []
 
     def record(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         arguments = dict(named)
         hidden = positional[0] if positional else arguments.pop("hidden_states")
-        calls.append((hidden, arguments))
+        # The slice alone would keep the whole prompt's hidden states alive.
+        calls.append((hidden[:, first:].clone(), arguments))
 
     handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
     try:
@@ -104,18 +105,14 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
         CrossflowError: a layer was not called exactly once through the project's attention function.
     """
     recording = _Recording(first)
-    with _recorded_arguments(model.layers) as calls:
+    with _recorded_arguments(model.layers, first) as calls:
         logits = full_logits(model, prepared, recording)
     if len(calls) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
         raise CrossflowError(
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
             f"{len(recording.seen)}; the model can not be knocked out."
         )
-    # The slice alone would keep the whole prompt's hidden states alive.
-    layers = [
-        LayerRecord(hidden[:, first:].clone(), arguments, *recording.seen[index])
-        for index, (hidden, arguments) in enumerate(calls)
-    ]
+    layers = [LayerRecord(hidden, arguments, *recording.seen[index]) for index, (hidden, arguments) in enumerate(calls)]
     return CleanRun(prepared, first, layers, logits)
 
 

@@ -23,6 +23,7 @@ from crossflow.attention import Call, attend, using
 from crossflow.errors import CrossflowError
 from crossflow.flows import Row
 from crossflow.forward import CleanRun, LayerRecord, require_legal_keys
+from crossflow.memory import capacity
 from crossflow.models import MultimodalModel
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ def _run_suffixes(
 def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
     """Logits at the last position (fp32) of every row, in the order of ``rows``.
 
-    A batch that does not fit into memory is halved; results do not depend on it beyond rounding.
+    Batches are as large as the device's memory is planned to hold. One that does not fit after all is halved; results
+    do not depend on it beyond rounding.
 
     Raises:
         CrossflowError: a row leaves a position with no key to attend to, a target lies before the recorded part, the
@@ -142,7 +144,10 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
             if start < clean.first:
                 raise CrossflowError(f"A knockout changes position {start}, recorded are those from {clean.first} on.")
             numbers.sort(key=lambda number: rows[number].window.first)
-            pending = [numbers]
+            most = model.sizes.most_rows(
+                capacity(model.device), clean.prepared.positions.length, clean.first, start, len(rows)
+            )
+            pending = [numbers[first : first + most] for first in range(0, len(numbers), most)]
             while pending:
                 batch = pending.pop(0)
                 try:

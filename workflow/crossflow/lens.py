@@ -38,7 +38,8 @@ def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
 
     def keep(module: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         hidden = positional[0] if positional else named["hidden_states"]
-        states.append(hidden[0, -1])
+        # A view would keep the whole prompt's hidden states of every layer alive.
+        states.append(hidden[0, -1].clone())
 
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*model.layers, model.norm)]
     try:

@@ -6,7 +6,7 @@ keeps its own attention.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,12 @@ from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
 
 from crossflow import attention
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
+from crossflow.memory import CONVERTED_AT_ONCE, Sizes
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
 from crossflow.prompts import render, tokenize
@@ -69,6 +70,17 @@ def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.as_tensor(packed[0])
 
 
+def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    yield 1, (config.vision_config.image_size, config.vision_config.image_size)
+
+
+def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    """A picture that fills its grid of tiles leaves no padding to be cut off: none has more visual tokens."""
+    side = config.vision_config.image_size
+    for height, width in config.image_grid_pinpoints:
+        yield 1 + (height // side) * (width // side), (width, height)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Where the parts of one architecture are.
@@ -77,18 +89,20 @@ class Architecture:
         decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
         head: Dotted path to the output embedding.
         pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``.
+        pictures: From the configuration to the tiles and the size (width, height) of the pictures with most tokens.
         patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
     """
 
     pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    pictures: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]]
     decoder: str = "model.language_model"
     head: str = "lm_head"
     patch_size: str = "vision_config.patch_size"
 
 
 ARCHITECTURES = {
-    "llava": Architecture(pack=_pack_one_tile),
-    "llava_next": Architecture(pack=_pack_anyres),
+    "llava": Architecture(pack=_pack_one_tile, pictures=_one_tile),
+    "llava_next": Architecture(pack=_pack_anyres, pictures=_anyres),
 }
 
 
@@ -96,6 +110,19 @@ def _follow(root: Any, path: str) -> Any:
     for name in path.split("."):
         root = getattr(root, name)
     return root
+
+
+def sizes_of(network: Any, architecture: Architecture) -> Sizes:
+    """What a model's memory follows from; its network may be on torch's meta device."""
+    vision = network.config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return Sizes.of(
+        network,
+        [
+            (tiles, len(architecture.pack(network, torch.zeros(tiles, patches, 1), size)))
+            for tiles, size in architecture.pictures(network.config)
+        ],
+    )
 
 
 @dataclass(frozen=True)
@@ -148,13 +175,22 @@ class MultimodalModel:
         return norm
 
     @cached_property
-    def _output_embedding(self) -> Float[Tensor, "vocabulary width"]:
-        weight: Tensor = _follow(self.network, self.architecture.head).weight
-        return weight.detach().float()
+    def sizes(self) -> Sizes:
+        """What the model's memory follows from."""
+        return sizes_of(self.network, self.architecture)
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-        """Logits in fp32, whatever the model's type, from hidden states after the final norm."""
-        return normed.float() @ self._output_embedding.T
+        """Logits in fp32, whatever the model's type, from hidden states after the final norm.
+
+        An output embedding in half precision goes to fp32 in parts: the whole of it would be kept beside the model,
+        2.0 GiB for a vocabulary of 128,256. Parts of this size change no bit on a CPU, and are no slower.
+        """
+        weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
+        normed = normed.float()
+        if weight.dtype == torch.float32:
+            return normed @ weight.T
+        parts = torch.split(weight, max(1, CONVERTED_AT_ONCE // weight.shape[1]))
+        return torch.cat([normed @ part.float().T for part in parts], dim=-1)
 
     def prepare(self, question: ChosenQuestion, picture: Image.Image) -> Prepared:
         """Turn a question and its picture into model inputs and position sets.
@@ -223,6 +259,26 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{strategy!r}); only 'default' is known."
         )
     return config
+
+
+def read_outline(settings: ModelSettings) -> tuple[Any, Sizes]:
+    """A model's processor and its sizes, from its configuration alone: no weights are read.
+
+    Raises:
+        CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
+    """
+    model_type = _read_config(settings.path)["model_type"]
+    try:
+        processor = _load_processor(settings)
+        config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=DTYPES[settings.dtype]
+            )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
+    return processor, sizes_of(network, ARCHITECTURES[model_type])
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:

@@ -12,6 +12,7 @@ from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
 from crossflow.journal import journal_beside
 from crossflow.models import MultimodalModel, load_model
+from crossflow.planning import announce
 from crossflow.tables import ANSWERS, SKIPPED, write_csv, write_parquet
 from crossflow.verbs.options import (
     add_model_arguments,
@@ -51,7 +52,9 @@ def _row(model: MultimodalModel, question: ChosenQuestion, pictures: Pictures) -
 def run(arguments: argparse.Namespace) -> None:
     questions = read_chosen(arguments.questions)
     settings = model_settings(arguments)
-    model = load_model(settings, take_device(arguments.device))
+    device = take_device(arguments.device)
+    announce(settings, questions, device)
+    model = load_model(settings, device)
     skipped: dict[str, dict[str, Any]] = {}
     determined = determining(arguments)
     with open_pictures(arguments) as pictures, journal_beside(arguments.output, determined) as journal:

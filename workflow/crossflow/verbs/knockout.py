@@ -18,6 +18,7 @@ from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.measures import measure, option_tokens
 from crossflow.models import MultimodalModel, Prepared, load_model
+from crossflow.planning import announce
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
 from crossflow.verbs.options import (
@@ -106,7 +107,11 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = selected(read_chosen(arguments.questions), answers, arguments.select)
     for flow in arguments.flows:
         parse_flow(flow)
-    model = load_model(settings, take_device(arguments.device))
+    device = take_device(arguments.device)
+    announce(
+        settings, [question for question, _ in chosen], device, arguments.flows, batched=arguments.engine != "reference"
+    )
+    model = load_model(settings, device)
     layers = len(model.layers)
     if not 1 <= arguments.window < 2 * layers:
         raise CrossflowError(

@@ -11,6 +11,7 @@ from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.lens import track, tracked_tokens
 from crossflow.models import load_model
+from crossflow.planning import announce
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, LENS, read_parquet, write_parquet
 from crossflow.verbs.options import (
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     settings = model_settings(arguments)
     answers, _ = read_parquet(arguments.answers, ANSWERS)
     chosen = [question for question, _ in selected(read_chosen(arguments.questions), answers, arguments.select)]
-    model = load_model(settings, take_device(arguments.device))
+    device = take_device(arguments.device)
+    announce(settings, chosen, device)
+    model = load_model(settings, device)
     metadata = determining(arguments) | {"answers": hash_file(arguments.answers), "select": arguments.select}
     with open_pictures(arguments) as pictures, journal_beside(arguments.output, metadata) as journal:
         for question in tqdm(chosen, desc=f"lens, {arguments.questions.stem}", unit="question"):

@@ -1,0 +1,304 @@
+"""The memory plan against what torch allocates on the CPU, what follows from it, and what loading holds."""
+
+import dataclasses
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from crossflow import knockout as engine_module
+from crossflow import memory, planning
+from crossflow.answers import answer, answer_blind
+from crossflow.attention import Plain
+from crossflow.cli import main
+from crossflow.errors import CrossflowError
+from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
+from crossflow.forward import full_logits, run_clean
+from crossflow.gqa import ChosenQuestion, write_chosen
+from crossflow.knockout import knockout_logits
+from crossflow.lens import track
+from crossflow.memory import GIB, Sizes
+from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
+from crossflow.planning import plan_knockout
+from tiny import draw_world, load_tiny
+
+QUESTION = ChosenQuestion("1", "1", "ChooseAttr", "", "Is the ball red or blue?", "red", "red", "blue", ())
+TILE = {"image_size": 168, "patch_size": 14}
+# Each is fullest in another place: scores, the MLP, the record of many layers, the vision tower.
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "scores": {"architecture": "llava_next", "layers": 3, "width": 256, "heads": 8, "key_value_heads": 2, **TILE},
+    "wide": {"layers": 3, "width": 512, **TILE},
+    "deep": {"layers": 16, "width": 128, **TILE},
+    "tower": {
+        "architecture": "llava_next", "layers": 2, "heads": 2, "key_value_heads": 1,
+        "vision_width": 512, "vision_layers": 4, **TILE,
+    },
+}  # fmt: skip
+# Below it, the memory allocator's grain and the shortest-lived trifles count.
+TRIFLE = 64 * 1024
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("memory")
+
+
+def _prepared(model: MultimodalModel, size: tuple[int, int] = (400, 400)) -> Prepared:
+    return model.prepare(QUESTION, Image.new("RGB", size, (9, 99, 200)))
+
+
+class _Allocations:
+    """What torch allocates in named pieces of work, between `__enter__` and `__exit__`."""
+
+    def __init__(self) -> None:
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+    def __enter__(self) -> "_Allocations":
+        self._profile.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._profile.__exit__(*error)
+
+    def of(self, name: str, work: Callable[[], Any]) -> Any:
+        with record_function(name):
+            return work()
+
+    def held(self) -> dict[str, np.ndarray]:
+        """The bytes held for each piece of work after each of its allocations, in order."""
+        events = self._profile.profiler.kineto_results.events()
+        changes = np.array(sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"))
+        spans = {e.name(): (e.start_ns(), e.end_ns()) for e in events if e.name().startswith("work ")}
+        return {
+            name.removeprefix("work "): np.cumsum(changes[(start <= changes[:, 0]) & (changes[:, 0] <= end), 1])
+            for name, (start, end) in spans.items()
+        }
+
+
+def _assert_planned(planned: int, measured: np.integer) -> None:
+    assert measured <= planned + TRIFLE
+    assert planned <= 1.5 * measured + TRIFLE
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, name: str, dtype: str) -> None:
+    model = load_tiny(folder / name, dtype, **GEOMETRIES[name])
+    model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, max_new_tokens=2))
+    prepared = _prepared(model)
+    sizes, positions, sets = model.sizes, prepared.positions.length, prepared.positions
+    first = int(sets["question"][0])
+    run_clean(model, prepared, first)  # what is made once for the process is not the question's
+
+    batches = [(target, count) for target in ("question", "last") for count in (1, 4, 16)]
+    with _Allocations() as allocations:
+        allocations.of("work forward", lambda: full_logits(model, prepared, Plain()))
+        clean = allocations.of("work clean", lambda: run_clean(model, prepared, first))
+        for target, count in batches:
+            rows = [Row("flow", 0, Window(0, 1), sets["image"], sets[target])] * count
+            allocations.of(f"work {target} {count}", lambda rows=rows: knockout_logits(model, clean, rows))
+        for way in (answer, answer_blind):
+            allocations.of(f"work {way.__name__}", lambda way=way: way(model, prepared))
+        allocations.of("work lens", lambda: track(model, prepared, {"answer": 1}))
+    held = allocations.held()
+    assert len(held) == 5 + len(batches)
+
+    _assert_planned(sizes.forward(positions), held["forward"].max())
+    _assert_planned(sizes.clean_run(positions, first), held["clean"].max())
+    _assert_planned(sizes.record(positions, first), held["clean"][-1])
+    for target, count in batches:
+        _assert_planned(sizes.rows(count, positions, int(sets[target][0])), held[f"{target} {count}"].max())
+    for name in ("answer", "answer_blind"):
+        _assert_planned(sizes.answer(positions, model.settings.max_new_tokens), held[name].max())
+    # A lens job is planned as an answers job, whose cache it does not have.
+    assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)
+
+
+@pytest.mark.parametrize("name", ["scores", "wide"])
+def test_sizes_are_known_without_the_weights(folder: Path, name: str, tmp_path: Path) -> None:
+    loaded = load_tiny(folder / name, "bfloat16", **GEOMETRIES[name])
+    for file in (folder / name).iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    _, sizes = read_outline(ModelSettings(tmp_path, "vicuna-v1", dtype="bfloat16"))
+    assert sizes == loaded.sizes
+    held = [*loaded.network.parameters(), *loaded.network.buffers()]
+    assert sizes.weights == sum(tensor.untyped_storage().nbytes() for tensor in held)
+
+
+def test_no_picture_has_more_visual_tokens_than_planned(folder: Path) -> None:
+    model = load_tiny(folder / "anyres", architecture="llava_next", layers=1, width=32)
+    pictures = [(w, h) for w in (40, 72, 100, 144, 216, 500) for h in (40, 72, 100, 144, 216, 500)]
+    counts = [len(_prepared(model, size).positions["image"]) for size in pictures]
+    assert max(counts) == model.sizes.visual
+    assert len(set(counts)) > 3
+
+
+@pytest.fixture(scope="module")
+def published(repo: Path) -> dict[str, Any]:
+    return runpy.run_path(str(repo / "benchmarks" / "memory.py"))
+
+
+@pytest.mark.parametrize(
+    ("slug", "visual", "billions", "card"),
+    [
+        ("llava15-7b", 576, 7.06, "24 GB"),
+        ("llava15-13b", 576, 13.35, "40 GB"),
+        ("llava16-vicuna-7b", 2928, 7.06, "24 GB"),
+        ("llama3-llava-next-8b", 2928, 8.36, "24 GB"),
+        ("llava16-vicuna-13b", 2928, 13.35, "40 GB"),
+    ],
+)
+def test_a_published_model_fits_into_its_card(
+    published: dict[str, Any], slug: str, visual: int, billions: float, card: str
+) -> None:
+    sizes: Sizes = published["published_sizes"](slug, "float16")
+    assert sizes.visual == visual
+    assert sizes.weights / 2 == pytest.approx(billions * 1e9, rel=2e-3)
+    needed = published["need"](sizes, list(PUBLISHED_FLOWS))
+    assert needed.card == card
+    assert needed.plan.batch > 32, "a card on which rows run in small batches is not the model's"
+    whole = published["card_bytes"](80)
+    large = plan_knockout(sizes, needed.positions, needed.positions - 64, PUBLISHED_FLOWS, int(0.9 * whole))
+    assert large.batch == 3 * sizes.layers + 1, "in 80 GB nothing is cut"
+
+
+def test_a_batch_is_the_largest_that_fits(folder: Path) -> None:
+    sizes = load_tiny(folder / "scores", **GEOMETRIES["scores"]).sizes
+    whole, positions, first = 500, 600, 550
+    fixed = sizes.weights + sizes.record(positions, first) + sizes.measures(whole)
+    for room in np.linspace(sizes.rows(1, positions, first), sizes.rows(whole, positions, first), 7).astype(int):
+        count = sizes.most_rows(fixed + int(room), positions, first, first, whole)
+        assert sizes.rows(count, positions, first) <= room
+        assert count == whole or sizes.rows(count + 1, positions, first) > room
+    assert sizes.most_rows(0, positions, first, first, whole) == 1
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> MultimodalModel:
+    return load_tiny(folder / "small", layers=3, width=32)
+
+
+def _all_rows(prepared: Prepared, layers: int) -> list[Row]:
+    flows = [parse_flow(name) for name in ("image->question", "question->last")]
+    sets = prepared.positions
+    return [row for flow in flows for row in rows_of(flow.name, sets[flow.source], sets[flow.target], 1, layers)]
+
+
+def test_batches_follow_from_the_total_memory_and_change_no_result(
+    small: MultimodalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(small)
+    rows = _all_rows(prepared, 3)
+    start, positions, sizes = int(prepared.positions["question"][0]), prepared.positions.length, small.sizes
+    clean = run_clean(small, prepared, start)
+    ran: list[int] = []
+    original = engine_module._run_suffixes
+    monkeypatch.setattr(engine_module, "_run_suffixes", lambda m, c, r, s: ran.append(len(r)) or original(m, c, r, s))
+    whole = knockout_logits(small, clean, rows)
+    assert ran == [3, 3]
+    ran.clear()
+    needed = (
+        sizes.weights + sizes.record(positions, start) + sizes.measures(len(rows)) + sizes.rows(2, positions, start)
+    )
+    monkeypatch.setattr(memory, "total_memory", lambda device: int(needed / memory.USABLE) + 1)
+    cut = knockout_logits(small, clean, rows)
+    assert ran == [2, 1, 3]
+    torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mini_studys_batches_are_whole_on_any_machine(repo: Path) -> None:
+    _, sizes = read_outline(ModelSettings(repo / "resources" / "mini-llava", "vicuna-v1"))
+    # 36 visual tokens and fewer than 100 of text; six flows in eight layers and two rows without edges.
+    assert sizes.most_rows(GIB // 4, 136, 36, 36, 50) == 50
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_in_parts_are_those_of_the_whole(small: MultimodalModel, dtype: torch.dtype) -> None:
+    width = 2048
+    generator = torch.Generator().manual_seed(0)
+    rows = memory.CONVERTED_AT_ONCE // width
+    weight = torch.randn(2 * rows + 320, width, generator=generator).to(dtype)
+    network = SimpleNamespace(lm_head=SimpleNamespace(weight=weight))
+    model = dataclasses.replace(small, network=network)
+    for count in (1, 20):
+        normed = torch.randn(count, width, generator=generator).to(dtype)
+        # Bit-equal where it was measured; another machine's kernels may sum another shape in another order.
+        torch.testing.assert_close(model.logits(normed), normed.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_of_the_asked_type_are_mapped_and_not_copied(small: MultimodalModel, folder: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the kernel does not list this process's mappings")
+    lines = [line.split() for line in maps.read_text().splitlines() if str(folder / "small") in line]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    weights = list(small.network.parameters())
+    mapped = [any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in weights]
+    assert all(mapped)
+
+
+@pytest.fixture
+def job(small: MultimodalModel, tmp_path: Path) -> list[str]:
+    """An answers job on a model whose weights are not there: whatever it says, it says before it reads them."""
+    for file in small.settings.path.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_chosen(tmp_path / "questions.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"])
+    return [
+        "answers", "--questions", str(tmp_path / "questions.csv"), "--root", str(tmp_path / "world"),
+        "--output", str(tmp_path / "a.parquet"), "--skipped", str(tmp_path / "s.csv"),
+        "--model-path", str(tmp_path), "--prompt", "vicuna-v1", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_a_job_says_what_it_needs_before_it_reads_weights(
+    job: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", "crossflow")
+    assert main(job) == 1
+    assert "can not be loaded" in capsys.readouterr().err
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "crossflow.planning"]
+    assert "GiB" in line
+    assert "on this machine: weights 0.0" in line
+    assert "for a question" in line
+
+
+def test_a_job_that_can_not_fit_is_refused_in_one_sentence(
+    job: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (memory, planning):
+        monkeypatch.setattr(module, "total_memory", lambda device: 10**6)
+    assert main(job) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "GiB of memory as float32" in last
+    assert "this machine has 0.001" in last
+    assert "set a dtype of half its size, or take a device with more memory." in last
+
+
+def test_the_least_that_a_job_can_do_with_is_the_weights_a_clean_run_and_one_row(small: MultimodalModel) -> None:
+    sizes = small.sizes
+    plan = plan_knockout(sizes, 100, 60, ["image->question", "image->last"], 0)
+    assert plan.batch == 1
+    assert plan.total == plan.smallest == sizes.weights + max(plan.question, plan.least)
+    assert plan.question == sizes.clean_run(100, 60)
+    longer = plan_knockout(sizes, 100, 60, ["question->image"], 0)
+    assert longer.least > plan.least, "a row that begins before the picture is as long as the prompt"
+    reference = plan_knockout(sizes, 100, 60, ["image->question"], 0, batched=False)
+    assert reference.rows >= sizes.record(100, 60) + sizes.forward(100)
+
+
+def test_a_larger_type_needs_more(small: MultimodalModel) -> None:
+    half = dataclasses.replace(small.sizes, itemsize=2)
+    for needed in ("forward", "answer"):
+        more = (16,) if needed == "answer" else ()
+        assert getattr(small.sizes, needed)(4000, *more) > 0.6 * getattr(half, needed)(4000, *more)
+    with pytest.raises(CrossflowError, match="not of the form"):
+        plan_knockout(small.sizes, 100, 60, ["nothing"], 0)

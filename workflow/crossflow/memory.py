@@ -1,0 +1,177 @@
+"""What a model needs of a device's memory, computed from its configuration.
+
+A job holds the *weights*. For each question it makes one forward of the whole prompt: an answer, whose cache grows by
+what is generated, or a *clean run*, which leaves a *record* to the knockouts; *rows* are run in batches against the
+record. Counted are the tensors that live together in the fullest moment, nearly always that of attention scores or of
+an MLP in some decoder layer. Every number is an upper bound, by less than half too large: `tests/test_memory.py` holds
+them against what torch allocates.
+
+Batches of rows follow from the device's *total* memory, not from what happens to be free: on the same kind of device
+every run makes the same batches, and so the same table.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+CONVERTED_AT_ONCE = 2**22
+"""Elements of the output embedding that are in fp32 at the same time: 16 MiB."""
+
+USABLE = 0.9
+"""Share of a device's memory to plan with; the rest is for the driver, workspaces of kernels, and fragments."""
+
+GIB = 2**30
+
+_FP32, _FP64 = 4, 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model's memory follows from.
+
+    Attributes:
+        weights: Bytes of all parameters and buffers.
+        itemsize: Bytes of a number in the model's type.
+        layers, width, intermediate, heads, kv_heads, head_width, vocabulary: Of the text decoder.
+        tower_width, tower_intermediate: Of the vision tower.
+        tower_values: Values of a patch.
+        tower_positions: Positions of all tiles of a picture in the tower, of the picture that has most.
+        visual: Visual tokens of the picture that has most.
+    """
+
+    weights: int
+    itemsize: int
+    layers: int
+    width: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    vocabulary: int
+    tower_width: int
+    tower_intermediate: int
+    tower_values: int
+    tower_positions: int
+    visual: int
+
+    @classmethod
+    def of(cls, network: nn.Module, pictures: Iterable[tuple[int, int]]) -> "Sizes":
+        """The sizes of a network, which may be on torch's meta device.
+
+        Args:
+            network: A transformers model with a text decoder and a vision tower.
+            pictures: Numbers of tiles and of visual tokens, of each shape of picture.
+        """
+        config: Any = network.config
+        text, vision = config.get_text_config(), config.vision_config
+        tiles, visual = (max(numbers) for numbers in zip(*pictures, strict=True))
+        return cls(
+            weights=sum(held.nbytes for held in [*network.parameters(), *network.buffers()]),
+            itemsize=next(network.parameters()).element_size(),
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            intermediate=text.intermediate_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            vocabulary=text.vocab_size,
+            tower_width=vision.hidden_size,
+            tower_intermediate=vision.intermediate_size,
+            tower_values=vision.num_channels * vision.patch_size**2,
+            tower_positions=tiles * ((vision.image_size // vision.patch_size) ** 2 + 1),
+            visual=visual,
+        )
+
+    @property
+    def _key_value(self) -> int:
+        """Bytes of the key and the value of one position in one layer."""
+        return 2 * self.kv_heads * self.head_width * self.itemsize
+
+    def _layer(self, rows: int, queries: int, keys: int) -> int:
+        """The fullest moment of a decoder layer in bytes, its input included."""
+        positions, item = rows * queries, self.itemsize
+        # The scores, again in fp32 if they are not, and their softmax in fp32; the mask and two made from it.
+        per_score = item + (_FP32 if item < _FP32 else 0) + _FP32
+        scores = positions * keys * (self.heads * per_score + 3)
+        # The residual stream and its norm; queries and what is mixed, in two orders each; keys and values.
+        beside = positions * ((2 * self.width + 4 * self.heads * self.head_width) * item + self._key_value)
+        # A suffix's own weights are copied out of those of prefix and suffix; a CPU copies the keys in half precision.
+        copied = positions * queries * self.heads * item if queries < keys else 0
+        copied += keys * self._key_value // 2 if item < _FP32 else 0
+        # The residual stream and its norm; gate, up and their product.
+        mlp = positions * (2 * self.width + 3 * self.intermediate) * item
+        norm = positions * self.width * (2 * item + 3 * _FP32)
+        return max(scores + beside + copied, mlp, norm)
+
+    def _tower(self) -> int:
+        """Encoding the picture: its pixels twice and a layer's MLP, or the projector and the packing of its tiles."""
+        layer = self.tower_positions * (4 * self.tower_width + 4 * self.tower_intermediate + 2 * self.tower_values)
+        projected = self.tower_positions * self.tower_width + 6 * max(self.tower_positions, self.visual) * self.width
+        return max(layer, projected) * self.itemsize
+
+    def _logits(self, rows: int) -> int:
+        """Logits of a batch of rows, in parts and together, and the part of the output embedding in fp32."""
+        part = min(self.vocabulary * self.width, CONVERTED_AT_ONCE) if self.itemsize < _FP32 else 0
+        return (part + 2 * rows * self.vocabulary) * _FP32
+
+    def forward(self, positions: int) -> int:
+        """Bytes of a full multimodal forward, without what it leaves behind."""
+        hidden = positions * self.width * self.itemsize
+        layer = self._layer(1, positions, positions) + 3 * hidden  # embeddings, the picture's part, its place
+        probabilities = 2 * self.vocabulary * _FP64
+        return max(self._tower(), layer, hidden + self._logits(1) + probabilities)
+
+    def record(self, positions: int, first: int) -> int:
+        """Bytes that a clean run leaves: keys, values, and from ``first`` on the residual streams and masks."""
+        suffix = positions - first
+        layer = positions * self._key_value + suffix * (self.width * self.itemsize + positions)
+        shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64)  # rotary embedding, position numbers
+        return self.layers * layer + shared + self.vocabulary * _FP32
+
+    def clean_run(self, positions: int, first: int) -> int:
+        """Bytes of a clean run, what it leaves included."""
+        return self.forward(positions) + self.record(positions, first)
+
+    def answer(self, positions: int, new_tokens: int) -> int:
+        """Bytes of a generated answer; one layer of the cache is there twice while it grows."""
+        return self.forward(positions) + (self.layers + 1) * (positions + new_tokens) * self._key_value
+
+    def rows(self, count: int, positions: int, start: int) -> int:
+        """Bytes of one batch of rows from position ``start`` on, beside the record."""
+        suffix = positions - start
+        ending = count * suffix * self.width * self.itemsize + self._logits(count)
+        return max(self._layer(count, suffix, positions), ending)
+
+    def measures(self, rows: int) -> int:
+        """Bytes of a question's results: the logits of all its rows, and the log-probabilities made from them."""
+        return rows * self.vocabulary * (_FP32 + 2 * _FP64)
+
+    def most_rows(self, capacity: int, positions: int, first: int, start: int, total: int) -> int:
+        """How many rows from position ``start`` on fit into a batch; at least 1.
+
+        Args:
+            capacity: Bytes that are planned with.
+            positions: Length of the prompt.
+            first: First position of the record.
+            start: First position of the rows.
+            total: All rows of the question, whose logits are kept.
+        """
+        room = capacity - self.weights - self.record(positions, first) - self.measures(total)
+        return max(1, bisect_right(range(1, total + 1), room, key=lambda count: self.rows(count, positions, start)))
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that a device has; for the CPU, the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def capacity(device: torch.device) -> int:
+    """Bytes of a device's memory that are planned with."""
+    return int(total_memory(device) * USABLE)

@@ -1,0 +1,149 @@
+"""What a job needs of its device, said before any weight is read; a job that can not fit is refused."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from crossflow.errors import BrokenQuestion, CrossflowError
+from crossflow.flows import parse_flow
+from crossflow.gqa import ChosenQuestion
+from crossflow.memory import GIB, Sizes, capacity, total_memory
+from crossflow.models import ModelSettings, read_outline
+from crossflow.prompts import TokenizedPrompt, render, tokenize
+
+log = logging.getLogger(__name__)
+
+# Targets that begin before the end of the picture, so that rows may be as long as the prompt.
+_BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory of a job, in bytes.
+
+    Attributes:
+        weights: The model.
+        question: What one question takes beside the weights, before any row: an answer, or a clean run.
+        rows: The largest batch of rows, and the record it runs against; 0 without any.
+        least: The same for a single row.
+        batch: Rows of the largest batch.
+    """
+
+    weights: int
+    question: int
+    rows: int = 0
+    least: int = 0
+    batch: int = 0
+
+    @property
+    def total(self) -> int:
+        """The most that is held at a time."""
+        return self.weights + max(self.question, self.rows)
+
+    @property
+    def smallest(self) -> int:
+        """What the job can not do without."""
+        return self.weights + max(self.question, self.least)
+
+
+def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
+    """The memory of an answers job with prompts of up to so many positions."""
+    return Plan(sizes.weights, sizes.answer(positions, new_tokens))
+
+
+def plan_knockout(
+    sizes: Sizes, positions: int, image_stop: int, flows: Sequence[str], available: int, batched: bool = True
+) -> Plan:
+    """The memory of a knockout job.
+
+    Args:
+        sizes: Those of the model.
+        positions: Length of the longest prompt.
+        image_stop: The position after its picture.
+        flows: Names of the flows.
+        available: Bytes to plan with; batches are cut to them.
+        batched: Rows run together, as suffixes; otherwise each is a full forward, as the reference does it.
+    """
+    targets = [parse_flow(flow).target for flow in flows]
+    starts = Counter(
+        positions - 1 if target == "last" else 0 if target in _BEFORE_TEXT else image_stop for target in targets
+    )
+    first = min(starts)
+    # The rows of one start are a batch; a row without edges, which shows the noise floor, joins each.
+    counts = {start: count * sizes.layers + 1 for start, count in starts.items()}
+    total = sum(counts.values())
+    kept = sizes.record(positions, first) + sizes.measures(total)
+    clean_run = sizes.clean_run(positions, first)
+    if not batched:
+        alone = kept + sizes.forward(positions)
+        return Plan(sizes.weights, clean_run, alone, alone, 1)
+    batches = {
+        start: min(count, sizes.most_rows(available, positions, first, start, total)) for start, count in counts.items()
+    }
+    needed, batch = max((sizes.rows(batch, positions, start), batch) for start, batch in batches.items())
+    one = max(sizes.rows(1, positions, start) for start in starts)
+    return Plan(sizes.weights, clean_run, kept + needed, kept + one, batch)
+
+
+def _prompts(
+    settings: ModelSettings, processor: object, visual: int, questions: Sequence[ChosenQuestion]
+) -> Iterator[TokenizedPrompt]:
+    for question in questions:
+        try:
+            yield tokenize(render(settings.prompt, question.question, processor), processor, visual)
+        except BrokenQuestion:
+            continue
+
+
+def _gib(number: int) -> str:
+    return f"{number / GIB:.1f}" if number >= 0.1 * GIB else f"{number / GIB:.3f}"
+
+
+def announce(
+    settings: ModelSettings,
+    questions: Sequence[ChosenQuestion],
+    device: torch.device,
+    flows: Sequence[str] | None = None,
+    batched: bool = True,
+) -> Plan:
+    """Log what a job needs with the longest of its prompts and the picture of most visual tokens.
+
+    Args:
+        settings: The model.
+        questions: Those of the job.
+        device: Where it is to run.
+        flows: Those of a knockout job; None for an answers job, and for a lens job, which needs a little less.
+        batched: See `plan_knockout`.
+
+    Raises:
+        CrossflowError: the model, one question and one row do not fit into the device; or the model's folder or
+            processor is not as expected.
+    """
+    processor, sizes = read_outline(settings)
+    prompts = list(_prompts(settings, processor, sizes.visual, questions))
+    longest = max(prompts, key=lambda prompt: len(prompt.ids), default=None)
+    positions = sizes.visual + 1 if longest is None else len(longest.ids)
+    image_stop = sizes.visual if longest is None else longest.image.stop
+    available, whole = capacity(device), total_memory(device)
+    if flows is None:
+        plan = plan_answers(sizes, positions, settings.max_new_tokens)
+        parts = f"{_gib(plan.question)} for a question"
+    else:
+        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched)
+        parts = f"{_gib(plan.question)} for a clean run, or {_gib(plan.rows)} for {plan.batch} rows at a time"
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "this machine"
+    if plan.smallest > available:
+        advice = "set a dtype of half its size, or take" if sizes.itemsize > 2 else "take"
+        raise CrossflowError(
+            f"The model in {settings.path} needs {_gib(plan.smallest)} GiB of memory as {settings.dtype} (weights "
+            f"{_gib(plan.weights)}, then a prompt of up to {positions} positions), but {name} has {_gib(whole)}, of "
+            f"which {_gib(available)} are planned with: {advice} a device with more memory."
+        )
+    log.info(
+        "memory: %s GiB of %s on %s: weights %s as %s, then %s (prompts of up to %d positions)",
+        _gib(plan.total), _gib(whole), name, _gib(plan.weights), settings.dtype, parts, positions,
+    )  # fmt: skip
+    return plan
