@@ -94,9 +94,9 @@ def is_llama_3(port: Port) -> bool:
     return "Llama-3" in port.text["_name_or_path"]
 
 
-def llama_2_rules(model: BPE) -> Tokenizer:
-    """The rules of Llama 2's tokenizer, without its vocabulary: words begin with a blank, unknown letters are bytes."""
-    tokenizer = Tokenizer(model)
+def llama_2_rules(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    """Llama 2's tokenizer with some vocabulary: words begin with a blank, letters that it lacks are bytes."""
+    tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.decoder = decoders.Sequence(
@@ -113,8 +113,7 @@ def _small_llama_2() -> Tokenizer:
     words = ["▁" + word for word in random_model.mini_world_words()]
     trained.train_from_iterator(words, BpeTrainer(vocab_size=700, special_tokens=first, show_progress=False))
     model = json.loads(trained.to_str())["model"]
-    merges = [(left, right) for left, right in model["merges"]]
-    return llama_2_rules(BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    return llama_2_rules(model["vocab"], [(left, right) for left, right in model["merges"]])
 
 
 def _small_llama_3() -> Tokenizer:
@@ -141,13 +140,6 @@ def _small_llama_3() -> Tokenizer:
     return tokenizer
 
 
-def small_tokenizer(port: Port) -> Tokenizer:
-    """A tokenizer with the rules of the port's text model, a small vocabulary, and the tokens that the port adds."""
-    tokenizer = _small_llama_3() if is_llama_3(port) else _small_llama_2()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in port.added])
-    return tokenizer
-
-
 def special_tokens(port: Port) -> dict[str, str]:
     """The tokens with a role, as tokenizer_config.json and special_tokens_map.json name them."""
     begin, end = (LLAMA_3_BEGIN, LLAMA_3_END) if is_llama_3(port) else ("<s>", "</s>")
@@ -161,7 +153,11 @@ def _write(folder: Path, **files: Any) -> None:
 
 
 def write_tokenizer(folder: Path, port: Port, tokenizer: Tokenizer, **settings: Any) -> None:
-    """The files of a port's tokenizer, with ``settings`` over its tokenizer_config.json."""
+    """The files of a port's tokenizer: that of its text model with the tokens that the port adds.
+
+    ``settings`` go over its tokenizer_config.json.
+    """
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in port.added])
     tokenizer.save(str(folder / "tokenizer.json"))
     special = special_tokens(port)
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
@@ -233,7 +229,7 @@ def _write_processor(folder: Path, port: Port) -> None:
     _write(folder, preprocessor_config=pictures, processor_config=processor, chat_template={"chat_template": template})
 
 
-def _old_name(name: str) -> str:
+def old_name(name: str) -> str:
     """The name of a weight in the ports, which were made with transformers 4.36 to 4.40."""
     for now, then in (
         (r"^lm_head\.", "language_model.lm_head."),
@@ -261,7 +257,10 @@ def _write_weights(folder: Path, port: Port, weights: Mapping[str, torch.Tensor]
 
 def write(folder: Path, slug: str, seed: int = 0) -> dict[str, torch.Tensor]:
     """Write the port that ``slug`` of params.yaml names, shrunk; returns its weights by the names that the ports use."""
-    port, tokenizer = PORTS[slug], small_tokenizer(PORTS[slug])
+    port = PORTS[slug]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _small_llama_3() if is_llama_3(port) else _small_llama_2()
+    write_tokenizer(folder, port, tokenizer)
     geometry, ids = port.geometry, {role: tokenizer.token_to_id(token) for role, token in special_tokens(port).items()}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special_tokens(port))
     # The ports pad the vocabulary to a multiple of 64.
@@ -270,10 +269,8 @@ def write(folder: Path, slug: str, seed: int = 0) -> dict[str, torch.Tensor]:
     for name, weight in random_model.build_model(geometry, fast, seed).state_dict().items():
         if "embed_tokens" in name or "lm_head" in name:
             weight = torch.nn.functional.pad(weight, (0, 0, 0, words - len(fast)))
-        weights[_old_name(name)] = weight.to(torch.float16).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
+        weights[old_name(name)] = weight.to(torch.float16).contiguous()
     _write_weights(folder, port, weights)
-    write_tokenizer(folder, port, tokenizer)
     _write_processor(folder, port)
     text = {
         **port.text,
