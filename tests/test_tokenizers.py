@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, normalizers
-from tokenizers import processors as post_processors
-from tokenizers.models import BPE
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
 from crossflow.categories import Classified, attach_objects, classify
@@ -25,6 +23,7 @@ from crossflow.gqa import ChosenQuestion, read_questions, read_scenes
 from crossflow.patches import VisualTokens
 from crossflow.positions import Positions, find_words, positions_of
 from crossflow.prompts import TokenizedPrompt, render, tokenize
+from ports import PORTS, llama_2_rules, write_tokenizer
 
 # Package, and the file in it that holds the tokenizer: vocabulary and merges of Llama 1 and 2 in a form of its own, and
 # Llama 3's tokenizer.json, whose 128,000 ranks are those of Meta's own tokenizer.model.
@@ -35,11 +34,6 @@ PACKAGES = {
 PROMPTS = {"llama2": "vicuna-v1", "llama3": "llava-llama-3"}
 VISUAL = 576
 QUESTIONS = 1_000
-
-
-def _special(content: str) -> dict[str, Any]:
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    return {"content": content} | plain
 
 
 @pytest.fixture(scope="session")
@@ -66,65 +60,26 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def _write_llama2(source: Path, folder: Path, **settings: object) -> None:
-    """Vicuna's tokenizer as the ports of LLaVA have it: Llama 2's, with the picture's token and one for padding."""
+def _write_llama2(source: Path, folder: Path, metaspace: bool = False, **settings: object) -> None:
+    """Vicuna's tokenizer as the ports of LLaVA-1.5 have it: Llama 2's, with the picture's token and one for padding."""
     vocabulary, merges = (base64.b64decode(packed) for packed in re.findall(r'"([^"]{10000,})"', source.read_text()))
     tokens = vocabulary.decode().split("\n")
     pairs = struct.iter_unpack("<HH", merges)
-    model = BPE(
+    tokenizer = llama_2_rules(
         {token: number for number, token in enumerate(tokens)},
         [(tokens[first], tokens[second]) for first, second in pairs],
-        fuse_unk=True,
-        byte_fallback=True,
-        unk_token="<unk>",
     )
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.post_processor = post_processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    special = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]
-    tokenizer.add_special_tokens(special)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    decoder = {tokenizer.token_to_id(token): token for token in special}
-    assert list(decoder) == [0, 1, 2, 32000, 32001]
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "add_bos_token": True,
-                "add_eos_token": False,
-                "added_tokens_decoder": {str(number): _special(token) for number, token in decoder.items()},
-                "bos_token": "<s>",
-                "eos_token": "</s>",
-                "pad_token": "<pad>",
-                "unk_token": "<unk>",
-                "clean_up_tokenization_spaces": False,
-                "padding_side": "left",
-                "tokenizer_class": "LlamaTokenizer",
-            }
-            | settings
-        )
-    )
+    if metaspace:
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    write_tokenizer(folder, PORTS["llava15-7b"], tokenizer, **settings)
+    assert json.loads((folder / "added_tokens.json").read_text()) == {"<image>": 32000, "<pad>": 32001}
 
 
 def _write_llama3(source: Path, folder: Path) -> None:
-    content = json.loads(source.read_text())
-    # The port's picture token lies behind the 256 special tokens.
-    added = {128256: "<image>", 128257: "<pad>"}
-    content["added_tokens"] += [{"id": number} | _special(token) for number, token in added.items()]
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "bos_token": "<|begin_of_text|>",
-                "eos_token": "<|eot_id|>",
-                "pad_token": "<pad>",
-                "clean_up_tokenization_spaces": True,
-                "tokenizer_class": "PreTrainedTokenizerFast",
-            }
-        )
-    )
+    """Llama 3's tokenizer as the port has it, with the same two tokens behind its 256 special ones."""
+    write_tokenizer(folder, PORTS["llama3-llava-next-8b"], Tokenizer.from_file(str(source)))
+    assert json.loads((folder / "added_tokens.json").read_text()) == {"<image>": 128256, "<pad>": 128257}
 
 
 def _processor(folder: Path) -> SimpleNamespace:
@@ -162,13 +117,15 @@ SHIRT = _question("Is the shirt black or yellow?", "yellow", "black")
         {},
         {"legacy": False},
         {"legacy": True},
+        # Newer files give the first word its blank by a pre-tokenizer.
+        {"metaspace": True},
         {"tokenizer_class": "LlamaTokenizerFast"},
         {"tokenizer_class": "PreTrainedTokenizerFast"},
     ],
     ids=str,
 )
 def test_vicunas_prompt_has_the_published_positions_whatever_the_folder_says_of_legacy(
-    packages: dict[str, Path], tmp_path: Path, settings: dict[str, object]
+    packages: dict[str, Path], tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     _write_llama2(packages["llama2"], tmp_path, **settings)
     _, positions = _prepare(_processor(tmp_path), "vicuna-v1", SHIRT)
@@ -190,6 +147,8 @@ def test_vicunas_tokens_are_those_that_the_published_program_feeds(processors: d
     assert pieces[-5:] == ["▁A", "SS", "IST", "ANT", ":"]
     assert [pieces[place] for place in positions["true_option"]] == ["▁yellow"]
     assert [pieces[place] for place in positions["role"]] == ["▁A", "SS", "IST", "ANT"]
+    # The answer that LLaVA-1.5-7B gives to this question, as measured by other people.
+    assert processors["llama2"].tokenizer.convert_ids_to_tokens([612, 4743, 2]) == ["▁Y", "ellow", "</s>"]
 
 
 def test_llama_3_gets_two_begin_of_text_tokens_and_its_role_headers(processors: dict[str, SimpleNamespace]) -> None:

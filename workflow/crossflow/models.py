@@ -174,6 +174,17 @@ class MultimodalModel:
         assert isinstance(norm, nn.Module)
         return norm
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, in pixels of a tile."""
+        return int(_follow(self.network.config, self.architecture.patch_size))
+
+    def pack(
+        self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
+    ) -> Float[Tensor, "tokens labels"]:
+        """Labels of patches in the order of the visual tokens, as the model packs a picture of ``size``."""
+        return self.architecture.pack(self.network, labels, size)
+
     @cached_property
     def sizes(self) -> Sizes:
         """What the model's memory follows from."""
@@ -201,8 +212,8 @@ class MultimodalModel:
         prompt = render(self.settings.prompt, question.question, self.processor)
         visual = visual_tokens(
             self.processor.image_processor,
-            _follow(self.network.config, self.architecture.patch_size),
-            lambda labels, size: self.architecture.pack(self.network, labels, size),
+            self.patch_size,
+            self.pack,
             picture.size,
             [chosen.box for chosen in question.objects],
             self.settings.patches,

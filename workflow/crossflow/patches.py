@@ -66,7 +66,7 @@ def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: C
     return picture
 
 
-def _pixels(image_processor: Any, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
+def tower_pixels(image_processor: Any, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
     """The picture as the vision tower would see it, before rescaling and normalising."""
     processed = image_processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
     return np.asarray(processed[None] if processed.ndim == 3 else processed)
@@ -80,7 +80,7 @@ def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: in
 
 def _empty(image_processor: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "tiles 3 height width"]:
     """A picture without any box, as `_covered` compares with it."""
-    return _pixels(image_processor, paint(size, [], _WHITE, _BLACK))
+    return tower_pixels(image_processor, paint(size, [], _WHITE, _BLACK))
 
 
 def _covered(
@@ -90,14 +90,14 @@ def _covered(
     boxes: Sequence[Box],
 ) -> Float[np.ndarray, "tiles height width"]:
     """The share of each processed pixel that the boxes cover, 0 to 1. Padding has no share of anything."""
-    covered = _pixels(image_processor, paint(size, boxes, _WHITE, _BLACK))
+    covered = tower_pixels(image_processor, paint(size, boxes, _WHITE, _BLACK))
     return np.asarray((covered.astype(np.float64) - empty)[:, 0] / 255)
 
 
 def _related_published(
     image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
 ) -> Bool[np.ndarray, "tiles patches"]:
-    painted = _pixels(image_processor, paint(size, boxes, _RED, _GREEN))
+    painted = tower_pixels(image_processor, paint(size, boxes, _RED, _GREEN))
     red = (painted[:, 0] == _RED[0]) & (painted[:, 1] == _RED[1]) & (painted[:, 2] == _RED[2])
     return _any_of_patch(red, patch_size)
 
