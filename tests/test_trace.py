@@ -70,6 +70,7 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     for name in ("curves", "map"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(tmp_path / "patches.png").width > 72
     assert cli.main([*command, *image]) == 0
     assert "related" not in capsys.readouterr().out, "without a box nothing is related"
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from crossflow import figures, hub, parameters
+from crossflow import figures, hub, overlay, parameters
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
 from crossflow.gqa import Box, Pictures
 from crossflow.models import ModelSettings, load_model
+from crossflow.tables import replacing
 from crossflow.trace import asked, trace
 from crossflow.trace_figures import draw_curves, draw_map
 
@@ -94,3 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
             paths = [arguments.output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
             figures.save(figure, paths)
             print(f"{paths[0]}, {paths[1].name}")
+    if arguments.box:
+        path = arguments.output / "patches.png"
+        with replacing(path) as temporary:
+            overlay.draw(model, model.prepare(question, picture), picture).save(temporary, "png")
+        print(path)
