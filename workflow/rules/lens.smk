@@ -65,7 +65,7 @@ for kind, norm in LENS_KINDS.items():
         name:
             f"figure_{kind.replace('-', '_')}"
         input:
-            f"{RESULTS}/summary/lens.csv",
+            table=f"{RESULTS}/summary/lens.csv",
             sources=sources("lens-figure"),
         output:
             pdf=f"{RESULTS}/figures/{kind}-{{model}}.pdf",
@@ -86,6 +86,6 @@ for kind, norm in LENS_KINDS.items():
             categories=STUDY.categories,
         shell:
             "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow lens-figure"
-            " --table {input[0]:q} --norm {params.norm} --model {wildcards.model}"
+            " --table {input.table:q} --norm {params.norm} --model {wildcards.model}"
             " --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
             " --provenance {params.provenance:q} 2>&1 | tee {log:q}"

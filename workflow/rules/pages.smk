@@ -18,7 +18,7 @@ for table, (folder, title, category) in _tables.items():
         name:
             f"page_{table}"
         input:
-            f"{RESULTS}/{folder}/{table}.csv",
+            table=f"{RESULTS}/{folder}/{table}.csv",
             sources=sources("page"),
         output:
             report(
@@ -35,4 +35,4 @@ for table, (folder, title, category) in _tables.items():
             title=title,
         shell:
             "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow page"
-            " --table {input[0]:q} --title {params.title:q} --output {output:q} 2>&1 | tee {log:q}"
+            " --table {input.table:q} --title {params.title:q} --output {output:q} 2>&1 | tee {log:q}"
