@@ -55,3 +55,18 @@ def device_threads() -> int:
     """
     devices = workflow.global_resources.get("gpu")
     return max(1, (workflow.resource_settings.cores or 1) // (devices and devices.value or 1))
+
+
+def source(name: str) -> str:
+    """What the table of sources says of a file, so that another address or checksum fetches it again."""
+    remote = SOURCES[name]
+    return f"{remote.url} {remote.bytes} {remote.sha256}"
+
+
+def chosen_from(category: str) -> list[str]:
+    """Where the questions of a category come from, as options."""
+    if parameters.is_table(config, STUDY.dataset):
+        return ["--table", *QUESTION_FILES[category], "--pictures", DATASET]
+    if parameters.is_published(config, STUDY.dataset):
+        return ["--published", parameters.published_file(category)]
+    return ["--root", DATASET, "--split", parameters.dataset_split(config, STUDY.dataset)]

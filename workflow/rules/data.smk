@@ -11,14 +11,7 @@ Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, i
 localrules:
     fetch_questions,
     fetch_scene_graphs,
-    fetch_pictures,
     fetch_published,
-
-
-def source(name: str) -> str:
-    """What the table of sources says of a file, so that another address or checksum fetches it again."""
-    remote = SOURCES[name]
-    return f"{remote.url} {remote.bytes} {remote.sha256}"
 
 
 if config["datasets"][STUDY.dataset]["kind"] == "shapes":
@@ -99,7 +92,6 @@ rule fetch_published:
 if parameters.is_fetched(config, STUDY.dataset):
 
     rule fetch_pictures:
-        """Fetch the pictures of a category's questions that are not there yet."""
         input:
             questions=f"{RESULTS}/questions/{{category}}.csv",
             sources=sources("fetch-pictures"),
@@ -107,6 +99,8 @@ if parameters.is_fetched(config, STUDY.dataset):
             parameters.picture_files(config, STUDY, "{category}"),
         log:
             f"{LOGS}/fetch_pictures/{{category}}.log",
+        """Fetch the pictures of a category's questions that are not there yet."""
+        localrule: True
         conda:
             CPU_ENV
         params:

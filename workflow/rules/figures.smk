@@ -68,4 +68,4 @@ rule expected_figure:
 rule expected_figures:
     """All figures of the expected tables: seconds, without a model or a picture."""
     input:
-        [f"{RESULTS}/expected/{Path(file).name}" for file in FILES["figures"] if "/answer-tracking" not in file],
+        [f"{RESULTS}/expected/{Path(file).name}" for file in FILES["figures"] if "answer-tracking" not in file],

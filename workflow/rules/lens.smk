@@ -49,7 +49,7 @@ rule lens_summary:
         CPU_ENV
     params:
         provenance=lambda wildcards, output: parameters.record_of(output[0]),
-        results=RESULTS,
+        results=lambda wildcards, output: str(Path(output[0]).parent.parent),
         models=STUDY.models,
         categories=STUDY.categories,
         seed=STUDY.seed,

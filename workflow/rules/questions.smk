@@ -7,15 +7,6 @@ Makes: results/{study}/questions/{category}.csv, and {category}.rejections.csv w
 """
 
 
-def chosen_from(category: str) -> list[str]:
-    """Where the questions of a category come from, as options."""
-    if parameters.is_table(config, STUDY.dataset):
-        return ["--table", *QUESTION_FILES[category], "--pictures", DATASET]
-    if parameters.is_published(config, STUDY.dataset):
-        return ["--published", parameters.published_file(category)]
-    return ["--root", DATASET, "--split", parameters.dataset_split(config, STUDY.dataset)]
-
-
 rule questions:
     """Choose the questions of one category by their programs, before any answer is known."""
     input:
