@@ -91,6 +91,9 @@ rule fetch_published:
 
 if parameters.is_fetched(config, STUDY.dataset):
 
+    localrules:
+        fetch_pictures,
+
     rule fetch_pictures:
         input:
             questions=f"{RESULTS}/questions/{{category}}.csv",
@@ -100,7 +103,6 @@ if parameters.is_fetched(config, STUDY.dataset):
         log:
             f"{LOGS}/fetch_pictures/{{category}}.log",
         """Fetch the pictures of a category's questions that are not there yet."""
-        localrule: True
         conda:
             CPU_ENV
         params:
