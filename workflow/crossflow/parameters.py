@@ -204,6 +204,11 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
     return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
 
 
+def fetched_pictures(study: Study, category: str) -> str:
+    """The list of the pictures that were fetched for a category."""
+    return f"{FETCHED_GQA}/pictures/{study.name}/{category}.csv"
+
+
 def picture_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
     """The zip of pictures, if they lie in one, or the list of the pictures that were fetched.
 
@@ -213,7 +218,7 @@ def picture_files(config: Mapping[str, Any], study: Study, category: str) -> lis
     if is_table(config, study.dataset):
         return []
     if is_fetched(config, study.dataset):
-        return [f"{FETCHED_GQA}/pictures/{study.name}/{category}.csv"]
+        return [fetched_pictures(study, category)]
     path = f"{dataset_root(config, study.dataset)}/images.zip"
     return [path] if config["datasets"][study.dataset]["kind"] == "shapes" or Path(path).is_file() else []
 

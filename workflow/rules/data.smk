@@ -11,6 +11,7 @@ Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, i
 localrules:
     fetch_questions,
     fetch_scene_graphs,
+    fetch_pictures,
     fetch_published,
 
 
@@ -89,27 +90,22 @@ rule fetch_published:
         " --output {output:q} 2>&1 | tee {log:q}"
 
 
-if parameters.is_fetched(config, STUDY.dataset):
-
-    localrules:
-        fetch_pictures,
-
-    rule fetch_pictures:
-        input:
-            questions=f"{RESULTS}/questions/{{category}}.csv",
-            sources=sources("fetch-pictures"),
-        output:
-            parameters.picture_files(config, STUDY, "{category}"),
-        log:
-            f"{LOGS}/fetch_pictures/{{category}}.log",
-        """Fetch the pictures of a category's questions that are not there yet."""
-        conda:
-            CPU_ENV
-        params:
-            source=source("gqa-images"),
-            images=config["datasets"][STUDY.dataset].get("images", "needed"),
-            root=lambda wildcards: DATASET,
-        shell:
-            "PYTHONPATH=workflow python -m crossflow fetch-pictures --source gqa-images"
-            " --questions {input.questions:q} --images {params.images} --root {params.root:q}"
-            " --output {output:q} 2>&1 | tee {log:q}"
+rule fetch_pictures:
+    """Fetch the pictures of a category's questions that are not there yet."""
+    input:
+        questions=f"{RESULTS}/questions/{{category}}.csv",
+        sources=sources("fetch-pictures"),
+    output:
+        parameters.fetched_pictures(STUDY, "{category}"),
+    log:
+        f"{LOGS}/fetch_pictures/{{category}}.log",
+    conda:
+        CPU_ENV
+    params:
+        source=source("gqa-images"),
+        images=config["datasets"][STUDY.dataset].get("images", "needed"),
+        root=lambda wildcards: DATASET,
+    shell:
+        "PYTHONPATH=workflow python -m crossflow fetch-pictures --source gqa-images"
+        " --questions {input.questions:q} --images {params.images} --root {params.root:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
