@@ -126,12 +126,18 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
 
     Raises:
         CrossflowError: a row leaves a position with no key to attend to, a target lies before the recorded part, the
-            model's attention is not causal before the targets, or a single row does not fit into memory.
+            model's attention is not causal before the targets, the model changes the targets between its layers, or
+            a single row does not fit into memory.
     """
     if bool(torch.stack([record.reads_ahead for record in clean.layers]).any()):
         raise CrossflowError(
             f"{clean.prepared.question.question_id}: positions before the targets attend to later ones, so a prefix "
             "can not be shared; use engine: reference for this model."
+        )
+    if bool(torch.stack([record.followed for record in clean.layers]).any()):
+        raise CrossflowError(
+            f"{clean.prepared.question.question_id}: the model adds to the residual stream of the targets between its "
+            "layers, which only engine: reference does too; choose targets after the picture, or that engine."
         )
     results: dict[int, Tensor] = {}
     by_start: dict[int, list[int]] = {}

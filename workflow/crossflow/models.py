@@ -1,12 +1,13 @@
 """Loading a multimodal LLM, and the few parts of it that knockouts need.
 
-One table, `ARCHITECTURES`, says where the parts of each architecture are. A model whose ``model_type`` is not in
-the table is refused. Every decoder layer of a loaded model attends through `crossflow.attention`; the vision tower
+One table, `crossflow.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
+in the table is refused. Every decoder layer of a loaded model attends through `crossflow.attention`; the vision tower
 keeps its own attention.
 """
 
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +19,19 @@ from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
+from transformers import AutoModelForImageTextToText
 
 from crossflow import attention
+from crossflow.architectures import ARCHITECTURES, Architecture
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
-from crossflow.prompts import render, tokenize
+from crossflow.processors import load_processor
+from crossflow.prompts import TokenizedPrompt, render, tokenize
 
+# Positions of the picture are told apart by these; a model that misses them falls back on text positions, silently.
+_KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -52,50 +57,15 @@ class ModelSettings:
     max_new_tokens: int = 16
 
 
-def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    return labels[0]
-
-
-def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    width, height = size
-    newline = torch.zeros(labels.shape[-1])
-    newline[-1] = 1
-    packed, _ = model.model.pack_image_features(
-        [labels],
-        torch.tensor([[height, width]]),
-        vision_feature_select_strategy="default",
-        image_newline=newline,
-    )
-    return torch.as_tensor(packed[0])
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where the parts of one architecture are.
-
-    Attributes:
-        decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
-        head: Dotted path to the output embedding.
-        pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``.
-        patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
-    """
-
-    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
-    decoder: str = "model.language_model"
-    head: str = "lm_head"
-    patch_size: str = "vision_config.patch_size"
-
-
-ARCHITECTURES = {
-    "llava": Architecture(pack=_pack_one_tile),
-    "llava_next": Architecture(pack=_pack_anyres),
-}
-
-
 def _follow(root: Any, path: str) -> Any:
     for name in path.split("."):
         root = getattr(root, name)
     return root
+
+
+def _side(length: int | Sequence[int]) -> int:
+    """The side of a patch; some configurations give its height and its width."""
+    return length if isinstance(length, int) else length[0]
 
 
 @dataclass(frozen=True)
@@ -161,47 +131,45 @@ class MultimodalModel:
 
         Raises:
             BrokenQuestion: the question does not fit the prompt (see `crossflow.prompts`).
+            CrossflowError: the prompt's visual tokens are not those that the model makes of the picture.
         """
         prompt = render(self.settings.prompt, question.question, self.processor)
-        visual = visual_tokens(
+        config, sight = self.network.config, self.architecture.sight
+        shown = visual_tokens(
             self.processor.image_processor,
-            _follow(self.network.config, self.architecture.patch_size),
+            _side(_follow(config, self.architecture.patch_size)),
             lambda labels, size: self.architecture.pack(self.network, labels, size),
             picture.size,
             [chosen.box for chosen in question.objects],
             self.settings.patches,
+            sight,
         )
-        tokens = tokenize(prompt, self.processor, len(visual))
-        inputs = {
-            name: torch.as_tensor(np.asarray(value))
-            for name, value in self.processor.image_processor(picture, return_tensors="np").items()
-        }
-        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
-        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        processed = self.processor.image_processor(picture, return_tensors="np", **sight.options)
+        expansion = self.architecture.expand(self.processor, processed, len(shown), config.image_token_id)
+        tokens = tokenize(prompt, self.processor, expansion)
+        if tokens.visual.sum() != len(shown):
+            raise CrossflowError(
+                f"{self.settings.path}: the prompt of question {question.question_id} has {tokens.visual.sum()} visual "
+                f"tokens, but the model makes {len(shown)} of its picture; the folder's processor is of another model."
+            )
+        visual = shown.among(tokens.visual)
         return Prepared(
             question,
-            {name: value.to(self.device) for name, value in inputs.items()},
+            {name: value.to(self.device) for name, value in self._inputs(tokens, processed).items()},
             positions_of(tokens, question, visual),
             visual,
         )
 
-
-def _load_processor(settings: ModelSettings) -> Any:
-    processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        settings.path, backend="pil", local_files_only=True
-    )
-    if settings.image == "pad":
-        # Only this class pads: a CLIPImageProcessor takes the argument and ignores it.
-        processor.image_processor = LlavaImageProcessorPil.from_pretrained(
-            settings.path, do_pad=True, local_files_only=True
-        )
-    elif settings.image == "anyres" and not hasattr(processor.image_processor, "image_grid_pinpoints"):
-        raise CrossflowError(
-            f"{settings.path} is asked for image: anyres, but its {type(processor.image_processor).__name__} does not "
-            "tile; use image: processor or pad."
-        )
-    return processor
+    def _inputs(self, tokens: TokenizedPrompt, processed: Any) -> dict[str, Tensor]:
+        """What the network's forward asks for; image processors return more than that."""
+        asked_for = inspect.signature(self.network.forward).parameters
+        inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
+        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
+        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in _KINDS_OF_TOKENS & asked_for.keys():
+            inputs[name] = (inputs["input_ids"] == self.network.config.image_token_id).long()
+        return inputs
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -216,11 +184,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
     if model_type not in ARCHITECTURES:
         raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
-    strategy = config.get("vision_feature_select_strategy", "default")
-    if strategy != "default":
+    known = ARCHITECTURES[model_type].selects
+    strategy = config.get("vision_feature_select_strategy", known)
+    if strategy != known:
         raise CrossflowError(
-            f"{path} feeds the vision tower's CLS token to the language model (vision_feature_select_strategy "
-            f"{strategy!r}); only 'default' is known."
+            f"{path} selects other features of the vision tower, or its CLS token too (vision_feature_select_strategy "
+            f"{strategy!r}); only {known!r} is known."
         )
     return config
 
@@ -231,9 +200,9 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     Raises:
         CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
     """
-    config = _read_config(settings.path)
+    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = _load_processor(settings)
+        processor = load_processor(settings.path, settings.image, architecture.processor)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],
@@ -249,5 +218,4 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
-    architecture = ARCHITECTURES[config["model_type"]]
     return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)
