@@ -11,6 +11,7 @@ from PIL import Image, ImageChops
 
 from crossflow.answers import answer, answer_blind
 from crossflow.attention import Plain
+from crossflow.errors import CrossflowError
 from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
 from crossflow.forward import full_logits, picture_removed, run_clean
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
@@ -38,7 +39,7 @@ def _picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def _box(size: tuple[int, int]) -> Box:
-    return Box(size[0] // 2, size[1] // 3, size[0] // 3, size[1] // 3)
+    return Box(size[0] * 2 // 5, size[1] // 3, size[0] * 2 // 5, size[1] * 2 // 5)
 
 
 class Loaded:
@@ -227,3 +228,24 @@ def test_related_tokens_are_those_whose_features_change_with_the_box(loaded: Loa
     assert related.any() and not near.all()
     assert differs[related].all()
     assert not differs[~near].any()
+
+
+@pytest.fixture(scope="module")
+def deepstack(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return Loaded("qwen3_vl", tmp_path_factory.mktemp("deepstack"))
+
+
+def test_targets_to_which_the_model_adds_features_are_for_the_reference(deepstack: Loaded) -> None:
+    prepared = deepstack.prepared[SIZES[0]]
+    image, question = prepared.positions["image"], prepared.positions["question"]
+    rows = [
+        Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5]),
+        Row("image->question", 1, Window(0, 2), image, question),
+    ]
+    inside = run_clean(deepstack.model, prepared, int(image[3]))
+    with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
+        knockout_logits(deepstack.model, inside, rows)
+    theirs = reference_logits(deepstack.model, inside, rows)
+    assert _largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
+    after = run_clean(deepstack.model, prepared, int(image[-1]) + 1)
+    assert _largest_difference(knockout_logits(deepstack.model, after, rows[1:]), theirs[1:]) <= 2e-6

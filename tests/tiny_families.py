@@ -18,7 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
@@ -123,9 +127,12 @@ def grid(columns: int, rows: int, corners: tuple[float, float, float, float]) ->
 
 
 QWEN_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
+QWEN_SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
+)
 QWEN_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for message in messages %}" + QWEN_SYSTEM + "<|im_start|>{{ message['role'] }}\n"
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -150,6 +157,14 @@ def _qwen_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
     return grid(columns // 2, rows // 2, (0, 0, *size))
 
 
+def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE}
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    )
+
+
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     vision = {
         "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
@@ -162,14 +177,33 @@ def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-FAMILIES = {
-    "qwen2_5_vl": Family(
-        _qwen2_5_vl,
-        Qwen2VLImageProcessorPil(),
+def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {
+        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+        # The features of these layers are added after the first two decoder layers.
+        "deepstack_visual_indexes": [0, 2],
+    }  # fmt: skip
+    rope = MROPE | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 16}
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    )
+
+
+def _qwen(network: Callable[[PreTrainedTokenizerFast], Any], template: str = QWEN_TEMPLATE, patch: int = 14) -> Family:
+    return Family(
+        network,
+        Qwen2VLImageProcessorPil(patch_size=patch),
         QWEN_TOKENS,
-        QWEN_TEMPLATE,
+        template,
         "<|vision_start|>",
         "<|vision_end|>",
         _qwen_places,
-    ),
+    )
+
+
+FAMILIES = {
+    "qwen2_vl": _qwen(_qwen2_vl),
+    "qwen2_5_vl": _qwen(_qwen2_5_vl),
+    "qwen3_vl": _qwen(_qwen3_vl, QWEN_TEMPLATE.replace(QWEN_SYSTEM, ""), patch=16),
 }

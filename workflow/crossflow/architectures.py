@@ -44,6 +44,9 @@ def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
     return np.asarray(pixels.reshape(len(pixels), 3, image_processor.temporal_patch_size, side, side)[:, :, 0])
 
 
+_WHOLE = Sight(_patches_as_tiles, base=slice(None))
+
+
 def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     # The image processor puts patches that are merged side by side.
     merged = model.config.vision_config.spatial_merge_size**2
@@ -84,7 +87,7 @@ class Architecture:
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile),
     "llava_next": Architecture(_pack_anyres),
-    "qwen2_5_vl": Architecture(
-        _pack_merged, sight=Sight(_patches_as_tiles, base=slice(None)), processor="Qwen2_5_VLProcessor"
-    ),
+    "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
+    "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
+    "qwen3_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen3VLProcessor"),
 }

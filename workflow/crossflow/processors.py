@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, LlavaImageProcessorPil, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, LlavaImageProcessorPil, ProcessorMixin
+
+# In transformers' own namespace it asks for torchvision up to 5.17, whatever the backend.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from crossflow.errors import CrossflowError
 
