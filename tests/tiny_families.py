@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -202,7 +205,61 @@ def _qwen(network: Callable[[PreTrainedTokenizerFast], Any], template: str = QWE
     )
 
 
+TILE = 84
+# Six by six patches a tile, in a tower without a CLS token.
+SIGLIP = {
+    "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": TILE, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
+PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+
+
+def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config=SIGLIP,
+            text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
+            image_grid_pinpoints=PINPOINTS,
+            # Two tiles' patches are the most: the wide picture's grid of eight by twelve patches is interpolated.
+            vision_aspect_ratio="anyres_max_2",
+            **_ids(tokenizer, image_token_index="<image>", video_token_index="<video>"),
+        )
+    )
+
+
+def _onevision_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """The squashed picture, then the un-padded grid with a newline after each row."""
+    whole = (0, 0, *size)
+    rows = len(prepared.positions["newline"])
+    cells = grid((len(prepared.visual) - 36) // rows - 1, rows, whole).reshape(rows, -1, 4)
+    newlines = np.full((rows, 1, 4), np.nan)
+    return np.concatenate([grid(6, 6, whole), np.concatenate([cells, newlines], axis=1).reshape(-1, 4)])
+
+
+ONEVISION_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
+    "{% endfor %}{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
 FAMILIES = {
+    "llava_onevision": Family(
+        _onevision,
+        LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),
+        ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
+        ONEVISION_TEMPLATE,
+        " ",
+        "\n",
+        _onevision_places,
+        processor={
+            "processor_class": "LlavaOnevisionProcessor",
+            "num_image_tokens": 36,
+            "vision_feature_select_strategy": "full",
+            "vision_aspect_ratio": "anyres_max_2",
+        },
+    ),
     "qwen2_vl": _qwen(_qwen2_vl),
     "qwen2_5_vl": _qwen(_qwen2_5_vl),
     "qwen3_vl": _qwen(_qwen3_vl, QWEN_TEMPLATE.replace(QWEN_SYSTEM, ""), patch=16),

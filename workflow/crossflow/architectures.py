@@ -37,6 +37,18 @@ def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.as_tensor(packed[0])
 
 
+def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # A grid of more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
+    width, height = size
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        image_newline=_newline(labels),
+        vision_aspect_ratio=model.config.vision_aspect_ratio,
+    )
+    return torch.as_tensor(packed[0])
+
+
 def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
     """Each patch is a tile of its own: processors that return patches flatten (3, frames, side, side)."""
     pixels, side = processed["pixel_values"], image_processor.patch_size
@@ -87,6 +99,7 @@ class Architecture:
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile),
     "llava_next": Architecture(_pack_anyres),
+    "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
     "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
     "qwen3_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen3VLProcessor"),
