@@ -28,7 +28,7 @@ from crossflow.forward import CleanRun, run_clean
 from crossflow.gqa import ChosenQuestion
 from crossflow.knockout import knockout_logits
 from crossflow.measures import measure
-from crossflow.models import ARCHITECTURES, DTYPES, ModelSettings, MultimodalModel, Prepared
+from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.patches import VisualTokens
 from crossflow.positions import Positions
 from crossflow.reference import reference_logits

@@ -189,7 +189,7 @@ def test_an_exception_in_the_middle_leaves_the_model_untouched(
         with pytest.raises(ZeroDivisionError):
             run_clean(full.model, prepared, _starts(prepared)[0])
     assert torch.equal(full_logits(full.model, prepared, Plain()), clean.logits)
-    assert not any(layer._forward_pre_hooks for layer in full.model.layers)
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in full.model.layers)
 
 
 def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(

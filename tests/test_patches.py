@@ -16,9 +16,9 @@ from transformers import (
     LlavaNextImageProcessorPil,
 )
 
+from crossflow.architectures import ARCHITECTURES
 from crossflow.errors import CrossflowError
 from crossflow.gqa import Box
-from crossflow.models import ARCHITECTURES
 from crossflow.patches import Pack, VisualTokens, visual_tokens
 
 TILE, PATCH = 56, 14

@@ -15,7 +15,7 @@ from crossflow.flows import BASIC_SETS, SET_NAMES
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
 from crossflow.patches import VisualTokens
 from crossflow.positions import Positions, find_words, positions_of
-from crossflow.prompts import TEMPLATES, render, tokenize
+from crossflow.prompts import TEMPLATES, render, repeated, tokenize
 from crossflow.random_model import build_tokenizer
 
 LLAMA_3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -74,7 +74,7 @@ def _visual() -> VisualTokens:
 
 def _positions(template: str, question: ChosenQuestion) -> tuple[Positions, list[int]]:
     processor = PROCESSORS[template]
-    prompt = tokenize(render(template, question.question, processor), processor, VISUAL)
+    prompt = tokenize(render(template, question.question, processor), processor, repeated(processor, VISUAL))
     return positions_of(prompt, question, _visual()), prompt.ids.tolist()
 
 
@@ -91,7 +91,7 @@ def test_the_vicuna_prompt_is_the_published_one() -> None:
 
 
 def test_the_llama_3_prompt_feeds_two_begin_of_text_tokens_and_ends_in_a_blank_line() -> None:
-    prompt = tokenize(render("llava-llama-3", "Is it red?", LLAMA), LLAMA, VISUAL)
+    prompt = tokenize(render("llava-llama-3", "Is it red?", LLAMA), LLAMA, repeated(LLAMA, VISUAL))
     begin = LLAMA.tokenizer.convert_tokens_to_ids(LLAMA_3[0])
     assert (prompt.ids == begin).sum() == 2
     assert prompt.ids[:2].tolist() == [begin, begin]
@@ -99,7 +99,7 @@ def test_the_llama_3_prompt_feeds_two_begin_of_text_tokens_and_ends_in_a_blank_l
 
 
 def test_a_chat_template_feeds_one_begin_of_text_token() -> None:
-    prompt = tokenize(render("chat-template", "Is it red?", VICUNA), VICUNA, VISUAL)
+    prompt = tokenize(render("chat-template", "Is it red?", VICUNA), VICUNA, repeated(VICUNA, VISUAL))
     assert (prompt.ids == VICUNA.tokenizer.convert_tokens_to_ids("<s>")).sum() == 1
 
 
@@ -178,7 +178,7 @@ def test_a_question_that_the_template_changes_is_broken() -> None:
 def test_a_word_that_the_tokenizer_does_not_know_breaks_the_question() -> None:
     processor = _processor(build_tokenizer(["Is", "it", "red", "?"]))
     with pytest.raises(BrokenQuestion, match="decode to 'Is it <unk> \\?'"):
-        tokenize(render("vicuna-v1", "Is it blue?", processor), processor, VISUAL)
+        tokenize(render("vicuna-v1", "Is it blue?", processor), processor, repeated(processor, VISUAL))
 
 
 def test_a_template_or_a_tokenizer_that_can_not_serve_is_an_error_of_the_study() -> None:
@@ -189,4 +189,4 @@ def test_a_template_or_a_tokenizer_that_can_not_serve_is_an_error_of_the_study()
     slow = _processor(VICUNA.tokenizer)
     slow.tokenizer = SimpleNamespace(is_fast=False)
     with pytest.raises(CrossflowError, match=r"needs a tokenizer\.json"):
-        tokenize(render("vicuna-v1", "Is it red?", slow), slow, VISUAL)
+        tokenize(render("vicuna-v1", "Is it red?", slow), slow, repeated(slow, VISUAL))

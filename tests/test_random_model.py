@@ -19,7 +19,7 @@ from transformers import (
 
 from crossflow.errors import CrossflowError
 from crossflow.parameters import MODEL_FILES
-from crossflow.prompts import render, tokenize
+from crossflow.prompts import render, repeated, tokenize
 from crossflow.random_model import (
     Geometry,
     build_model,
@@ -112,7 +112,7 @@ def test_the_tokenizer_knows_every_question_of_the_six_categories(processor: Any
             question = ask(scene, Random(index))
             if question is None:
                 continue
-            tokens = tokenize(render("vicuna-v1", question.question, processor), processor, visual_tokens=36)
+            tokens = tokenize(render("vicuna-v1", question.question, processor), processor, repeated(processor, 36))
             assert processor.tokenizer.unk_token_id not in tokens.ids
             assert tokens.ids[0] == processor.tokenizer.bos_token_id
             assert (tokens.ids == processor.image_token_id).sum() == 36

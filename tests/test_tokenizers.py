@@ -22,7 +22,7 @@ from crossflow.flows import BASIC_SETS
 from crossflow.gqa import ChosenQuestion, read_questions, read_scenes
 from crossflow.patches import VisualTokens
 from crossflow.positions import Positions, find_words, positions_of
-from crossflow.prompts import TokenizedPrompt, render, tokenize
+from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 from ports import PORTS, llama_2_rules, write_tokenizer
 
 # Package, and the file in it that holds the tokenizer: vocabulary and merges of Llama 1 and 2 in a form of its own, and
@@ -99,7 +99,7 @@ def processors(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def _prepare(processor: Any, template: str, question: ChosenQuestion) -> tuple[TokenizedPrompt, Positions]:
-    tokens = tokenize(render(template, question.question, processor), processor, VISUAL)
+    tokens = tokenize(render(template, question.question, processor), processor, repeated(processor, VISUAL))
     nothing = np.zeros(VISUAL, dtype=bool)
     return tokens, positions_of(tokens, question, VisualTokens(nothing, nothing, nothing, ~nothing))
 

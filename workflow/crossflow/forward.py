@@ -31,6 +31,8 @@ class LayerRecord:
         key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
         visible: The edges that the model allows, for queries from ``first`` on.
         reads_ahead: A 0-d boolean tensor: does a position before ``first`` attend to one from ``first`` on?
+        followed: A 0-d boolean tensor: does the model change what the layer returned, from ``first`` on, before the
+            next layer (as Qwen3-VL, which adds features of the picture)?
     """
 
     hidden: Float[Tensor, "1 suffix width"]
@@ -39,6 +41,7 @@ class LayerRecord:
     value: Float[Tensor, "1 kv_heads positions head_width"]
     visible: Bool[Tensor, "suffix positions"]
     reads_ahead: Bool[Tensor, ""]
+    followed: Bool[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,44 @@ class _Recording:
         return attend(call.query, call.key, call.value, visible[None], call.scaling)
 
 
-@contextmanager
-def _recorded_arguments(layers: nn.ModuleList, first: int) -> Iterator[list[tuple[Tensor, dict[str, Any]]]]:
-    """Collect the hidden states from position ``first`` on and the other arguments with which each layer is called."""
-    calls: list[tuple[Tensor, dict[str, Any]]] = []
+class _Calls:
+    """With what each layer was called, and what it returned.
 
-    def record(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+    Attributes:
+        hidden, outputs: Hidden states from the first recorded position on, one entry per call.
+        arguments: The other arguments.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.hidden: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.arguments: list[dict[str, Any]] = []
+
+    # A slice alone would keep the whole prompt's hidden states alive, and see what happens to them later.
+
+    def enter(self, layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         arguments = dict(named)
         hidden = positional[0] if positional else arguments.pop("hidden_states")
-        # The slice alone would keep the whole prompt's hidden states alive.
-        calls.append((hidden[:, first:].clone(), arguments))
+        self.hidden.append(hidden[:, self.first :].clone())
+        self.arguments.append(arguments)
 
-    handles = [layer.register_forward_pre_hook(record, with_kwargs=True) for layer in layers]
+    def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        self.outputs.append(hidden[:, self.first :].clone())
+
+    def followed(self) -> Iterator[Bool[Tensor, ""]]:
+        """For each layer, see `LayerRecord`."""
+        for output, after in zip(self.outputs, self.hidden[1:], strict=False):
+            yield ~torch.isclose(output, after, rtol=0, atol=0, equal_nan=True).all()
+        yield torch.zeros((), dtype=torch.bool, device=self.outputs[-1].device)
+
+
+@contextmanager
+def _recorded_calls(layers: nn.ModuleList, first: int) -> Iterator[_Calls]:
+    calls = _Calls(first)
+    handles = [layer.register_forward_pre_hook(calls.enter, with_kwargs=True) for layer in layers]
+    handles += [layer.register_forward_hook(calls.leave) for layer in layers]
     try:
         yield calls
     finally:
@@ -105,14 +134,19 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
         CrossflowError: a layer was not called exactly once through the project's attention function.
     """
     recording = _Recording(first)
-    with _recorded_arguments(model.layers, first) as calls:
+    with _recorded_calls(model.layers, first) as calls:
         logits = full_logits(model, prepared, recording)
-    if len(calls) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
+    if len(calls.outputs) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
         raise CrossflowError(
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
             f"{len(recording.seen)}; the model can not be knocked out."
         )
-    layers = [LayerRecord(hidden, arguments, *recording.seen[index]) for index, (hidden, arguments) in enumerate(calls)]
+    layers = [
+        LayerRecord(hidden, arguments, *recording.seen[index], followed)
+        for index, (hidden, arguments, followed) in enumerate(
+            zip(calls.hidden, calls.arguments, calls.followed(), strict=True)
+        )
+    ]
     return CleanRun(prepared, first, layers, logits)
 
 

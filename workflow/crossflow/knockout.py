@@ -128,12 +128,18 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
 
     Raises:
         CrossflowError: a row leaves a position with no key to attend to, a target lies before the recorded part, the
-            model's attention is not causal before the targets, or a single row does not fit into memory.
+            model's attention is not causal before the targets, the model changes the targets between its layers, or
+            a single row does not fit into memory.
     """
     if bool(torch.stack([record.reads_ahead for record in clean.layers]).any()):
         raise CrossflowError(
             f"{clean.prepared.question.question_id}: positions before the targets attend to later ones, so a prefix "
             "can not be shared; use engine: reference for this model."
+        )
+    if bool(torch.stack([record.followed for record in clean.layers]).any()):
+        raise CrossflowError(
+            f"{clean.prepared.question.question_id}: the model adds to the residual stream of the targets between its "
+            "layers, which only engine: reference does too; choose targets after the picture, or that engine."
         )
     results: dict[int, Tensor] = {}
     by_start: dict[int, list[int]] = {}
@@ -144,9 +150,10 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
             if start < clean.first:
                 raise CrossflowError(f"A knockout changes position {start}, recorded are those from {clean.first} on.")
             numbers.sort(key=lambda number: rows[number].window.first)
-            most = model.sizes.most_rows(
-                capacity(model.device), clean.prepared.positions.length, clean.first, start, len(rows)
-            )
+            most = len(numbers)
+            if model.sizes is not None:
+                length = clean.prepared.positions.length
+                most = model.sizes.most_rows(capacity(model.device), length, clean.first, start, len(rows))
             pending = [numbers[first : first + most] for first in range(0, len(numbers), most)]
             while pending:
                 batch = pending.pop(0)

@@ -1,12 +1,13 @@
 """Loading a multimodal LLM, and the few parts of it that knockouts need.
 
-One table, `ARCHITECTURES`, says where the parts of each architecture are. A model whose ``model_type`` is not in
-the table is refused. Every decoder layer of a loaded model attends through `crossflow.attention`; the vision tower
+One table, `crossflow.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
+in the table is refused. Every decoder layer of a loaded model attends through `crossflow.attention`; the vision tower
 keeps its own attention.
 """
 
+import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +19,20 @@ from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from crossflow import attention
+from crossflow.architectures import ARCHITECTURES, Architecture
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
 from crossflow.memory import CONVERTED_AT_ONCE, Sizes
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
-from crossflow.prompts import render, tokenize
+from crossflow.processors import load_processor
+from crossflow.prompts import TokenizedPrompt, render, tokenize
 
+# Positions of the picture are told apart by these; a model that misses them falls back on text positions, silently.
+_KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -53,67 +58,26 @@ class ModelSettings:
     max_new_tokens: int = 16
 
 
-def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    return labels[0]
-
-
-def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    width, height = size
-    newline = torch.zeros(labels.shape[-1])
-    newline[-1] = 1
-    packed, _ = model.model.pack_image_features(
-        [labels],
-        torch.tensor([[height, width]]),
-        vision_feature_select_strategy="default",
-        image_newline=newline,
-    )
-    return torch.as_tensor(packed[0])
-
-
-def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    yield 1, (config.vision_config.image_size, config.vision_config.image_size)
-
-
-def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """A picture that fills its grid of tiles leaves no padding to be cut off: none has more visual tokens."""
-    side = config.vision_config.image_size
-    for height, width in config.image_grid_pinpoints:
-        yield 1 + (height // side) * (width // side), (width, height)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where the parts of one architecture are.
-
-    Attributes:
-        decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
-        head: Dotted path to the output embedding.
-        pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``.
-        pictures: From the configuration to the tiles and the size (width, height) of the pictures with most tokens.
-        patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
-    """
-
-    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
-    pictures: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]]
-    decoder: str = "model.language_model"
-    head: str = "lm_head"
-    patch_size: str = "vision_config.patch_size"
-
-
-ARCHITECTURES = {
-    "llava": Architecture(pack=_pack_one_tile, pictures=_one_tile),
-    "llava_next": Architecture(pack=_pack_anyres, pictures=_anyres),
-}
-
-
 def _follow(root: Any, path: str) -> Any:
     for name in path.split("."):
         root = getattr(root, name)
     return root
 
 
-def sizes_of(network: Any, architecture: Architecture) -> Sizes:
-    """What a model's memory follows from; its network may be on torch's meta device."""
+def _side(length: int | Sequence[int]) -> int:
+    """The side of a patch; some configurations give its height and its width."""
+    return length if isinstance(length, int) else length[0]
+
+
+def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
+    """What a model's memory follows from; None for an architecture whose memory is not planned.
+
+    Args:
+        network: The transformers model; it may be on torch's meta device.
+        architecture: Its entry of `ARCHITECTURES`.
+    """
+    if architecture.pictures is None:
+        return None
     vision = network.config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     return Sizes.of(
@@ -177,7 +141,7 @@ class MultimodalModel:
     @property
     def patch_size(self) -> int:
         """Side of a patch, in pixels of a tile."""
-        return int(_follow(self.network.config, self.architecture.patch_size))
+        return _side(_follow(self.network.config, self.architecture.patch_size))
 
     def pack(
         self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
@@ -186,8 +150,8 @@ class MultimodalModel:
         return self.architecture.pack(self.network, labels, size)
 
     @cached_property
-    def sizes(self) -> Sizes:
-        """What the model's memory follows from."""
+    def sizes(self) -> Sizes | None:
+        """What the model's memory follows from; None for an architecture whose memory is not planned."""
         return sizes_of(self.network, self.architecture)
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
@@ -208,47 +172,45 @@ class MultimodalModel:
 
         Raises:
             BrokenQuestion: the question does not fit the prompt (see `crossflow.prompts`).
+            CrossflowError: the prompt's visual tokens are not those that the model makes of the picture.
         """
         prompt = render(self.settings.prompt, question.question, self.processor)
-        visual = visual_tokens(
+        config, sight = self.network.config, self.architecture.sight
+        shown = visual_tokens(
             self.processor.image_processor,
             self.patch_size,
             self.pack,
             picture.size,
             [chosen.box for chosen in question.objects],
             self.settings.patches,
+            sight,
         )
-        tokens = tokenize(prompt, self.processor, len(visual))
-        inputs = {
-            name: torch.as_tensor(np.asarray(value))
-            for name, value in self.processor.image_processor(picture, return_tensors="np").items()
-        }
-        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
-        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        processed = self.processor.image_processor(picture, return_tensors="np", **sight.options)
+        expansion = self.architecture.expand(self.processor, processed, len(shown), config.image_token_id)
+        tokens = tokenize(prompt, self.processor, expansion)
+        if tokens.visual.sum() != len(shown):
+            raise CrossflowError(
+                f"{self.settings.path}: the prompt of question {question.question_id} has {tokens.visual.sum()} visual "
+                f"tokens, but the model makes {len(shown)} of its picture; the folder's processor is of another model."
+            )
+        visual = shown.among(tokens.visual)
         return Prepared(
             question,
-            {name: value.to(self.device) for name, value in inputs.items()},
+            {name: value.to(self.device) for name, value in self._inputs(tokens, processed).items()},
             positions_of(tokens, question, visual),
             visual,
         )
 
-
-def _load_processor(settings: ModelSettings) -> Any:
-    processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        settings.path, backend="pil", local_files_only=True
-    )
-    if settings.image == "pad":
-        # Only this class pads: a CLIPImageProcessor takes the argument and ignores it.
-        processor.image_processor = LlavaImageProcessorPil.from_pretrained(
-            settings.path, do_pad=True, local_files_only=True
-        )
-    elif settings.image == "anyres" and not hasattr(processor.image_processor, "image_grid_pinpoints"):
-        raise CrossflowError(
-            f"{settings.path} is asked for image: anyres, but its {type(processor.image_processor).__name__} does not "
-            "tile; use image: processor or pad."
-        )
-    return processor
+    def _inputs(self, tokens: TokenizedPrompt, processed: Any) -> dict[str, Tensor]:
+        """What the network's forward asks for; image processors return more than that."""
+        asked_for = inspect.signature(self.network.forward).parameters
+        inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
+        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
+        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in _KINDS_OF_TOKENS & asked_for.keys():
+            inputs[name] = (inputs["input_ids"] == self.network.config.image_token_id).long()
+        return inputs
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -263,24 +225,27 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
     if model_type not in ARCHITECTURES:
         raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
-    strategy = config.get("vision_feature_select_strategy", "default")
-    if strategy != "default":
+    known = ARCHITECTURES[model_type].selects
+    strategy = config.get("vision_feature_select_strategy", known)
+    if strategy != known:
         raise CrossflowError(
-            f"{path} feeds the vision tower's CLS token to the language model (vision_feature_select_strategy "
-            f"{strategy!r}); only 'default' is known."
+            f"{path} selects other features of the vision tower, or its CLS token too (vision_feature_select_strategy "
+            f"{strategy!r}); only {known!r} is known."
         )
     return config
 
 
-def read_outline(settings: ModelSettings) -> tuple[Any, Sizes]:
+def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
     """A model's processor and its sizes, from its configuration alone: no weights are read.
+
+    The sizes are None for an architecture whose memory is not planned.
 
     Raises:
         CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
     """
-    model_type = _read_config(settings.path)["model_type"]
+    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = _load_processor(settings)
+        processor = load_processor(settings.path, settings.image, architecture.processor)
         config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
@@ -289,7 +254,7 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes]:
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
-    return processor, sizes_of(network, ARCHITECTURES[model_type])
+    return processor, sizes_of(network, architecture)
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
@@ -298,9 +263,9 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     Raises:
         CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
     """
-    config = _read_config(settings.path)
+    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = _load_processor(settings)
+        processor = load_processor(settings.path, settings.image, architecture.processor)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],
@@ -316,5 +281,4 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
-    architecture = ARCHITECTURES[config["model_type"]]
     return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from crossflow.errors import CrossflowError
 from crossflow.gqa import Box
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.patches import VisualTokens, tower_pixels
+from crossflow.patches import PLAIN, Eye, VisualTokens
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _RELATED, _BOX, _PADDING, _NEWLINE, _INK = (230, 159, 0), (0, 158, 255), (40, 40, 40), (190, 190, 190), (30, 30, 30)
@@ -94,12 +95,17 @@ def panels(model: MultimodalModel, prepared: Prepared, picture: Image.Image) -> 
         model: The model that prepared the question.
         prepared: The question; what its visual tokens show is taken as it says.
         picture: The question's picture.
+
+    Raises:
+        CrossflowError: the model's image processing does not return pictures.
     """
+    if model.architecture.sight is not PLAIN:
+        raise CrossflowError("The patches of this architecture can not be drawn yet.")
     visual, side = prepared.visual, model.patch_size
+    eye = Eye(model.processor.image_processor, model.architecture.sight)
     boxes = [chosen.box for chosen in prepared.question.objects]
     seen, drawn, empty = (
-        tower_pixels(model.processor.image_processor, shown)
-        for shown in (picture, _outlines(picture.size, boxes), _outlines(picture.size, []))
+        eye(shown) for shown in (picture, _outlines(picture.size, boxes), _outlines(picture.size, []))
     )
     # Padding has a colour of its own, in the empty picture too.
     pixels = np.concatenate([seen, np.where(drawn > empty, drawn, 0)[:, :1]], axis=1)

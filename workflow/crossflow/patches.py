@@ -3,7 +3,10 @@
 Boxes are painted on an empty picture of the same size, which goes through the model's own image processing without
 rescaling and normalising; what a patch shows is then read off its pixels. The labels of all patches are put in the
 order of the visual tokens by the model's own packing (tiles, un-padding, newline tokens), so no geometry is written
-twice.
+twice. A token that is made of several patches has the labels of all of them.
+
+What the vision tower sees is a row of *tiles* of one size. Some of them, the *base*, hold the whole picture; others,
+where there are any, show it again in parts.
 
 Two rules say when a patch is related to a box:
 
@@ -15,9 +18,10 @@ overlap
     most one pixel of the tile to each side, so a box that is visible is never lost.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +36,30 @@ RULES = ("published", "overlap")
 
 Colour = tuple[int, int, int]
 Pack = Callable[[Float[torch.Tensor, "tiles patches labels"], tuple[int, int]], Float[torch.Tensor, "tokens labels"]]
+_LEAST_SHARE = 1e-6  # of a patch in a token: packing may average, in fp32
+
+
+class Sight(NamedTuple):
+    """How an architecture's image processing shows a picture to the vision tower.
+
+    Attributes:
+        tiles: From the image processor and what it returns (arrays by name) to ``(tiles, 3, height, width)``.
+        base: The tiles that hold the whole picture.
+        options: Arguments that the architecture's processor adds to its image processor's own.
+    """
+
+    tiles: Callable[[Any, Any], np.ndarray]
+    base: slice = slice(1)
+    options: Mapping[str, Any] = {}
+
+
+def _one_picture(image_processor: Any, processed: Any) -> np.ndarray:
+    """The tiles of processors that return pictures, each of one tile or of several."""
+    pixels = np.asarray(processed["pixel_values"][0])
+    return pixels[None] if pixels.ndim == 3 else pixels
+
+
+PLAIN = Sight(_one_picture)
 
 
 @dataclass(frozen=True)
@@ -41,8 +69,8 @@ class VisualTokens:
     Attributes:
         related: The patch shows an object the question is about.
         padding: The patch shows nothing of the picture.
-        newline: The token ends a row of the un-padded grid and shows nothing.
-        base: The patch is of the tile that holds the whole picture (the only tile, where there is one).
+        newline: The token ends a row of the un-padded grid, or marks a tile, and shows nothing.
+        base: The patch is of a tile that holds the whole picture.
     """
 
     related: Bool[np.ndarray, " tokens"]
@@ -52,6 +80,25 @@ class VisualTokens:
 
     def __len__(self) -> int:
         return len(self.related)
+
+    def among(self, visual: Bool[np.ndarray, " run"]) -> "VisualTokens":
+        """The same tokens in a run of positions of which only some are visual; the others show nothing.
+
+        Args:
+            visual: Which positions of the run are visual tokens, as many as there are.
+        """
+
+        def spread(flags: Bool[np.ndarray, " tokens"], elsewhere: bool) -> Bool[np.ndarray, " run"]:
+            run = np.full(len(visual), elsewhere)
+            run[visual] = flags
+            return run
+
+        return VisualTokens(
+            spread(self.related, False),
+            spread(self.padding, False),
+            spread(self.newline, True),
+            spread(self.base, False),
+        )
 
 
 def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: Colour) -> Image.Image:
@@ -66,10 +113,25 @@ def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: C
     return picture
 
 
-def tower_pixels(image_processor: Any, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
-    """The picture as the vision tower would see it, before rescaling and normalising."""
-    processed = image_processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    return np.asarray(processed[None] if processed.ndim == 3 else processed)
+@dataclass(frozen=True)
+class Eye:
+    """Shows a picture as the vision tower would see it, before rescaling and normalising."""
+
+    image_processor: Any
+    sight: Sight
+
+    def __call__(self, picture: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
+        processed = self.image_processor(
+            picture, do_rescale=False, do_normalize=False, return_tensors="np", **self.sight.options
+        )
+        # Whole numbers, but some processors hand them over in fp32.
+        return np.asarray(np.rint(self.sight.tiles(self.image_processor, processed)), dtype=np.uint8)
+
+
+def _base(sight: Sight, tiles: int) -> Bool[np.ndarray, " tiles"]:
+    base = np.zeros(tiles, dtype=bool)
+    base[sight.base] = True
+    return base
 
 
 def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: int) -> Bool[np.ndarray, "tiles patches"]:
@@ -78,26 +140,26 @@ def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: in
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
 
 
-def _empty(image_processor: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "tiles 3 height width"]:
+def _empty(eye: Eye, size: tuple[int, int]) -> UInt8[np.ndarray, "tiles 3 height width"]:
     """A picture without any box, as `_covered` compares with it."""
-    return tower_pixels(image_processor, paint(size, [], _WHITE, _BLACK))
+    return eye(paint(size, [], _WHITE, _BLACK))
 
 
 def _covered(
-    image_processor: Any,
+    eye: Eye,
     empty: UInt8[np.ndarray, "tiles 3 height width"],
     size: tuple[int, int],
     boxes: Sequence[Box],
 ) -> Float[np.ndarray, "tiles height width"]:
     """The share of each processed pixel that the boxes cover, 0 to 1. Padding has no share of anything."""
-    covered = tower_pixels(image_processor, paint(size, boxes, _WHITE, _BLACK))
+    covered = eye(paint(size, boxes, _WHITE, _BLACK))
     return np.asarray((covered.astype(np.float64) - empty)[:, 0] / 255)
 
 
 def _related_published(
-    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
+    eye: Eye, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
 ) -> Bool[np.ndarray, "tiles patches"]:
-    painted = tower_pixels(image_processor, paint(size, boxes, _RED, _GREEN))
+    painted = eye(paint(size, boxes, _RED, _GREEN))
     red = (painted[:, 0] == _RED[0]) & (painted[:, 1] == _RED[1]) & (painted[:, 2] == _RED[2])
     return _any_of_patch(red, patch_size)
 
@@ -111,24 +173,31 @@ def _grown(box: Box, size: tuple[int, int], most: int) -> Iterator[Box]:
 
 
 def _related_overlap(
-    image_processor: Any, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
+    eye: Eye, size: tuple[int, int], boxes: Sequence[Box], patch_size: int
 ) -> Bool[np.ndarray, "tiles patches"]:
-    empty = _empty(image_processor, size)
+    empty = _empty(eye, size)
     tiles, _, height, width = empty.shape
+    base = _base(eye.sight, tiles)
+    side = math.sqrt(base.sum() * height * width)
     related = np.zeros((tiles, (height // patch_size) * (width // patch_size)), dtype=bool)
     for box in boxes:
         shown = np.zeros_like(related)
-        for grown in _grown(box, size, most=-(-max(size) // min(height, width))):
-            shown = _any_of_patch(_covered(image_processor, empty, size, [grown]) >= 0.5, patch_size)
-            # The first tile shows the whole picture; further ones, where there are any, show it again in parts.
-            if shown[0].any() and (tiles == 1 or shown[1:].any()):
+        for grown in _grown(box, size, most=math.ceil(max(size) / side)):
+            shown = _any_of_patch(_covered(eye, empty, size, [grown]) >= 0.5, patch_size)
+            if shown[base].any() and (base.all() or shown[~base].any()):
                 break
         related |= shown
     return related
 
 
 def visual_tokens(
-    image_processor: Any, patch_size: int, pack: Pack, size: tuple[int, int], boxes: Sequence[Box], rule: str
+    image_processor: Any,
+    patch_size: int,
+    pack: Pack,
+    size: tuple[int, int],
+    boxes: Sequence[Box],
+    rule: str,
+    sight: Sight = PLAIN,
 ) -> VisualTokens:
     """Label the visual tokens of a picture.
 
@@ -140,16 +209,17 @@ def visual_tokens(
         size: Width and height of the picture.
         boxes: Boxes of the objects the question is about, in pixels of the picture; they may leave it.
         rule: ``published`` or ``overlap``.
+        sight: How the vision tower is shown the picture.
     """
     if rule not in RULES:
         raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
     select = _related_published if rule == "published" else _related_overlap
-    whole = _covered(image_processor, _empty(image_processor, size), size, [Box(0, 0, *size)])
+    eye = Eye(image_processor, sight)
+    whole = _covered(eye, _empty(eye, size), size, [Box(0, 0, *size)])
     shown = _any_of_patch(whole >= 0.5, patch_size)
-    related = select(image_processor, size, boxes, patch_size) if boxes else np.zeros_like(shown)
+    related = select(eye, size, boxes, patch_size) if boxes else np.zeros_like(shown)
     base = np.zeros_like(shown)
-    base[0] = True
-    labels = torch.from_numpy(np.stack([related, ~shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32))
-    packed = pack(labels, size).numpy() > 0.5
-    related, padding, base, newline = packed.T
-    return VisualTokens(related, padding, newline, base)
+    base[_base(sight, len(base))] = True
+    labels = torch.from_numpy(np.stack([related, shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32))
+    related, shown, base, newline = pack(labels, size).numpy().T > _LEAST_SHARE
+    return VisualTokens(related, ~shown & ~newline, newline, base)

@@ -12,7 +12,7 @@ from crossflow.flows import parse_flow
 from crossflow.gqa import ChosenQuestion
 from crossflow.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models import ModelSettings, read_outline
-from crossflow.prompts import TokenizedPrompt, render, tokenize
+from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,9 @@ def _prompts(
 ) -> Iterator[TokenizedPrompt]:
     for question in questions:
         try:
-            yield tokenize(render(settings.prompt, question.question, processor), processor, visual)
+            yield tokenize(
+                render(settings.prompt, question.question, processor), processor, repeated(processor, visual)
+            )
         except BrokenQuestion:
             continue
 
@@ -108,7 +110,7 @@ def announce(
     device: torch.device,
     flows: Sequence[str] | None = None,
     batched: bool = True,
-) -> Plan:
+) -> Plan | None:
     """Log what a job needs with the longest of its prompts and the picture of most visual tokens.
 
     Args:
@@ -123,6 +125,9 @@ def announce(
             processor is not as expected.
     """
     processor, sizes = read_outline(settings)
+    if sizes is None:
+        log.info("memory: not planned for this architecture; batches are halved where they do not fit")
+        return None
     prompts = list(_prompts(settings, processor, sizes.visual, questions))
     longest = max(prompts, key=lambda prompt: len(prompt.ids), default=None)
     positions = sizes.visual + 1 if longest is None else len(longest.ids)

@@ -1,8 +1,9 @@
 """From a template and a question to tokens, with the characters that each token stands for.
 
-A prompt is written as text with one marker for the picture, tokenised with character offsets, and the marker's
-token is then repeated once per visual token. Position sets come from the offsets: a token belongs to a span of
-text if it overlaps one of its characters, and the decoded tokens of the question must be the question.
+A prompt is written as text with one marker for the picture. The marker is then expanded: to one token per visual
+token, and to the tokens that some architectures put around and between them (``<img>``, ``<row_1_col_1>``). The
+expanded text is tokenised with character offsets, and position sets come from the offsets: a token belongs to a span
+of text if it overlaps one of its characters, and the decoded tokens of the question must be the question.
 
 The published program tokenises the text before the picture and the text after it as two texts of their own. With
 Llama's tokenizer the second then begins with a blank of its own; whether it does where the whole prompt is tokenised at
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from crossflow.errors import BrokenQuestion, CrossflowError
 
@@ -74,10 +75,11 @@ def _chat_template(user: str, processor: Any) -> str:
         raise CrossflowError(
             "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
         )
-    rendered = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    bos = processor.tokenizer.bos_token
-    # The tokenizer adds the begin-of-text token itself.
-    return str(rendered).removeprefix(bos) if bos else str(rendered)
+    rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    tokenizer = processor.tokenizer
+    # Most tokenizers add the begin-of-text token themselves; SmolVLM's does not, and its templates begin with it.
+    adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return rendered.removeprefix(tokenizer.bos_token) if adds else rendered
 
 
 class Template(NamedTuple):
@@ -126,21 +128,40 @@ def render(template: str, question: str, processor: Any) -> PromptText:
     return PromptText(text, Span(start, start + len(question)), role, TEMPLATES[template].begins)
 
 
+class Expansion(NamedTuple):
+    """What a picture's marker becomes.
+
+    Attributes:
+        text: Text whose tokens take the marker's place: the visual tokens, and what stands around and between them.
+        visual: Id of the visual tokens.
+    """
+
+    text: str
+    visual: int
+
+
+def repeated(processor: Any, visual_tokens: int) -> Expansion:
+    """The marker, once per visual token."""
+    return Expansion(processor.image_token * visual_tokens, processor.image_token_id)
+
+
 @dataclass(frozen=True)
 class TokenizedPrompt:
     """A prompt as token ids, the picture expanded.
 
     Attributes:
         ids: Token ids, one per position.
-        spans: Characters of the text that each position stands for, ``(positions, 2)``; equal for all visual tokens,
-            empty for tokens that the tokenizer added.
-        image: Positions of the visual tokens.
+        spans: Characters of the unexpanded text that each position stands for, ``(positions, 2)``; the marker's for all
+            that it became, empty for tokens that the tokenizer added.
+        image: Positions from the first visual token to the last; in some architectures others stand between them.
+        visual: Which of them are visual tokens.
         text: The text that was tokenised.
     """
 
     ids: Int[np.ndarray, " positions"]
     spans: Int[np.ndarray, "positions 2"]
     image: range
+    visual: Bool[np.ndarray, " run"]
     text: PromptText
 
     def tokens_over(self, span: Span) -> Int[np.ndarray, " tokens"]:
@@ -152,61 +173,64 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
-def _encode(prompt: PromptText, processor: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of a prompt with one token for the picture, and the characters of each.
+def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of the expanded prompt, and the characters of the unexpanded text that each stands for.
 
     Raises:
         CrossflowError: the prompt begins with a token that the tokenizer does not have.
     """
     tokenizer, marker = processor.tokenizer, processor.image_token
-    if prompt.begins is None:
-        encoded = tokenizer(prompt.text, return_offsets_mapping=True)
-        return list(encoded["input_ids"]), list(encoded["offset_mapping"])
-    if tokenizer.bos_token_id is None:
-        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
-    before, after = (
-        tokenizer(text, return_offsets_mapping=True, add_special_tokens=False) for text in prompt.text.split(marker)
-    )
-    begins = [tokenizer.bos_token_id] * (prompt.begins - before["input_ids"].count(tokenizer.bos_token_id))
     start = prompt.text.index(marker)
     stop = start + len(marker)
+    if prompt.begins is None:
+        encoded = tokenizer(prompt.text.replace(marker, expansion), return_offsets_mapping=True)
+        longer = len(expansion) - len(marker)
+
+        def unexpanded(character: int, inside: int) -> int:
+            if character <= start:
+                return character
+            return character - longer if character >= stop + longer else inside
+
+        spans = [(unexpanded(first, start), unexpanded(last, stop)) for first, last in encoded["offset_mapping"]]
+        return list(encoded["input_ids"]), spans
+    if tokenizer.bos_token_id is None:
+        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
+    before, picture, after = (
+        tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        for text in (prompt.text[:start], expansion, prompt.text[stop:])
+    )
+    begins = [tokenizer.bos_token_id] * (prompt.begins - before["input_ids"].count(tokenizer.bos_token_id))
     return (
-        [*begins, *before["input_ids"], processor.image_token_id, *after["input_ids"]],
+        [*begins, *before["input_ids"], *picture["input_ids"], *after["input_ids"]],
         [
             *((0, 0) for _ in begins),
             *before["offset_mapping"],
-            (start, stop),
+            *((start, stop) for _ in picture["input_ids"]),
             *((first + stop, last + stop) for first, last in after["offset_mapping"]),
         ],
     )
 
 
-def tokenize(prompt: PromptText, processor: Any, visual_tokens: int) -> TokenizedPrompt:
-    """Tokenise a prompt and put ``visual_tokens`` positions in the picture's place.
+def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> TokenizedPrompt:
+    """Tokenise a prompt, the picture's marker expanded.
 
     Raises:
         BrokenQuestion: the question's tokens do not decode to the question (blanks apart), as with a word that the
             tokenizer does not know.
-        CrossflowError: the tokenizer gives no character offsets, or does not keep the picture's marker whole.
+        CrossflowError: the tokenizer gives no character offsets, or does not keep the visual tokens whole.
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
-    ids, spans = _encode(prompt, processor)
-    markers = [index for index, token in enumerate(ids) if token == processor.image_token_id]
-    if len(markers) != 1:
+    encoded, spans = _encode(prompt, processor, expansion.text)
+    ids = np.asarray(encoded, dtype=np.int64)
+    visual = ids == expansion.visual
+    if not visual.any():
         raise CrossflowError(
             f"The model's tokenizer does not keep the picture's marker {processor.image_token!r} as one token."
         )
-    (marker,) = markers
-    repeats = np.ones(len(ids), dtype=np.int64)
-    repeats[marker] = visual_tokens
-    tokenized = TokenizedPrompt(
-        np.repeat(np.asarray(ids, dtype=np.int64), repeats),
-        np.repeat(np.asarray(spans, dtype=np.int64), repeats, axis=0),
-        range(marker, marker + visual_tokens),
-        prompt,
-    )
+    image = range(int(visual.argmax()), len(ids) - int(visual[::-1].argmax()))
+    tokenized = TokenizedPrompt(ids, np.asarray(spans, dtype=np.int64), image, visual[image.start : image.stop], prompt)
     asked = prompt.text[slice(*prompt.question)]
     decoded = tokenizer.decode(
         tokenized.ids[tokenized.tokens_over(prompt.question)].tolist(), clean_up_tokenization_spaces=False

@@ -1,0 +1,251 @@
+"""Today's families: what each model is given, what its positions are, and that the engine is exact."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from crossflow.answers import answer, answer_blind
+from crossflow.attention import Plain
+from crossflow.errors import CrossflowError
+from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
+from crossflow.forward import full_logits, picture_removed, run_clean
+from crossflow.gqa import Box, ChosenObject, ChosenQuestion
+from crossflow.knockout import knockout_logits
+from crossflow.models import MultimodalModel, Prepared
+from crossflow.reference import reference_logits
+from tiny_families import FAMILIES, LAYERS, Family, load, write
+
+SIZES = [(230, 150), (110, 190)]
+# Pictures are resampled with at most six pixels of theirs on each side.
+REACH = 6
+
+
+def _question(box: Box) -> ChosenQuestion:
+    objects = (ChosenObject("object", "1", "ball", box),)
+    return ChosenQuestion(
+        "7", "1", "ChooseAttr", "chooseAttr", "Is the ball red or blue?", "red", "red", "blue", objects
+    )
+
+
+def _picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """Coarse noise: fine noise would all be the same grey after resampling."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size)
+
+
+def _box(size: tuple[int, int]) -> Box:
+    return Box(size[0] * 2 // 5, size[1] // 3, size[0] * 2 // 5, size[1] * 2 // 5)
+
+
+class Loaded:
+    """One family's model, with the same question about a wide and about a tall picture."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.family: Family = FAMILIES[name]
+        write(folder, self.family)
+        self.model: MultimodalModel = load(folder)
+        self.prepared = {size: self.model.prepare(_question(_box(size)), _picture(size)) for size in SIZES}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return Loaded(request.param, tmp_path_factory.mktemp("family") / request.param)
+
+
+def _rows(prepared: Prepared, width: int, flows: tuple[str, ...] = PUBLISHED_FLOWS) -> list[Row]:
+    rows: list[Row] = []
+    for name in flows:
+        flow = parse_flow(name)
+        rows += rows_of(name, prepared.positions[flow.source], prepared.positions[flow.target], width, LAYERS)
+    return rows
+
+
+def _nothing(start: int) -> Row:
+    return Row("nothing", 0, Window(0, LAYERS - 1), np.arange(0), np.array([start]))
+
+
+def _largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((torch.softmax(ours.double(), -1) - torch.softmax(theirs.double(), -1)).abs().max())
+
+
+def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
+    for size, prepared in loaded.prepared.items():
+        text = prepared.question.question + " \nAnswer the question using a single word or phrase."
+        conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        processor = loaded.model.processor
+        rendered = processor.apply_chat_template(conversation, add_generation_prompt=True)
+        # Where the template writes the begin-of-text token, their tokenizer is not to add another.
+        begins = loaded.family.begins is not None and rendered.startswith(loaded.family.begins)
+        theirs = processor(images=[_picture(size)], text=[rendered], return_tensors="pt", add_special_tokens=not begins)
+        assert prepared.inputs.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert torch.equal(prepared.inputs[name], torch.as_tensor(value)), name
+
+
+def test_a_clean_forward_is_the_networks_own(loaded: Loaded) -> None:
+    network = copy.deepcopy(loaded.model.network)
+    network.set_attn_implementation("eager")
+    for prepared in loaded.prepared.values():
+        with torch.inference_mode():
+            theirs = network(**prepared.inputs).logits[0, -1]
+        ours = full_logits(loaded.model, prepared, Plain())
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_basic_sets_are_a_partition_with_the_pictures_frame_in_system_and_separator(loaded: Loaded) -> None:
+    tokenizer = loaded.model.processor.tokenizer
+    for prepared in loaded.prepared.values():
+        positions, ids = prepared.positions, prepared.inputs["input_ids"][0]
+        assert np.concatenate([positions[name] for name in BASIC_SETS]).tolist() == list(range(positions.length))
+        assert all(len(positions[name]) for name in BASIC_SETS)
+        assert tokenizer.decode(ids[positions["question"]]).strip() == prepared.question.question
+        assert tokenizer.decode(ids[positions["system"][-1]]) == loaded.family.opens
+        assert tokenizer.decode(ids[positions["separator"][0]]) == loaded.family.closes
+        visual = ids == loaded.model.network.config.image_token_id
+        assert set(np.flatnonzero(visual)) <= set(positions["image"])
+        assert visual[positions["image"][[0, -1]]].all()
+        # What is not a visual token shows nothing.
+        shows = np.setdiff1d(positions["image"], positions["newline"])
+        assert set(shows) <= set(np.flatnonzero(visual))
+        assert set(positions["related"]) | set(positions["other"]) == set(shows)
+        assert set(positions["base"]) | set(positions["grid"]) == set(shows)
+
+
+def test_the_engine_equals_the_reference(loaded: Loaded) -> None:
+    worst = 0.0
+    for prepared in loaded.prepared.values():
+        rows = _rows(prepared, 1) + [row._replace(flow=row.flow + " 3") for row in _rows(prepared, 3)]
+        clean = run_clean(loaded.model, prepared, int(prepared.positions["question"][0]))
+        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        worst = max(worst, _largest_difference(ours, theirs))
+        assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
+    print(f"{loaded.name}: engine and reference differ by {worst:.1e}")
+    assert worst <= 2e-6
+
+
+def test_a_knockout_of_nothing_changes_nothing(loaded: Loaded) -> None:
+    for prepared in loaded.prepared.values():
+        starts = [int(prepared.positions[name][0]) for name in ("question", "last")]
+        clean = run_clean(loaded.model, prepared, starts[0])
+        (by_reference,) = reference_logits(loaded.model, clean, [_nothing(starts[0])])
+        assert torch.equal(by_reference, clean.logits)
+        logits = knockout_logits(loaded.model, clean, [_nothing(start) for start in starts])
+        floor = _largest_difference(logits, clean.logits.expand_as(logits))
+        print(f"{loaded.name}: noise floor {floor:.1e}")
+        assert floor <= 1e-6
+
+
+def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
+    size = SIZES[0]
+    pictures = [_picture(size, seed) for seed in (0, 1)]
+    prepared = [loaded.model.prepare(_question(_box(size)), picture) for picture in pictures]
+    seeing = [full_logits(loaded.model, shown, Plain()) for shown in prepared]
+    assert _largest_difference(*seeing) > 1e-3
+    blind = [full_logits(loaded.model, shown, picture_removed(shown)) for shown in prepared]
+    assert torch.equal(*blind)
+    answers = [answer_blind(loaded.model, shown) for shown in prepared]
+    assert answers[0].tokens == answers[1].tokens
+    assert len(answers[0].tokens) > 1, "the generated positions are to be blind too"
+    torch.testing.assert_close(torch.softmax(blind[0].double(), -1), answers[0].probabilities, rtol=0, atol=1e-6)
+
+
+def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:
+    """The Qwen models keep the last picture's positions, for the tokens that they generate."""
+    wide, tall = loaded.prepared.values()
+    before = full_logits(loaded.model, wide, Plain())
+    first = answer(loaded.model, tall)
+    assert torch.equal(full_logits(loaded.model, wide, Plain()), before)
+    again = answer(loaded.model, tall)
+    assert (again.tokens, again.text) == (first.tokens, first.text)
+
+
+def test_generated_tokens_are_those_of_forwards_without_a_cache(loaded: Loaded) -> None:
+    prepared = loaded.prepared[SIZES[0]]
+    found = answer(loaded.model, prepared)
+    inputs, tokens = dict(prepared.inputs), []
+    for _ in found.tokens[:4]:
+        with torch.inference_mode():
+            tokens.append(int(loaded.model.network(**inputs, use_cache=False).logits[0, -1].argmax()))
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([tokens[-1:]])], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in {"mm_token_type_ids", "token_type_ids"} & inputs.keys():
+            inputs[name] = torch.nn.functional.pad(inputs[name], (0, 1))
+    assert found.tokens[:4] == tokens
+
+
+@pytest.mark.parametrize("rule", ["published", "overlap"])
+@pytest.mark.parametrize("size", SIZES)
+def test_related_tokens_lie_in_the_box_and_others_do_not(loaded: Loaded, size: tuple[int, int], rule: str) -> None:
+    box = _box(size)
+    model = dataclasses.replace(loaded.model, settings=dataclasses.replace(loaded.model.settings, patches=rule))
+    prepared = model.prepare(_question(box), _picture(size))
+    places = loaded.family.places(prepared, size)
+    related = prepared.visual.related
+    assert len(places) == len(related)
+    nothing = np.isnan(places).any(1)
+    assert (nothing <= ~related).all()
+    left, top, right, bottom = np.where(np.isnan(places), -1e9, places).T
+    x, y = (left + right) / 2, (top + bottom) / 2
+    inside = (x > box.x + 3) & (x < box.x + box.w - 3) & (y > box.y + 3) & (y < box.y + box.h - 3)
+    clear = (left > box.x + box.w + REACH) | (right < box.x - REACH)
+    clear |= (top > box.y + box.h + REACH) | (bottom < box.y - REACH)
+    assert inside.any() and clear.any()
+    assert related[inside].all()
+    assert not related[clear].any()
+
+
+def _blinkered(model: MultimodalModel) -> MultimodalModel:
+    """The same model with a vision tower whose patches do not see one another."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "vis" in name and "att" in name:
+                parameter.zero_()
+    return dataclasses.replace(model, network=network)
+
+
+def _features(model: MultimodalModel, prepared: Prepared) -> torch.Tensor:
+    """What enters the decoder at the picture's positions."""
+    return run_clean(model, prepared, 0).layers[0].hidden[0, prepared.positions["image"]]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_related_tokens_are_those_whose_features_change_with_the_box(loaded: Loaded, size: tuple[int, int]) -> None:
+    model, box, picture = _blinkered(loaded.model), _box(size), _picture(size)
+    changed = picture.copy()
+    corners = (box.x, box.y, box.x + box.w + 1, box.y + box.h + 1)
+    changed.paste(ImageChops.invert(picture.crop(corners)), corners)
+    before, after = (model.prepare(_question(box), shown) for shown in (picture, changed))
+    differs = ((_features(model, before) - _features(model, after)).abs().amax(-1) > 1e-5).numpy()
+    around = Box(box.x - REACH, box.y - REACH, box.w + 2 * REACH, box.h + 2 * REACH)
+    related, near = before.visual.related, model.prepare(_question(around), picture).visual.related
+    assert related.any() and not near.all()
+    assert differs[related].all()
+    assert not differs[~near].any()
+
+
+@pytest.fixture(scope="module")
+def deepstack(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return Loaded("qwen3_vl", tmp_path_factory.mktemp("deepstack"))
+
+
+def test_targets_to_which_the_model_adds_features_are_for_the_reference(deepstack: Loaded) -> None:
+    prepared = deepstack.prepared[SIZES[0]]
+    image, question = prepared.positions["image"], prepared.positions["question"]
+    rows = [
+        Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5]),
+        Row("image->question", 1, Window(0, 2), image, question),
+    ]
+    inside = run_clean(deepstack.model, prepared, int(image[3]))
+    with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
+        knockout_logits(deepstack.model, inside, rows)
+    theirs = reference_logits(deepstack.model, inside, rows)
+    assert _largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
+    after = run_clean(deepstack.model, prepared, int(image[-1]) + 1)
+    assert _largest_difference(knockout_logits(deepstack.model, after, rows[1:]), theirs[1:]) <= 2e-6

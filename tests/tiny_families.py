@@ -1,0 +1,266 @@
+"""Tiny random models of today's families, as folders with the files that their makers publish.
+
+Each family is built from transformers' own configuration classes, with its special tokens, chat template and image
+processor. `Family.places` says where on the picture each visual token lies. It is worked out from the published
+geometry, without the project's own code, so that tests can compare.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
+from crossflow.random_model import _fill
+from tiny import CPU
+
+LAYERS = 4
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+Places = Callable[[Prepared, tuple[int, int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family is built, and what is known about its prompts and its geometry.
+
+    Attributes:
+        network: From the tokenizer to a network.
+        pictures: Its image processor.
+        special: Its special tokens; the first is the visual token.
+        template: Its chat template.
+        opens, closes: Tokens just before the first visual token and just after the last.
+        places: From a prepared question and the picture's width and height to the rectangle of each position of the
+            picture, ``(positions, 4)``: left, top, right, bottom in pixels; not a number where nothing is shown.
+        named: Attributes of the tokenizer that name special tokens.
+        processor: Content of processor_config.json.
+        begins: The token that the tokenizer puts before a text.
+    """
+
+    network: Callable[[PreTrainedTokenizerFast], Any]
+    pictures: Any
+    special: tuple[str, ...]
+    template: str
+    opens: str
+    closes: str
+    places: Places
+    named: dict[str, str] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
+    begins: str | None = None
+
+
+def _tokenizer(family: Family) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE tokenizer: no word is unknown to it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<end>", *family.special, *([family.begins] if family.begins else [])]
+    trainer = trainers.BpeTrainer(
+        vocab_size=330 + len(special), special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["Is the ball red or blue? Answer the question using a single word."], trainer)
+    if family.begins:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{family.begins} $A", special_tokens=[(family.begins, special.index(family.begins))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=family.begins,
+        eos_token="<end>",
+        pad_token="<pad>",
+        extra_special_tokens=family.named,
+    )
+
+
+def write(folder: Path, family: Family, seed: int = 0) -> None:
+    """Write a model's folder: the weights come from a seed."""
+    tokenizer = _tokenizer(family)
+    with torch.random.fork_rng(devices=[]):
+        network = family.network(tokenizer)
+    _fill(network, seed)
+    network.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    family.pictures.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(family.template)
+    if family.processor:
+        (folder / "processor_config.json").write_text(json.dumps(family.processor))
+
+
+def load(folder: Path, **settings: Any) -> MultimodalModel:
+    return load_model(ModelSettings(folder, **{"prompt": "chat-template", "patches": "overlap", **settings}), CPU)
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, **names: str) -> dict[str, int]:
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def grid(columns: int, rows: int, corners: tuple[float, float, float, float]) -> np.ndarray:
+    """Rectangles of a grid's cells, row by row, inside a rectangle given by left, top, right, bottom."""
+    left, top, right, bottom = corners
+    x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
+    return np.array([(x[c], y[r], x[c + 1], y[r + 1]) for r in range(rows) for c in range(columns)])
+
+
+QWEN_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>")
+QWEN_SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+QWEN_TEMPLATE = (
+    "{% for message in messages %}" + QWEN_SYSTEM + "<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Six rotary frequencies of the eight go to height and width.
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+
+
+def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return _ids(
+        tokenizer,
+        image_token_id="<|image_pad|>",
+        video_token_id="<|video_pad|>",
+        vision_start_token_id="<|vision_start|>",
+        vision_end_token_id="<|vision_end|>",
+    )
+
+
+def _qwen_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """The picture is squashed to whole tokens, which are two by two patches in reading order."""
+    _, rows, columns = prepared.inputs["image_grid_thw"][0].tolist()
+    return grid(columns // 2, rows // 2, (0, 0, *size))
+
+
+def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE}
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    )
+
+
+def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {
+        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+        # Windows of two by two tokens, and one layer that sees the whole picture.
+        "window_size": 56, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    )
+
+
+def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {
+        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+        # The features of these layers are added after the first two decoder layers.
+        "deepstack_visual_indexes": [0, 2],
+    }  # fmt: skip
+    rope = MROPE | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": rope, "head_dim": 16}
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    )
+
+
+def _qwen(network: Callable[[PreTrainedTokenizerFast], Any], template: str = QWEN_TEMPLATE, patch: int = 14) -> Family:
+    return Family(
+        network,
+        Qwen2VLImageProcessorPil(patch_size=patch),
+        QWEN_TOKENS,
+        template,
+        "<|vision_start|>",
+        "<|vision_end|>",
+        _qwen_places,
+    )
+
+
+TILE = 84
+# Six by six patches a tile, in a tower without a CLS token.
+SIGLIP = {
+    "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": TILE, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
+PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+
+
+def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
+    return LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config=SIGLIP,
+            text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
+            image_grid_pinpoints=PINPOINTS,
+            # Two tiles' patches are the most: the wide picture's grid of eight by twelve patches is interpolated.
+            vision_aspect_ratio="anyres_max_2",
+            **_ids(tokenizer, image_token_index="<image>", video_token_index="<video>"),
+        )
+    )
+
+
+def _onevision_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """The squashed picture, then the un-padded grid with a newline after each row."""
+    whole = (0, 0, *size)
+    rows = len(prepared.positions["newline"])
+    cells = grid((len(prepared.visual) - 36) // rows - 1, rows, whole).reshape(rows, -1, 4)
+    newlines = np.full((rows, 1, 4), np.nan)
+    return np.concatenate([grid(6, 6, whole), np.concatenate([cells, newlines], axis=1).reshape(-1, 4)])
+
+
+ONEVISION_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
+    "{% endfor %}{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+FAMILIES = {
+    "llava_onevision": Family(
+        _onevision,
+        LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),
+        ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
+        ONEVISION_TEMPLATE,
+        " ",
+        "\n",
+        _onevision_places,
+        processor={
+            "processor_class": "LlavaOnevisionProcessor",
+            "num_image_tokens": 36,
+            "vision_feature_select_strategy": "full",
+            "vision_aspect_ratio": "anyres_max_2",
+        },
+    ),
+    "qwen2_vl": _qwen(_qwen2_vl),
+    "qwen2_5_vl": _qwen(_qwen2_5_vl),
+    "qwen3_vl": _qwen(_qwen3_vl, QWEN_TEMPLATE.replace(QWEN_SYSTEM, ""), patch=16),
+}

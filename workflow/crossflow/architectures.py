@@ -1,0 +1,120 @@
+"""The architectures that this project knows how to knock out: one table, and how each handles a picture.
+
+A new architecture is one entry of `ARCHITECTURES`. The functions in this module bring labels of patches into the order
+of the visual tokens (`crossflow.patches`), each by the model's own code.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossflow.patches import PLAIN, Sight
+from crossflow.prompts import Expansion, repeated
+
+
+def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return labels[0]
+
+
+def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    yield 1, (config.vision_config.image_size, config.vision_config.image_size)
+
+
+def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    """A picture that fills its grid of tiles leaves no padding to be cut off: none has more visual tokens."""
+    side = config.vision_config.image_size
+    for height, width in config.image_grid_pinpoints:
+        yield 1 + (height // side) * (width // side), (width, height)
+
+
+def _newline(labels: Tensor) -> Tensor:
+    newline = torch.zeros(labels.shape[-1])
+    newline[-1] = 1
+    return newline
+
+
+def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    width, height = size
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        vision_feature_select_strategy="default",
+        image_newline=_newline(labels),
+    )
+    return torch.as_tensor(packed[0])
+
+
+def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # A grid of more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
+    width, height = size
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        image_newline=_newline(labels),
+        vision_aspect_ratio=model.config.vision_aspect_ratio,
+    )
+    return torch.as_tensor(packed[0])
+
+
+def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
+    """Each patch is a tile of its own: processors that return patches flatten (3, frames, side, side)."""
+    pixels, side = processed["pixel_values"], image_processor.patch_size
+    # All frames of a still picture are the same.
+    return np.asarray(pixels.reshape(len(pixels), 3, image_processor.temporal_patch_size, side, side)[:, :, 0])
+
+
+_WHOLE = Sight(_patches_as_tiles, base=slice(None))
+
+
+def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # The image processor puts patches that are merged side by side.
+    merged = model.config.vision_config.spatial_merge_size**2
+    return labels.reshape(-1, merged, labels.shape[-1]).amax(1)
+
+
+def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    return repeated(processor, visual_tokens)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the parts of one architecture are, and how it handles a picture.
+
+    Attributes:
+        pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``,
+            given the picture's width and height. A token that is made of several patches has the labels of all.
+        decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
+        head: Dotted path to the output embedding.
+        patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
+        selects: The ``vision_feature_select_strategy`` that the packing is right for.
+        sight: How the vision tower is shown a picture.
+        expand: What the picture's marker becomes, from the processor, what the image processor returns, the number of
+            visual tokens and their id.
+        pictures: From the configuration to the tiles and the size (width, height) of the pictures with most tokens;
+            None where memory is not planned.
+        processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
+    """
+
+    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    decoder: str = "model.language_model"
+    head: str = "lm_head"
+    patch_size: str = "vision_config.patch_size"
+    selects: str = "default"
+    sight: Sight = PLAIN
+    expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
+    pictures: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]] | None = None
+    processor: str | None = None
+
+
+ARCHITECTURES = {
+    "llava": Architecture(_pack_one_tile, pictures=_one_tile),
+    "llava_next": Architecture(_pack_anyres, pictures=_anyres),
+    "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
+    "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
+    "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
+    "qwen3_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen3VLProcessor"),
+}
