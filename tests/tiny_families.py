@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
@@ -105,6 +108,12 @@ def write(folder: Path, family: Family, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         network = family.network(tokenizer)
     _fill(network, seed)
+    embedding = network.get_input_embeddings().weight
+    if network.get_output_embeddings().weight is embedding:
+        # Large embeddings would outweigh what the layers add, and small ones alone leave all answers equally likely.
+        with torch.no_grad():
+            embedding /= TEXT["hidden_size"] ** 0.5
+            network.model.language_model.norm.weight += 3
     network.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -244,7 +253,46 @@ ONEVISION_TEMPLATE = (
 )
 
 
+def _gemma3(tokenizer: PreTrainedTokenizerFast) -> Any:
+    text = TEXT | {
+        "vocab_size": len(tokenizer), "head_dim": 16, "query_pre_attn_scalar": 16,
+        # Shorter than the distance from the question to the picture's beginning.
+        "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+    }  # fmt: skip
+    ids = _ids(
+        tokenizer,
+        image_token_index="<image_soft_token>",
+        boi_token_index="<start_of_image>",
+        eoi_token_index="<end_of_image>",
+    )
+    vision = SIGLIP | {"image_size": 112}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=16, **ids)
+    )
+
+
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
 FAMILIES = {
+    "gemma3": Family(
+        _gemma3,
+        Gemma3ImageProcessorPil(size={"height": 112, "width": 112}),
+        ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<end_of_turn>"),
+        GEMMA_TEMPLATE,
+        "<start_of_image>",
+        "<end_of_image>",
+        # The squashed picture; tokens are means of two by two patches.
+        lambda prepared, size: grid(4, 4, (0, 0, *size)),
+        named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        processor={"processor_class": "Gemma3Processor", "image_seq_length": 16},
+        begins="<bos>",
+    ),
     "llava_onevision": Family(
         _onevision,
         LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),
