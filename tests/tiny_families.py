@@ -18,6 +18,9 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
@@ -279,7 +282,54 @@ GEMMA_TEMPLATE = (
 )
 
 
+def _internvl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": TILE, "patch_size": 14,
+    }  # fmt: skip
+    return InternVLForConditionalGeneration(
+        InternVLConfig(
+            vision_config=vision,
+            text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
+            image_seq_length=9,
+            tie_word_embeddings=False,
+            **_ids(tokenizer, image_token_id="<IMG_CONTEXT>"),
+        )
+    )
+
+
+def _internvl_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """Tiles of three by three tokens that cut the squashed picture in reading order, then the whole picture."""
+    columns, rows = {7: (3, 2), 3: (1, 2)}[len(prepared.inputs["pixel_values"])]
+    tiles = [grid(3, 3, tuple(tile)) for tile in grid(columns, rows, (0, 0, *size))]
+    return np.concatenate([*tiles, grid(3, 3, (0, 0, *size))])
+
+
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
 FAMILIES = {
+    "internvl": Family(
+        _internvl,
+        # The folder says nothing about tiles: it is their processor that asks for them.
+        GotOcr2ImageProcessorPil(size={"height": TILE, "width": TILE}, max_patches=6),
+        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_start|>", "<|im_end|>"),
+        INTERNVL_TEMPLATE,
+        "<img>",
+        "</img>",
+        _internvl_places,
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        processor={"processor_class": "InternVLProcessor", "image_seq_length": 9},
+    ),
     "gemma3": Family(
         _gemma3,
         Gemma3ImageProcessorPil(size={"height": 112, "width": 112}),

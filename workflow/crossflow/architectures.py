@@ -74,6 +74,22 @@ def _pack_pooled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.as_tensor(pooled.flatten(2).transpose(1, 2).reshape(-1, kinds))
 
 
+_LAST = slice(-1, None)
+
+
+def _every_tile(image_processor: Any, processed: Any) -> np.ndarray:
+    return np.asarray(processed["pixel_values"])
+
+
+def _pack_shuffled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    tiles, patches, kinds = labels.shape
+    side = math.isqrt(patches)
+    # Each kind of label by itself, as a feature of width 1: the features of merged patches end up side by side.
+    apart = labels.permute(2, 0, 1).reshape(kinds * tiles, side, side, 1)
+    shuffled = model.model.pixel_shuffle(apart, scale_factor=model.config.downsample_ratio)
+    return torch.as_tensor(shuffled.amax(-1).reshape(kinds, -1).T)
+
+
 def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
     return repeated(processor, visual_tokens)
 
@@ -124,6 +140,12 @@ ARCHITECTURES = {
     "llava_next": Architecture(_pack_anyres),
     # Positions of the picture attend to one another in both directions, so no target may lie in it.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
+    "internvl": Architecture(
+        _pack_shuffled,
+        sight=Sight(_every_tile, base=_LAST, options={"crop_to_patches": True}),
+        expand=_expand_framed,
+        processor="InternVLProcessor",
+    ),
     "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
     "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
