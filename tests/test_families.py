@@ -230,22 +230,39 @@ def test_related_tokens_are_those_whose_features_change_with_the_box(loaded: Loa
     assert not differs[~near].any()
 
 
-@pytest.fixture(scope="module")
-def deepstack(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return Loaded("qwen3_vl", tmp_path_factory.mktemp("deepstack"))
-
-
-def test_targets_to_which_the_model_adds_features_are_for_the_reference(deepstack: Loaded) -> None:
-    prepared = deepstack.prepared[SIZES[0]]
+@pytest.mark.parametrize("loaded", ["qwen3_vl"], indirect=True)
+def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: Loaded) -> None:
+    prepared = loaded.prepared[SIZES[0]]
     image, question = prepared.positions["image"], prepared.positions["question"]
     rows = [
         Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5]),
         Row("image->question", 1, Window(0, 2), image, question),
     ]
-    inside = run_clean(deepstack.model, prepared, int(image[3]))
+    inside = run_clean(loaded.model, prepared, int(image[3]))
     with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
-        knockout_logits(deepstack.model, inside, rows)
-    theirs = reference_logits(deepstack.model, inside, rows)
+        knockout_logits(loaded.model, inside, rows)
+    theirs = reference_logits(loaded.model, inside, rows)
     assert _largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
-    after = run_clean(deepstack.model, prepared, int(image[-1]) + 1)
-    assert _largest_difference(knockout_logits(deepstack.model, after, rows[1:]), theirs[1:]) <= 2e-6
+    after = run_clean(loaded.model, prepared, int(image[-1]) + 1)
+    assert _largest_difference(knockout_logits(loaded.model, after, rows[1:]), theirs[1:]) <= 2e-6
+
+
+@pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
+def test_targets_in_a_picture_that_is_read_in_both_directions_are_for_the_reference(loaded: Loaded) -> None:
+    prepared = loaded.prepared[SIZES[0]]
+    image = prepared.positions["image"]
+    rows = [Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5])]
+    clean = run_clean(loaded.model, prepared, int(image[3]))
+    with pytest.raises(CrossflowError, match="^7: positions before the targets attend to later ones.*reference"):
+        knockout_logits(loaded.model, clean, rows)
+    assert _largest_difference(reference_logits(loaded.model, clean, rows)[0], clean.logits) > 1e-4
+
+
+@pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
+def test_a_picture_that_is_cut_into_several_is_refused(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded.model.processor.image_processor, "do_pan_and_scan", True)
+    monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_min_crop_size", 10)
+    monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_max_num_crops", 4)
+    monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_min_ratio_to_activate", 1.2)
+    with pytest.raises(CrossflowError, match="pan and scan.*set do_pan_and_scan to false"):
+        loaded.model.prepare(_question(_box(SIZES[0])), _picture(SIZES[0]))

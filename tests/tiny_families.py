@@ -15,6 +15,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
@@ -105,6 +111,12 @@ def write(folder: Path, family: Family, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         network = family.network(tokenizer)
     _fill(network, seed)
+    embedding = network.get_input_embeddings().weight
+    if network.get_output_embeddings().weight is embedding:
+        # Large embeddings would outweigh what the layers add, and small ones alone leave all answers equally likely.
+        with torch.no_grad():
+            embedding /= TEXT["hidden_size"] ** 0.5
+            network.model.language_model.norm.weight += 3
     network.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -244,7 +256,93 @@ ONEVISION_TEMPLATE = (
 )
 
 
+def _gemma3(tokenizer: PreTrainedTokenizerFast) -> Any:
+    text = TEXT | {
+        "vocab_size": len(tokenizer), "head_dim": 16, "query_pre_attn_scalar": 16,
+        # Shorter than the distance from the question to the picture's beginning.
+        "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+    }  # fmt: skip
+    ids = _ids(
+        tokenizer,
+        image_token_index="<image_soft_token>",
+        boi_token_index="<start_of_image>",
+        eoi_token_index="<end_of_image>",
+    )
+    vision = SIGLIP | {"image_size": 112}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=16, **ids)
+    )
+
+
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<start_of_image>' }}"
+    "{% else %}{{ item['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def _internvl(tokenizer: PreTrainedTokenizerFast) -> Any:
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": TILE, "patch_size": 14,
+    }  # fmt: skip
+    return InternVLForConditionalGeneration(
+        InternVLConfig(
+            vision_config=vision,
+            text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
+            image_seq_length=9,
+            tie_word_embeddings=False,
+            **_ids(tokenizer, image_token_id="<IMG_CONTEXT>"),
+        )
+    )
+
+
+def _internvl_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """Tiles of three by three tokens that cut the squashed picture in reading order, then the whole picture."""
+    columns, rows = {7: (3, 2), 3: (1, 2)}[len(prepared.inputs["pixel_values"])]
+    tiles = [grid(3, 3, tuple(tile)) for tile in grid(columns, rows, (0, 0, *size))]
+    return np.concatenate([*tiles, grid(3, 3, (0, 0, *size))])
+
+
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "{{'<|im_end|>\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
 FAMILIES = {
+    "internvl": Family(
+        _internvl,
+        # The folder says nothing about tiles: it is their processor that asks for them.
+        GotOcr2ImageProcessorPil(size={"height": TILE, "width": TILE}, max_patches=6),
+        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>", "<|im_start|>", "<|im_end|>"),
+        INTERNVL_TEMPLATE,
+        "<img>",
+        "</img>",
+        _internvl_places,
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        processor={"processor_class": "InternVLProcessor", "image_seq_length": 9},
+    ),
+    "gemma3": Family(
+        _gemma3,
+        Gemma3ImageProcessorPil(size={"height": 112, "width": 112}),
+        ("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<end_of_turn>"),
+        GEMMA_TEMPLATE,
+        "<start_of_image>",
+        "<end_of_image>",
+        # The squashed picture; tokens are means of two by two patches.
+        lambda prepared, size: grid(4, 4, (0, 0, *size)),
+        named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        processor={"processor_class": "Gemma3Processor", "image_seq_length": 16},
+        begins="<bos>",
+    ),
     "llava_onevision": Family(
         _onevision,
         LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 from crossflow.attention import Mode, Plain, using
 from crossflow.forward import picture_removed
@@ -60,7 +60,9 @@ def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Answer:
     handle = model.norm.register_forward_hook(keep)
     try:
         with using(mode), torch.inference_mode():
-            generated = model.network.generate(**prepared.inputs, generation_config=greedy)
+            # A cache made for the model forgets what a sliding window has left behind; positions would be shifted.
+            cache = DynamicCache()
+            generated = model.network.generate(**prepared.inputs, generation_config=greedy, past_key_values=cache)
     finally:
         handle.remove()
         model.network.generation_config = folder

@@ -4,6 +4,7 @@ A new architecture is one entry of `ARCHITECTURES`. The functions in this module
 of the visual tokens (`crossflow.patches`), each by the model's own code.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossflow.errors import CrossflowError
 from crossflow.patches import PLAIN, Sight
 from crossflow.prompts import Expansion, repeated
 
@@ -76,8 +78,45 @@ def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels.reshape(-1, merged, labels.shape[-1]).amax(1)
 
 
+def _pack_pooled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    tiles, patches, kinds = labels.shape
+    side = math.isqrt(patches)
+    pooled = model.model.multi_modal_projector.avg_pool(labels.transpose(1, 2).reshape(tiles, kinds, side, side))
+    return torch.as_tensor(pooled.flatten(2).transpose(1, 2).reshape(-1, kinds))
+
+
+_LAST = slice(-1, None)
+
+
+def _every_tile(image_processor: Any, processed: Any) -> np.ndarray:
+    return np.asarray(processed["pixel_values"])
+
+
+def _pack_shuffled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    tiles, patches, kinds = labels.shape
+    side = math.isqrt(patches)
+    # Each kind of label by itself, as a feature of width 1: the features of merged patches end up side by side.
+    apart = labels.permute(2, 0, 1).reshape(kinds * tiles, side, side, 1)
+    shuffled = model.model.pixel_shuffle(apart, scale_factor=model.config.downsample_ratio)
+    return torch.as_tensor(shuffled.amax(-1).reshape(kinds, -1).T)
+
+
 def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
     return repeated(processor, visual_tokens)
+
+
+def _expand_framed(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    """The picture with the tokens that the processor puts around it, and between its tiles."""
+    return Expansion(processor.replace_image_token(processed, image_idx=0), visual)
+
+
+def _expand_uncut(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    if processed["num_crops"][0]:
+        raise CrossflowError(
+            "The model's image processor cuts a picture into several (pan and scan), which is not supported: set "
+            "do_pan_and_scan to false in the folder's preprocessor_config.json."
+        )
+    return _expand_framed(processor, processed, visual_tokens, visual)
 
 
 @dataclass(frozen=True)
@@ -113,6 +152,14 @@ class Architecture:
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile, pictures=_one_tile),
     "llava_next": Architecture(_pack_anyres, pictures=_anyres),
+    # Positions of the picture attend to one another in both directions, so no target may lie in it.
+    "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
+    "internvl": Architecture(
+        _pack_shuffled,
+        sight=Sight(_every_tile, base=_LAST, options={"crop_to_patches": True}),
+        expand=_expand_framed,
+        processor="InternVLProcessor",
+    ),
     "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
     "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
