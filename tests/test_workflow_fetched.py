@@ -71,6 +71,7 @@ def fetched(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
             "categories": ["ChooseAttr", "QueryAttr"],
             "questions_per_category": 5,
             "answers": "all",
+            "lens": False,
             "windows": [3],
             "flows": ["image->last", "related->question"],
             "seed": 0,
