@@ -172,3 +172,9 @@ ARCHITECTURES = {
     "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
     "qwen3_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen3VLProcessor"),
 }
+
+# What can not be knocked out, and why; the reason ends a sentence.
+REFUSED = {
+    "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
+    "before its targets",
+}
