@@ -233,13 +233,15 @@ SIGLIP = {
     "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "image_size": TILE, "patch_size": 14, "vision_use_head": False,
 }  # fmt: skip
-PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+# As in the published models, a tile is a little more than its patches: four pixels remain at its end.
+LARGER = TILE + 4
+PINPOINTS = [[LARGER * rows, LARGER * columns] for rows in (1, 2) for columns in (1, 2)]
 
 
 def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     return LlavaOnevisionForConditionalGeneration(
         LlavaOnevisionConfig(
-            vision_config=SIGLIP,
+            vision_config=SIGLIP | {"image_size": LARGER},
             text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
             image_grid_pinpoints=PINPOINTS,
             # Two tiles' patches are the most: the wide picture's grid of eight by twelve patches is interpolated.
@@ -251,7 +253,7 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def _onevision_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
     """The squashed picture, then the un-padded grid with a newline after each row."""
-    whole = (0, 0, *size)
+    whole = (0, 0, size[0] * TILE / LARGER, size[1] * TILE / LARGER)
     rows = len(prepared.positions["newline"])
     cells = grid((len(prepared.visual) - 36) // rows - 1, rows, whole).reshape(rows, -1, 4)
     newlines = np.full((rows, 1, 4), np.nan)
@@ -418,7 +420,7 @@ FAMILIES = {
     ),
     "llava_onevision": Family(
         _onevision,
-        LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),
+        LlavaOnevisionImageProcessorPil(size={"height": LARGER, "width": LARGER}, image_grid_pinpoints=PINPOINTS),
         ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
         ONEVISION_TEMPLATE,
         " ",
