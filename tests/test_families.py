@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
+from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from crossflow.answers import answer, answer_blind
 from crossflow.attention import Plain
@@ -18,7 +19,7 @@ from crossflow.gqa import Box, ChosenObject, ChosenQuestion
 from crossflow.knockout import knockout_logits
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.reference import reference_logits
-from tiny_families import FAMILIES, LAYERS, Family, load, write
+from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, Family, load, write
 
 SIZES = [(230, 150), (110, 190)]
 # Pictures are resampled with at most six pixels of theirs on each side.
@@ -55,6 +56,10 @@ class Loaded:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    if request.param in ("idefics3", "smolvlm") and getattr(Idefics3ImageProcessorPil, "is_dummy", False):
+        pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
+    if request.param == "smolvlm":
+        pytest.importorskip("num2words", reason="SmolVLM's processor asks for num2words")
     return Loaded(request.param, tmp_path_factory.mktemp("family") / request.param)
 
 
@@ -266,3 +271,32 @@ def test_a_picture_that_is_cut_into_several_is_refused(loaded: Loaded, monkeypat
     monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_min_ratio_to_activate", 1.2)
     with pytest.raises(CrossflowError, match="pan and scan.*set do_pan_and_scan to false"):
         loaded.model.prepare(_question(_box(SIZES[0])), _picture(SIZES[0]))
+
+
+def test_paligemma_is_refused_because_its_question_is_read_in_both_directions(tmp_path: Path) -> None:
+    config = PaliGemmaConfig(
+        vision_config=SIGLIP,
+        text_config=TEXT | {"model_type": "gemma", "vocab_size": 20, "head_dim": 16},
+        image_token_index=19,
+        projection_dim=64,
+    )
+    network = PaliGemmaForConditionalGeneration(config).eval()
+    ids = torch.tensor([[19] * 36 + [1, 2, 3, 4], [19] * 36 + [1, 2, 3, 5]])
+    pixels = torch.zeros(2, 3, 84, 84)
+    with torch.inference_mode():
+        hidden = network.model(input_ids=ids, pixel_values=pixels, token_type_ids=torch.zeros_like(ids))[0]
+    assert (hidden[0, :-1] - hidden[1, :-1]).abs().amax() > 1e-6, "only the last token is another"
+
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CrossflowError, match="type 'paligemma', which is refused: .*prefix attention.*targets.$"):
+        load(tmp_path)
+
+
+def test_smolvlm_without_num2words_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if getattr(Idefics3ImageProcessorPil, "is_dummy", False):
+        pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    write(tmp_path, FAMILIES["smolvlm"])
+    with pytest.raises(CrossflowError, match="can not be loaded: Package `num2words` is required") as raised:
+        load(tmp_path)
+    assert "\n" not in str(raised.value)

@@ -19,6 +19,8 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
     GotOcr2ImageProcessorPil,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
@@ -32,7 +34,13 @@ from transformers import (
     Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
+
+# Transformers' own namespace gives these two only with torchvision, up to 5.17.
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
 from crossflow.random_model import _fill
@@ -67,7 +75,8 @@ class Family:
             picture, ``(positions, 4)``: left, top, right, bottom in pixels; not a number where nothing is shown.
         named: Attributes of the tokenizer that name special tokens.
         processor: Content of processor_config.json.
-        begins: The token that the tokenizer puts before a text.
+        begins: The begin-of-text token.
+        adds: Does the tokenizer put it before a text?
     """
 
     network: Callable[[PreTrainedTokenizerFast], Any]
@@ -80,6 +89,7 @@ class Family:
     named: dict[str, str] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
     begins: str | None = None
+    adds: bool = True
 
 
 def _tokenizer(family: Family) -> PreTrainedTokenizerFast:
@@ -92,7 +102,7 @@ def _tokenizer(family: Family) -> PreTrainedTokenizerFast:
         vocab_size=330 + len(special), special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(["Is the ball red or blue? Answer the question using a single word."], trainer)
-    if family.begins:
+    if family.begins and family.adds:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{family.begins} $A", special_tokens=[(family.begins, special.index(family.begins))]
         )
@@ -223,13 +233,15 @@ SIGLIP = {
     "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 2, "image_size": TILE, "patch_size": 14, "vision_use_head": False,
 }  # fmt: skip
-PINPOINTS = [[TILE * rows, TILE * columns] for rows in (1, 2) for columns in (1, 2)]
+# As in the published models, a tile is a little more than its patches: four pixels remain at its end.
+LARGER = TILE + 4
+PINPOINTS = [[LARGER * rows, LARGER * columns] for rows in (1, 2) for columns in (1, 2)]
 
 
 def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     return LlavaOnevisionForConditionalGeneration(
         LlavaOnevisionConfig(
-            vision_config=SIGLIP,
+            vision_config=SIGLIP | {"image_size": LARGER},
             text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
             image_grid_pinpoints=PINPOINTS,
             # Two tiles' patches are the most: the wide picture's grid of eight by twelve patches is interpolated.
@@ -241,7 +253,7 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def _onevision_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
     """The squashed picture, then the un-padded grid with a newline after each row."""
-    whole = (0, 0, *size)
+    whole = (0, 0, size[0] * TILE / LARGER, size[1] * TILE / LARGER)
     rows = len(prepared.positions["newline"])
     cells = grid((len(prepared.visual) - 36) // rows - 1, rows, whole).reshape(rows, -1, 4)
     newlines = np.full((rows, 1, 4), np.nan)
@@ -312,7 +324,70 @@ INTERNVL_TEMPLATE = (
 )
 
 
+def _idefics(kind: Any, config: Any) -> Callable[[PreTrainedTokenizerFast], Any]:
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": TILE, "patch_size": 14,
+    }  # fmt: skip
+
+    def build(tokenizer: PreTrainedTokenizerFast) -> Any:
+        text = TEXT | {"model_type": "llama", "vocab_size": len(tokenizer)}
+        return kind(config(vision_config=vision, text_config=text, **_ids(tokenizer, image_token_id="<image>")))
+
+    return build
+
+
+def _idefics_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
+    """Two by two tiles that cut the squashed picture, then the whole of it; marks between them, newlines at the ends."""
+    corners = [*grid(2, 2, (0, 0, *size)), np.array([0, 0, *size])]
+    # After a tile: the frame's mark and the next tile's; a newline after a row, and another before the whole.
+    marks = [2, 3, 2, 4, 0]
+    tiles = [(grid(3, 3, tuple(tile)), np.full((count, 4), np.nan)) for tile, count in zip(corners, marks, strict=True)]
+    return np.concatenate([part for tile in tiles for part in tile])
+
+
+def _idefics_family(
+    network: Callable[[PreTrainedTokenizerFast], Any], pictures: Any, name: str, start: str, adds: bool
+) -> Family:
+    marks = tuple(f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6))
+    return Family(
+        network,
+        pictures(size={"longest_edge": 2 * TILE}, max_image_size={"longest_edge": TILE}),
+        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", start, *marks),
+        start + IDEFICS_TEMPLATE,
+        "<row_1_col_1>",
+        "<fake_token_around_image>",
+        _idefics_places,
+        processor={"processor_class": name, "image_seq_len": 9},
+        begins=start,
+        adds=adds,
+    )
+
+
+IDEFICS_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
 FAMILIES = {
+    "idefics3": _idefics_family(
+        _idefics(Idefics3ForConditionalGeneration, Idefics3Config),
+        Idefics3ImageProcessorPil,
+        "Idefics3Processor",
+        "<|begin_of_text|>",
+        adds=True,
+    ),
+    "smolvlm": _idefics_family(
+        _idefics(SmolVLMForConditionalGeneration, SmolVLMConfig),
+        SmolVLMImageProcessorPil,
+        "SmolVLMProcessor",
+        "<|im_start|>",
+        adds=False,
+    ),
     "internvl": Family(
         _internvl,
         # The folder says nothing about tiles: it is their processor that asks for them.
@@ -345,7 +420,7 @@ FAMILIES = {
     ),
     "llava_onevision": Family(
         _onevision,
-        LlavaOnevisionImageProcessorPil(size={"height": TILE, "width": TILE}, image_grid_pinpoints=PINPOINTS),
+        LlavaOnevisionImageProcessorPil(size={"height": LARGER, "width": LARGER}, image_grid_pinpoints=PINPOINTS),
         ("<image>", "<video>", "<|im_start|>", "<|im_end|>"),
         ONEVISION_TEMPLATE,
         " ",

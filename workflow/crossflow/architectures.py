@@ -6,7 +6,7 @@ of the visual tokens (`crossflow.patches`), each by the model's own code.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,13 +92,26 @@ def _every_tile(image_processor: Any, processed: Any) -> np.ndarray:
     return np.asarray(processed["pixel_values"])
 
 
-def _pack_shuffled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    tiles, patches, kinds = labels.shape
+def _apart(labels: Tensor) -> Tensor:
+    """Each kind of label by itself, as features of width 1: (kinds and tiles, patches, 1)."""
+    return labels.permute(2, 0, 1).reshape(-1, labels.shape[1], 1)
+
+
+def _together(shuffled: Tensor, kinds: int) -> Tensor:
+    """Back from `_apart`, after a pixel shuffle that put the features of merged patches side by side."""
+    return shuffled.amax(-1).reshape(kinds, -1).T
+
+
+def _pack_shuffled_grid(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    _, patches, kinds = labels.shape
     side = math.isqrt(patches)
-    # Each kind of label by itself, as a feature of width 1: the features of merged patches end up side by side.
-    apart = labels.permute(2, 0, 1).reshape(kinds * tiles, side, side, 1)
-    shuffled = model.model.pixel_shuffle(apart, scale_factor=model.config.downsample_ratio)
-    return torch.as_tensor(shuffled.amax(-1).reshape(kinds, -1).T)
+    cells = _apart(labels).reshape(-1, side, side, 1)
+    return _together(model.model.pixel_shuffle(cells, scale_factor=model.config.downsample_ratio), kinds)
+
+
+def _pack_shuffled_row(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    connector = model.model.connector
+    return _together(connector.pixel_shuffle(_apart(labels), connector.scale_factor), labels.shape[-1])
 
 
 def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
@@ -149,13 +162,21 @@ class Architecture:
     processor: str | None = None
 
 
+_IDEFICS = Architecture(
+    _pack_shuffled_row,
+    decoder="model.text_model",
+    sight=PLAIN._replace(base=_LAST, options={"return_row_col_info": True}),
+    expand=_expand_framed,
+)
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile, pictures=_one_tile),
     "llava_next": Architecture(_pack_anyres, pictures=_anyres),
     # Positions of the picture attend to one another in both directions, so no target may lie in it.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
+    "idefics3": _IDEFICS,
+    "smolvlm": replace(_IDEFICS, processor="SmolVLMProcessor"),
     "internvl": Architecture(
-        _pack_shuffled,
+        _pack_shuffled_grid,
         sight=Sight(_every_tile, base=_LAST, options={"crop_to_patches": True}),
         expand=_expand_framed,
         processor="InternVLProcessor",
@@ -164,4 +185,10 @@ ARCHITECTURES = {
     "qwen2_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen2_5_VLProcessor"),
     "qwen3_vl": Architecture(_pack_merged, sight=_WHOLE, processor="Qwen3VLProcessor"),
+}
+
+# What can not be knocked out, and why; the reason ends a sentence.
+REFUSED = {
+    "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
+    "before its targets",
 }

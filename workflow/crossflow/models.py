@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from crossflow import attention
-from crossflow.architectures import ARCHITECTURES, Architecture
+from crossflow.architectures import ARCHITECTURES, REFUSED, Architecture
 from crossflow.errors import CrossflowError
 from crossflow.gqa import ChosenQuestion
 from crossflow.memory import CONVERTED_AT_ONCE, Sizes
@@ -223,6 +223,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         model_type = config["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
+    if model_type in REFUSED:
+        raise CrossflowError(f"{path} is a model of type {model_type!r}, which is refused: {REFUSED[model_type]}.")
     if model_type not in ARCHITECTURES:
         raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
     known = ARCHITECTURES[model_type].selects

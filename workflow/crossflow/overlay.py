@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from crossflow.errors import CrossflowError
 from crossflow.gqa import Box
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.patches import PLAIN, Eye, VisualTokens
+from crossflow.patches import Eye, VisualTokens
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _RELATED, _BOX, _PADDING, _NEWLINE, _INK = (230, 159, 0), (0, 158, 255), (40, 40, 40), (190, 190, 190), (30, 30, 30)
@@ -97,10 +97,8 @@ def panels(model: MultimodalModel, prepared: Prepared, picture: Image.Image) -> 
         picture: The question's picture.
 
     Raises:
-        CrossflowError: the model's image processing does not return pictures.
+        CrossflowError: visual tokens are not the patches of one tile, or of one and a grid.
     """
-    if model.architecture.sight is not PLAIN:
-        raise CrossflowError("The patches of this architecture can not be drawn yet.")
     visual, side = prepared.visual, model.patch_size
     eye = Eye(model.processor.image_processor, model.architecture.sight)
     boxes = [chosen.box for chosen in prepared.question.objects]
@@ -115,10 +113,13 @@ def panels(model: MultimodalModel, prepared: Prepared, picture: Image.Image) -> 
     patch_of = _patch_of(model, tiles, len(patches) // tiles, picture.size)
     base, rest = np.flatnonzero(visual.base), np.flatnonzero(~visual.base)
     shape = (height // side, width // side)
+    rows = int(visual.newline.sum())
+    if len(base) != shape[0] * shape[1] or (len(rest) and (not rows or len(rest) % rows)):
+        raise CrossflowError("a visual token is no single patch, or the grid has no rows that end: it is not drawn yet")
     title = f"{'base tile' if len(rest) else 'tile'}: {shape[0]} x {shape[1]} patches"
     made = [_panel(title, base.reshape(shape), patches[patch_of], visual)]
     if len(rest):
-        grid = rest.reshape(int(visual.newline.sum()), -1)
+        grid = rest.reshape(rows, -1)
         title = f"un-padded grid: {grid.shape[0]} x {grid.shape[1] - 1} patches, newline tokens at the right"
         made.append(_panel(title, grid, patches[patch_of], visual))
     return made

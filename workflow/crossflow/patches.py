@@ -136,7 +136,10 @@ def _base(sight: Sight, tiles: int) -> Bool[np.ndarray, " tiles"]:
 
 def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: int) -> Bool[np.ndarray, "tiles patches"]:
     tiles, height, width = pixels.shape
-    cells = pixels.reshape(tiles, height // patch_size, patch_size, width // patch_size, patch_size)
+    rows, columns = height // patch_size, width // patch_size
+    # A tower leaves out what remains after the last whole patch, as of 384 pixels with patches of 14.
+    whole = pixels[:, : rows * patch_size, : columns * patch_size]
+    cells = whole.reshape(tiles, rows, patch_size, columns, patch_size)
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
 
 

@@ -12,7 +12,6 @@ from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
 from crossflow.gqa import Box, Pictures
 from crossflow.models import ModelSettings, load_model
-from crossflow.patches import PLAIN
 from crossflow.tables import replacing
 from crossflow.trace import asked, trace
 from crossflow.trace_figures import draw_curves, draw_map
@@ -96,8 +95,13 @@ def run(arguments: argparse.Namespace) -> None:
             paths = [arguments.output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
             figures.save(figure, paths)
             print(f"{paths[0]}, {paths[1].name}")
-    if arguments.box and model.architecture.sight is PLAIN:
+    if arguments.box:
         path = arguments.output / "patches.png"
+        try:
+            drawn = overlay.draw(model, model.prepare(question, picture), picture)
+        except CrossflowError as reason:
+            print(f"no {path}: {reason}")
+            return
         with replacing(path) as temporary:
-            overlay.draw(model, model.prepare(question, picture), picture).save(temporary, "png")
+            drawn.save(temporary, "png")
         print(path)
