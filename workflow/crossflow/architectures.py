@@ -136,6 +136,7 @@ class Architecture:
         expand: What the picture's marker becomes, from the processor, what the image processor returns, the number of
             visual tokens and their id.
         processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
+        pads: May ``image: pad`` be asked for?
     """
 
     pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
@@ -146,6 +147,7 @@ class Architecture:
     sight: Sight = PLAIN
     expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
     processor: str | None = None
+    pads: bool = False
 
 
 _IDEFICS = Architecture(
@@ -155,7 +157,7 @@ _IDEFICS = Architecture(
     expand=_expand_framed,
 )
 ARCHITECTURES = {
-    "llava": Architecture(_pack_one_tile),
+    "llava": Architecture(_pack_one_tile, pads=True),
     "llava_next": Architecture(_pack_anyres),
     # Positions of the picture attend to one another in both directions, so no target may lie in it.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),

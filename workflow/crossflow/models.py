@@ -204,7 +204,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = load_processor(settings.path, settings.image, architecture.processor)
+        processor = load_processor(settings.path, settings.image, architecture)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],
