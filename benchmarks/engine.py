@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from crossflow import attention
+from crossflow.architectures import ARCHITECTURES
 from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
 from crossflow.forward import CleanRun, run_clean
 from crossflow.gqa import ChosenQuestion

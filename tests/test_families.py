@@ -292,6 +292,11 @@ def test_paligemma_is_refused_because_its_question_is_read_in_both_directions(tm
         load(tmp_path)
 
 
+def test_square_padding_is_refused_where_it_is_not_the_familys(loaded: Loaded) -> None:
+    with pytest.raises(CrossflowError, match="asked for image: pad, which its architecture does not know"):
+        load(loaded.model.settings.path, image="pad")
+
+
 def test_smolvlm_without_num2words_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if getattr(Idefics3ImageProcessorPil, "is_dummy", False):
         pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")

@@ -149,6 +149,7 @@ class Architecture:
         pictures: From the configuration to the tiles and the size (width, height) of the pictures with most tokens;
             None where memory is not planned.
         processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
+        pads: May ``image: pad`` be asked for?
     """
 
     pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
@@ -160,6 +161,7 @@ class Architecture:
     expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
     pictures: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]] | None = None
     processor: str | None = None
+    pads: bool = False
 
 
 _IDEFICS = Architecture(
@@ -169,7 +171,7 @@ _IDEFICS = Architecture(
     expand=_expand_framed,
 )
 ARCHITECTURES = {
-    "llava": Architecture(_pack_one_tile, pictures=_one_tile),
+    "llava": Architecture(_pack_one_tile, pictures=_one_tile, pads=True),
     "llava_next": Architecture(_pack_anyres, pictures=_anyres),
     # Positions of the picture attend to one another in both directions, so no target may lie in it.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),

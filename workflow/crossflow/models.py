@@ -247,7 +247,7 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = load_processor(settings.path, settings.image, architecture.processor)
+        processor = load_processor(settings.path, settings.image, architecture)
         config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
@@ -267,7 +267,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     try:
-        processor = load_processor(settings.path, settings.image, architecture.processor)
+        processor = load_processor(settings.path, settings.image, architecture)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],

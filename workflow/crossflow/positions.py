@@ -4,10 +4,12 @@ The *basic* sets cut a prompt in order and hold every position exactly once:
 
     system | image | separator | question | instruction | last
 
-``system`` is everything before the picture, ``separator`` lies between picture and question, ``instruction``
-between question and last position (the role header included), ``last`` is the position from which the answer is
-predicted. All other sets are views of these positions: visual tokens by what they show (`crossflow.patches`), text
-tokens by the characters they overlap (`crossflow.prompts`).
+``system`` is everything before the picture, ``separator`` lies between picture and question, ``instruction`` between
+question and last position (the role header included), ``last`` is the position from which the answer is predicted. The
+tokens that some architectures put before and after a picture (``<|vision_start|>``, ``</img>``) belong to ``system``
+and ``separator``. Marks between a picture's tiles (``<row_1_col_2>``) belong to ``image``, because they read the tiles
+before them, and to ``newline``, because they show nothing themselves. All other sets are views of these positions:
+visual tokens by what they show (`crossflow.patches`), text tokens by the characters they overlap (`crossflow.prompts`).
 """
 
 import re

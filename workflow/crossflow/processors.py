@@ -13,6 +13,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaImageProcessorPil, P
 # In transformers' own namespace it asks for torchvision up to 5.17, whatever the backend.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from crossflow.architectures import Architecture
 from crossflow.errors import CrossflowError
 
 
@@ -40,26 +41,28 @@ def _without_video(path: Path, name: str) -> Any:
     return kind.from_args_and_dict([pictures, tokenizer, None], settings)
 
 
-def load_processor(path: Path, image: str, name: str | None = None) -> Any:
+def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
     """Load the processor of a model's folder.
 
     Args:
         path: Folder in Hugging Face format.
         image: ``processor`` (as the folder says), ``pad`` (square padding) or ``anyres`` (an error if the folder's
             processor does not tile).
-        name: Name of the processor class in transformers, where it has a video processor.
+        architecture: The model's entry of the table.
 
     Raises:
-        CrossflowError: the folder's image processor does not do what ``image`` says.
+        CrossflowError: the folder's image processor, or the architecture, does not do what ``image`` says.
         OSError, ValueError, ImportError: the folder is incomplete, or a package is missing.
     """
+    if image == "pad" and not architecture.pads:
+        raise CrossflowError(f"{path} is asked for image: pad, which its architecture does not know; use processor.")
     processor: Any
-    if name is None:
+    if architecture.processor is None:
         processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             path, backend="pil", local_files_only=True
         )
     else:
-        processor = _without_video(path, name)
+        processor = _without_video(path, architecture.processor)
     if image == "pad":
         # Only this class pads: a CLIPImageProcessor takes the argument and ignores it.
         processor.image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=True, local_files_only=True)
