@@ -205,6 +205,21 @@ def test_related_tokens_lie_in_the_box_and_others_do_not(loaded: Loaded, size: t
     assert not related[clear].any()
 
 
+def test_the_base_shows_the_picture_once_and_the_grid_shows_it_again(loaded: Loaded) -> None:
+    for size, prepared in loaded.prepared.items():
+        visual, places = prepared.visual, loaded.family.places(prepared, size)
+        assert visual.base.any()
+        for shown in (visual.base, ~visual.base & ~visual.newline):
+            if not shown.any():
+                continue
+            left, top, right, bottom = places[shown].T
+            # A tower may leave out what remains after the last whole patch: here, 4 of 88 pixels.
+            least = np.array(size) * 84 / 88 - 1e-6
+            assert (left.min(), top.min()) == (0, 0)
+            assert (np.array([right.max(), bottom.max()]) >= least).all()
+            assert least.prod() <= ((right - left) * (bottom - top)).sum() <= size[0] * size[1] + 1e-6
+
+
 def _blinkered(model: MultimodalModel) -> MultimodalModel:
     """The same model with a vision tower whose patches do not see one another."""
     network = copy.deepcopy(model.network)
