@@ -24,15 +24,16 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from crossflow import attention
 from crossflow.architectures import ARCHITECTURES
-from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
-from crossflow.forward import CleanRun, run_clean
+from crossflow.edges import Edges, Row, edges_of, rows_of
+from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.forward import CleanRun, Reading, run_clean
 from crossflow.gqa import ChosenQuestion
-from crossflow.knockout import knockout_logits
-from crossflow.measures import measure
+from crossflow.knockout import run_knockouts
+from crossflow.measures import Asked, measure
 from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.patches import VisualTokens
 from crossflow.positions import Positions
-from crossflow.reference import reference_logits
+from crossflow.reference import run_reference
 
 SYSTEM, IMAGE, SEPARATOR, QUESTION, AFTER = 35, 576, 2, 12, 17
 IMAGE_TOKEN = 31999
@@ -81,16 +82,21 @@ def build_question(dtype: str, device: torch.device) -> Prepared:
     }
     nothing = np.zeros(IMAGE, dtype=bool)
     question = ChosenQuestion("benchmark", "none", "", "", "", "", None, None, ())
-    return Prepared(question, inputs, Positions(cuts[-1], sets), VisualTokens(related, nothing, nothing, ~nothing))
+    return Prepared(
+        question,
+        inputs,
+        Positions(cuts[-1], sets, np.arange(0)),
+        VisualTokens(related, nothing, nothing, ~nothing, nothing),
+    )
 
 
 def bound(rows: list[Row], length: int, layers: int, first: int) -> float:
     """Operations of the reference over those of the engine, counted as positions x layers."""
-    suffixes = sum((length - int(row.targets[0])) * (layers - row.window.first) for row in rows)
+    suffixes = sum((length - row.start) * (layers - row.window.first) for row in rows)
     return len(rows) * length * layers / (length * layers + suffixes)
 
 
-def timed(work: Callable[[], torch.Tensor], device: torch.device) -> tuple[torch.Tensor, float]:
+def timed(work: Callable[[], Reading], device: torch.device) -> tuple[Reading, float]:
     """The result and the seconds it took, the device's queue emptied before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -116,13 +122,12 @@ def main() -> None:
     prepared = build_question(arguments.dtype, device)
     rows: list[Row] = []
     for name in PUBLISHED_FLOWS:
-        flow = parse_flow(name)
-        sets = prepared.positions
-        rows += rows_of(name, sets[flow.source], sets[flow.target], arguments.window, arguments.layers)
-    first = min(int(row.targets[0]) for row in rows)
+        edges = edges_of(parse_flow(name), prepared.positions, 0, "benchmark")
+        rows += rows_of(name, edges, str(arguments.window), arguments.layers)
+    first = min(row.start for row in rows)
 
-    def engine() -> torch.Tensor:
-        return knockout_logits(model, run_clean(model, prepared, first), rows)
+    def engine() -> Reading:
+        return run_knockouts(model, run_clean(model, prepared, first), rows)
 
     engine()  # the first run pays for memory and thread pools
     clean: CleanRun = run_clean(model, prepared, first)
@@ -134,13 +139,15 @@ def main() -> None:
             logits, taken = timed(engine, device)
             fast.append(logits)
             seconds.append(taken)
-        logits, taken = timed(lambda row=row: reference_logits(model, clean, [row]), device)  # type: ignore[misc]
+        logits, taken = timed(lambda row=row: run_reference(model, clean, [row]), device)  # type: ignore[misc]
         slow.append(logits)
         slow_seconds += taken
 
     token = int(clean.logits.argmax())
-    ours = np.array(measure(clean.logits, fast[0], token, None)["p_knockout"])
-    theirs = np.array(measure(clean.logits, torch.cat(slow), token, None)["p_knockout"])
+    asked = Asked(token, (), None)
+    ours = np.array(measure(clean.reading, fast[0], asked)["p_knockout"])
+    together = Reading(*map(torch.cat, zip(*slow, strict=True)))
+    theirs = np.array(measure(clean.reading, together, asked)["p_knockout"])
     fast_seconds = float(np.median(seconds))
     limit = bound(rows, prepared.positions.length, arguments.layers, first)
     print(f"prompt     {prepared.positions.length} positions, {IMAGE} visual; {len(rows)} rows; {arguments.dtype}")
@@ -151,8 +158,8 @@ def main() -> None:
     p_clean = float(torch.softmax(clean.logits.double(), -1)[token])
     print(f"p_clean    {p_clean:8.4f}   p_knockout {theirs.min():.4f} to {theirs.max():.4f}")
     print(f"largest difference in probability {np.abs(ours - theirs).max():.1e}")
-    zeros = [Row("nothing", 0, Window(0, arguments.layers - 1), np.arange(0), np.array([first]))]
-    floor = measure(clean.logits, knockout_logits(model, clean, zeros), token, None)
+    zeros = [Row("nothing", 0, Window(0, arguments.layers - 1), (Edges(np.arange(0), np.array([first])),))]
+    floor = measure(clean.reading, run_knockouts(model, clean, zeros), asked)
     print(f"of which a knockout of nothing    {abs(floor['p_knockout'][0] - floor['p_clean'][0]):.1e}")
 
 

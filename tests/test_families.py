@@ -12,13 +12,14 @@ from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaFo
 
 from crossflow.answers import answer, answer_blind
 from crossflow.attention import Plain
+from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
-from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
-from crossflow.forward import full_logits, picture_removed, run_clean
+from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.forward import full_forward, picture_removed, run_clean
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.knockout import knockout_logits
+from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import reference_logits
+from crossflow.reference import run_reference
 from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, Family, load, write
 
 SIZES = [(230, 150), (110, 190)]
@@ -66,13 +67,13 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def _rows(prepared: Prepared, width: int, flows: tuple[str, ...] = PUBLISHED_FLOWS) -> list[Row]:
     rows: list[Row] = []
     for name in flows:
-        flow = parse_flow(name)
-        rows += rows_of(name, prepared.positions[flow.source], prepared.positions[flow.target], width, LAYERS)
+        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
+        rows += rows_of(name, edges, str(width), LAYERS) if edges else []
     return rows
 
 
 def _nothing(start: int) -> Row:
-    return Row("nothing", 0, Window(0, LAYERS - 1), np.arange(0), np.array([start]))
+    return Row("nothing", 0, Window(0, LAYERS - 1), (Edges(np.arange(0), np.array([start])),))
 
 
 def _largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -99,7 +100,7 @@ def test_a_clean_forward_is_the_networks_own(loaded: Loaded) -> None:
     for prepared in loaded.prepared.values():
         with torch.inference_mode():
             theirs = network(**prepared.inputs).logits[0, -1]
-        ours = full_logits(loaded.model, prepared, Plain())
+        ours = full_forward(loaded.model, prepared, Plain()).logits[0]
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -127,7 +128,7 @@ def test_the_engine_equals_the_reference(loaded: Loaded) -> None:
     for prepared in loaded.prepared.values():
         rows = _rows(prepared, 1) + [row._replace(flow=row.flow + " 3") for row in _rows(prepared, 3)]
         clean = run_clean(loaded.model, prepared, int(prepared.positions["question"][0]))
-        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        ours, theirs = run_knockouts(loaded.model, clean, rows).logits, run_reference(loaded.model, clean, rows).logits
         worst = max(worst, _largest_difference(ours, theirs))
         assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
     print(f"{loaded.name}: engine and reference differ by {worst:.1e}")
@@ -138,9 +139,9 @@ def test_a_knockout_of_nothing_changes_nothing(loaded: Loaded) -> None:
     for prepared in loaded.prepared.values():
         starts = [int(prepared.positions[name][0]) for name in ("question", "last")]
         clean = run_clean(loaded.model, prepared, starts[0])
-        (by_reference,) = reference_logits(loaded.model, clean, [_nothing(starts[0])])
+        (by_reference,) = run_reference(loaded.model, clean, [_nothing(starts[0])]).logits
         assert torch.equal(by_reference, clean.logits)
-        logits = knockout_logits(loaded.model, clean, [_nothing(start) for start in starts])
+        logits = run_knockouts(loaded.model, clean, [_nothing(start) for start in starts]).logits
         floor = _largest_difference(logits, clean.logits.expand_as(logits))
         print(f"{loaded.name}: noise floor {floor:.1e}")
         assert floor <= 1e-6
@@ -150,9 +151,9 @@ def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loade
     size = SIZES[0]
     pictures = [_picture(size, seed) for seed in (0, 1)]
     prepared = [loaded.model.prepare(_question(_box(size)), picture) for picture in pictures]
-    seeing = [full_logits(loaded.model, shown, Plain()) for shown in prepared]
+    seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in prepared]
     assert _largest_difference(*seeing) > 1e-3
-    blind = [full_logits(loaded.model, shown, picture_removed(shown)) for shown in prepared]
+    blind = [full_forward(loaded.model, shown, picture_removed(shown)).logits[0] for shown in prepared]
     assert torch.equal(*blind)
     answers = [answer_blind(loaded.model, shown) for shown in prepared]
     assert answers[0].tokens == answers[1].tokens
@@ -163,9 +164,9 @@ def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loade
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:
     """The Qwen models keep the last picture's positions, for the tokens that they generate."""
     wide, tall = loaded.prepared.values()
-    before = full_logits(loaded.model, wide, Plain())
+    before = full_forward(loaded.model, wide, Plain()).logits[0]
     first = answer(loaded.model, tall)
-    assert torch.equal(full_logits(loaded.model, wide, Plain()), before)
+    assert torch.equal(full_forward(loaded.model, wide, Plain()).logits[0], before)
     again = answer(loaded.model, tall)
     assert (again.tokens, again.text) == (first.tokens, first.text)
 
@@ -255,27 +256,27 @@ def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: 
     prepared = loaded.prepared[SIZES[0]]
     image, question = prepared.positions["image"], prepared.positions["question"]
     rows = [
-        Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5]),
-        Row("image->question", 1, Window(0, 2), image, question),
+        Row("into the picture", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),)),
+        Row("image->question", 1, Window(0, 2), (Edges(image, question),)),
     ]
     inside = run_clean(loaded.model, prepared, int(image[3]))
     with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
-        knockout_logits(loaded.model, inside, rows)
-    theirs = reference_logits(loaded.model, inside, rows)
+        run_knockouts(loaded.model, inside, rows)
+    theirs = run_reference(loaded.model, inside, rows).logits
     assert _largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
     after = run_clean(loaded.model, prepared, int(image[-1]) + 1)
-    assert _largest_difference(knockout_logits(loaded.model, after, rows[1:]), theirs[1:]) <= 2e-6
+    assert _largest_difference(run_knockouts(loaded.model, after, rows[1:]).logits, theirs[1:]) <= 2e-6
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
 def test_targets_in_a_picture_that_is_read_in_both_directions_are_for_the_reference(loaded: Loaded) -> None:
     prepared = loaded.prepared[SIZES[0]]
     image = prepared.positions["image"]
-    rows = [Row("into the picture", 1, Window(0, 2), np.arange(2), image[3:5])]
+    rows = [Row("into the picture", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),))]
     clean = run_clean(loaded.model, prepared, int(image[3]))
     with pytest.raises(CrossflowError, match="^7: positions before the targets attend to later ones.*reference"):
-        knockout_logits(loaded.model, clean, rows)
-    assert _largest_difference(reference_logits(loaded.model, clean, rows)[0], clean.logits) > 1e-4
+        run_knockouts(loaded.model, clean, rows)
+    assert _largest_difference(run_reference(loaded.model, clean, rows).logits[0], clean.logits) > 1e-4
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)

@@ -1,12 +1,21 @@
-"""Windows, edges and flow names."""
+"""Windows and flow names."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crossflow.errors import CrossflowError
-from crossflow.flows import PUBLISHED_FLOWS, Window, count_edges, parse_flow, rows_of, window_at
+from crossflow.flows import (
+    CONTROL_FLOWS,
+    PUBLISHED_FLOWS,
+    Part,
+    Window,
+    controls_of,
+    parse_flow,
+    window_at,
+    window_named,
+    with_controls,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,25 +46,62 @@ def test_a_window_holds_its_centre_and_at_most_its_width(layers: int, data: st.D
     assert list(range(window.first, window.last + 1)) == list(published)
 
 
-@given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
-def test_edges_are_counted_as_pairs_with_the_source_not_after_the_target(sources: set[int], targets: set[int]) -> None:
-    pairs = sum(source <= target for source in sources for target in targets)
-    ascending = [np.array(sorted(positions), dtype=np.int64) for positions in (sources, targets)]
-    assert count_edges(*ascending) == pairs
+def test_windows_go_from_the_bottom_and_to_the_top() -> None:
+    assert window_named("bottom", 5, 32) == Window(0, 5)
+    assert window_named("top", 5, 32) == Window(5, 31)
+    assert window_named("9", 5, 32) == window_at(5, 9, 32)
 
 
-def test_the_published_flows_are_known() -> None:
-    assert [parse_flow(name).name for name in PUBLISHED_FLOWS] == list(PUBLISHED_FLOWS)
+@pytest.mark.parametrize("name", [*PUBLISHED_FLOWS, *CONTROL_FLOWS])
+def test_the_published_flows_and_those_of_controls_are_known(name: str) -> None:
+    assert parse_flow(name).name == name
 
 
-@pytest.mark.parametrize("name", ["image-last", "image->", "picture->last", "image->question->last", "Image->Last"])
+def test_flows_are_read_into_parts() -> None:
+    assert parse_flow("image->last").parts == (Part("image", None, "last"),)
+    assert parse_flow("related~random12->question").parts == (Part("related", "random12", "question"),)
+    assert parse_flow("image->last+image~random1->all").parts == (
+        Part("image", None, "last"),
+        Part("image", "random1", "all"),
+    )
+    assert parse_flow("only:image->question->last").parts == (
+        Part("image", None, "all", ("image", "question")),
+        Part("question", None, "all", ("question", "last")),
+    )
+    assert parse_flow("related~moved->question").is_moved
+    assert not parse_flow("related->question").is_moved
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image-last",
+        "image->",
+        "picture->last",
+        "image->question->last",
+        "Image->Last",
+        "only:image",
+        "only:image->picture",
+        "only:image~random1->question",
+        "image~random0->last",
+        "image~random->last",
+        "image~moved->last",
+        "image->last+",
+        "",
+    ],
+)
 def test_a_flow_that_does_not_exist_is_refused_by_name(name: str) -> None:
     with pytest.raises(CrossflowError, match="Flow"):
         parse_flow(name)
 
 
-def test_a_flow_has_one_row_per_layer() -> None:
-    rows = list(rows_of("image->last", np.arange(3), np.array([9]), 3, 8))
-    assert [row.layer for row in rows] == list(range(8))
-    assert rows[0].window == Window(0, 1)
-    assert rows[-1].window == Window(6, 7)
+def test_controls_are_draws_and_moved_boxes_of_plain_flows() -> None:
+    assert controls_of("image->last", 2) == ["image~random1->last", "image~random2->last"]
+    assert controls_of("related->question", 1) == ["related~random1->question", "related~moved->question"]
+    for flow in ("only:image->question", "image->last+image->question", "image~random1->last"):
+        assert controls_of(flow, 3) == []
+
+
+def test_a_study_has_each_flow_once() -> None:
+    added = with_controls(["image->last", "system->last"], 1, ["system->last", "image->all", "image->all"])
+    assert added == ["image~random1->last", "system~random1->last", "image->all"]

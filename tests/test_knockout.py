@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from crossflow import knockout as engine_module
 from crossflow.attention import Plain
+from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.engines import ENGINES
 from crossflow.errors import CrossflowError
-from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
-from crossflow.forward import full_logits, picture_removed, run_clean
-from crossflow.knockout import knockout_logits
+from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.forward import full_forward, picture_removed, run_clean
+from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import reference_logits
+from crossflow.reference import run_reference
 from tiny import draw_world, load_tiny, prepare_some
 
 LAYERS = 5
@@ -60,13 +61,13 @@ def full(folder: Path) -> Loaded:
 def _rows(prepared: Prepared, width: int, flows: Sequence[str] = PUBLISHED_FLOWS) -> list[Row]:
     rows: list[Row] = []
     for name in flows:
-        flow = parse_flow(name)
-        rows += rows_of(name, prepared.positions[flow.source], prepared.positions[flow.target], width, LAYERS)
+        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
+        rows += rows_of(name, edges, str(width), LAYERS) if edges else []
     return rows
 
 
 def _nothing(start: int) -> Row:
-    return Row("nothing", 0, Window(0, LAYERS - 1), np.arange(0), np.array([start]))
+    return Row("nothing", 0, Window(0, LAYERS - 1), (Edges(np.arange(0), np.array([start])),))
 
 
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
@@ -84,15 +85,15 @@ def _starts(prepared: Prepared) -> list[int]:
 def test_reference_with_no_edge_is_the_clean_forward_bit_for_bit(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
-        (logits,) = reference_logits(loaded.model, clean, [_nothing(start) for start in _starts(prepared)[:1]])
+        (logits,) = run_reference(loaded.model, clean, [_nothing(start) for start in _starts(prepared)[:1]]).logits
         assert torch.equal(logits, clean.logits)
-        assert torch.equal(full_logits(loaded.model, prepared, Plain()), clean.logits)
+        assert torch.equal(full_forward(loaded.model, prepared, Plain()).logits[0], clean.logits)
 
 
 def test_the_engine_knocking_out_nothing_changes_a_probability_by_at_most_1e_6(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
-        logits = knockout_logits(loaded.model, clean, [_nothing(start) for start in _starts(prepared)])
+        logits = run_knockouts(loaded.model, clean, [_nothing(start) for start in _starts(prepared)]).logits
         assert _largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-6
 
 
@@ -102,7 +103,7 @@ def test_the_engine_equals_the_reference(loaded: Loaded, width: int) -> None:
     for prepared in loaded.prepared:
         rows = _rows(prepared, width)
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
-        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        ours, theirs = run_knockouts(loaded.model, clean, rows).logits, run_reference(loaded.model, clean, rows).logits
         assert _largest_difference(ours, theirs) <= 2e-6
         assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
 
@@ -115,10 +116,10 @@ def test_in_bf16_the_engine_is_within_twice_its_own_noise(folder: Path, name: st
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
         rows = _rows(prepared, 3)
         # Knockouts of nothing that join the batch wherever a knockout does.
-        zeros = [row._replace(sources=row.sources[:0]) for row in rows]
-        nothing = knockout_logits(loaded.model, clean, zeros)
+        zeros = [_nothing(row.start)._replace(window=row.window) for row in rows]
+        nothing = run_knockouts(loaded.model, clean, zeros).logits
         floor = max(floor, _largest_difference(nothing, clean.logits.expand_as(nothing)))
-        ours, theirs = knockout_logits(loaded.model, clean, rows), reference_logits(loaded.model, clean, rows)
+        ours, theirs = run_knockouts(loaded.model, clean, rows).logits, run_reference(loaded.model, clean, rows).logits
         worst = max(worst, _largest_difference(ours, theirs))
     print(name, floor, worst)
     assert 0 < worst <= 2 * floor
@@ -137,9 +138,9 @@ def test_the_engine_equals_the_reference_for_any_sets_and_window(full: Loaded, d
         sources = sorted(data.draw(st.sets(st.integers(1, length - 1), max_size=20)))
         begin = data.draw(st.integers(0, LAYERS - 1))
         window = Window(begin, data.draw(st.integers(begin, LAYERS - 1)))
-        rows.append(Row(f"flow {number}", begin, window, np.array(sources, dtype=int), np.array(targets)))
+        rows.append(Row(f"flow {number}", begin, window, (Edges(np.array(sources, dtype=int), np.array(targets)),)))
     clean = run_clean(full.model, prepared, first)
-    ours, theirs = knockout_logits(full.model, clean, rows), reference_logits(full.model, clean, rows)
+    ours, theirs = run_knockouts(full.model, clean, rows).logits, run_reference(full.model, clean, rows).logits
     assert _largest_difference(ours, theirs) <= 2e-6
 
 
@@ -151,15 +152,15 @@ def _with_other_pixels(prepared: Prepared) -> Prepared:
 def test_without_any_edge_from_the_picture_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         other = _with_other_pixels(prepared)
-        seeing = [full_logits(loaded.model, shown, Plain()) for shown in (prepared, other)]
+        seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in (prepared, other)]
         assert _largest_difference(*seeing) > 1e-3
-        blind = [full_logits(loaded.model, shown, picture_removed(shown)) for shown in (prepared, other)]
+        blind = [full_forward(loaded.model, shown, picture_removed(shown)).logits[0] for shown in (prepared, other)]
         assert torch.equal(*blind)
         for name, engine in ENGINES.items():
             rows = _rows(prepared, 2 * LAYERS, ["image->all"])[:1]
-            cleans = [run_clean(loaded.model, shown, int(rows[0].targets[0])) for shown in (prepared, other)]
+            cleans = [run_clean(loaded.model, shown, rows[0].start) for shown in (prepared, other)]
             assert rows[0].window == Window(0, LAYERS - 1)
-            knocked_out = [engine(loaded.model, clean, rows) for clean in cleans]
+            knocked_out = [engine(loaded.model, clean, rows).logits for clean in cleans]
             assert torch.equal(*knocked_out), name
             assert _largest_difference(knocked_out[0][0], blind[0]) <= 2e-6
 
@@ -169,7 +170,7 @@ def test_a_row_without_a_legal_key_is_refused(engine: str, full: Loaded) -> None
     prepared = full.prepared[0]
     last = prepared.positions["last"]
     clean = run_clean(full.model, prepared, int(last[0]))
-    row = Row("everything->last", 1, Window(1, 2), np.arange(prepared.positions.length), last)
+    row = Row("everything->last", 1, Window(1, 2), (Edges(np.arange(prepared.positions.length), last),))
     with pytest.raises(CrossflowError, match="no key to attend to"):
         ENGINES[engine](full.model, clean, [row])
 
@@ -188,7 +189,7 @@ def test_an_exception_in_the_middle_leaves_the_model_untouched(
             ENGINES[engine](full.model, clean, rows)
         with pytest.raises(ZeroDivisionError):
             run_clean(full.model, prepared, _starts(prepared)[0])
-    assert torch.equal(full_logits(full.model, prepared, Plain()), clean.logits)
+    assert torch.equal(full_forward(full.model, prepared, Plain()).logits[0], clean.logits)
     assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in full.model.layers)
 
 
@@ -198,7 +199,7 @@ def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(
     prepared = full.prepared[0]
     rows = _rows(prepared, 3)[::-1]
     clean = run_clean(full.model, prepared, _starts(prepared)[0])
-    expected = knockout_logits(full.model, clean, rows)
+    expected = run_knockouts(full.model, clean, rows).logits
     whole = engine_module._run_suffixes
 
     def of_little_memory(model: MultimodalModel, clean: object, rows: Sequence[Row], start: int) -> torch.Tensor:
@@ -207,12 +208,12 @@ def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(
         return whole(model, clean, rows, start)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine_module, "_run_suffixes", of_little_memory)
-    assert _largest_difference(knockout_logits(full.model, clean, rows), expected) <= 1e-6
+    assert _largest_difference(run_knockouts(full.model, clean, rows).logits, expected) <= 1e-6
     assert "halved" in caplog.text
 
     monkeypatch.setattr(engine_module, "_run_suffixes", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
     with pytest.raises(CrossflowError, match="does not fit into the memory"):
-        knockout_logits(full.model, clean, rows)
+        run_knockouts(full.model, clean, rows)
 
 
 def test_a_model_that_reads_ahead_is_refused_by_the_engine_and_not_by_the_reference(
@@ -224,12 +225,12 @@ def test_a_model_that_reads_ahead_is_refused_by_the_engine_and_not_by_the_refere
     clean = run_clean(full.model, prepared, _starts(prepared)[0])
     rows = _rows(prepared, 3)[:2]
     with pytest.raises(CrossflowError, match="use engine: reference"):
-        knockout_logits(full.model, clean, rows)
-    assert reference_logits(full.model, clean, rows).isfinite().all()
+        run_knockouts(full.model, clean, rows)
+    assert run_reference(full.model, clean, rows).logits.isfinite().all()
 
 
 def test_a_target_before_the_recorded_part_is_refused(full: Loaded) -> None:
     prepared = full.prepared[0]
     clean = run_clean(full.model, prepared, _starts(prepared)[1])
     with pytest.raises(CrossflowError, match="recorded are those from"):
-        knockout_logits(full.model, clean, _rows(prepared, 3, ["image->question"]))
+        run_knockouts(full.model, clean, _rows(prepared, 3, ["image->question"]))

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from crossflow.measures import Options, measure, option_tokens
+from crossflow.forward import Reading
+from crossflow.gqa import ChosenQuestion
+from crossflow.measures import Asked, Options, asked, measure, option_tokens
 
 
 class Letters:
@@ -16,12 +18,19 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def _logits(*probabilities: float) -> torch.Tensor:
-    return torch.tensor(probabilities, dtype=torch.float64).log()
+def _reading(*rows: tuple[float, ...], further: float = 0) -> Reading:
+    logits = torch.tensor(rows, dtype=torch.float64).log()
+    return Reading(logits, torch.full((len(rows),), further, dtype=torch.float64))
+
+
+def _question(answer: str, *options: str | None) -> ChosenQuestion:
+    return ChosenQuestion("1", "1", "ChooseAttr", "chooseAttr", "x?", answer, *options, ())
 
 
 def test_measures_follow_their_definitions() -> None:
-    measured = measure(_logits(0.6, 0.3, 0.1), _logits(0.3, 0.6, 0.1)[None], 0, Options(0, 1))
+    looked_at = Asked(0, (2, 1), Options(0, 1))
+    clean, knocked_out = _reading((0.6, 0.3, 0.1), further=-1), _reading((0.3, 0.6, 0.1), further=-3)
+    measured = measure(clean, knocked_out, looked_at)
     assert measured["p_clean"] == pytest.approx([0.6])
     assert measured["p_knockout"] == pytest.approx([0.3])
     assert measured["change_percent"] == pytest.approx([-50])
@@ -29,14 +38,17 @@ def test_measures_follow_their_definitions() -> None:
     assert measured["margin_clean"] == pytest.approx([math.log(2)])
     assert measured["margin_knockout"] == pytest.approx([-math.log(2)])
     assert measured["flipped"] == [True]
+    assert measured["correct"] == [True]
+    assert measured["answer_logprob_change"] == pytest.approx([-math.log(2) - 2])
 
 
 def test_a_knockout_of_nothing_changes_nothing() -> None:
-    clean = torch.randn(50)
-    measured = measure(clean, clean.expand(3, -1), 7, None)
-    assert measured["change_percent"] == [0, 0, 0]
-    assert measured["logprob_change"] == [0, 0, 0]
+    clean = Reading(torch.randn(1, 50), torch.zeros(1, dtype=torch.float64))
+    measured = measure(clean, Reading(clean.logits.expand(3, -1), clean.further.expand(3)), Asked(7, (), None))
+    for name in ("change_percent", "logprob_change", "answer_logprob_change"):
+        assert measured[name] == [0, 0, 0]
     assert measured["margin_clean"] == [None, None, None]
+    assert measured["correct"] == [False, False, False]
 
 
 def test_options_are_written_as_the_answer_is() -> None:
@@ -44,6 +56,16 @@ def test_options_are_written_as_the_answer_is() -> None:
     assert option_tokens(Letters(), "yellow", "yellow", "black") == Options(ord("y"), ord("b"))
 
 
-@pytest.mark.parametrize("options", [(None, None), ("", ""), ("black", "blue"), ("red", None)])
-def test_there_is_no_margin_without_two_distinct_first_tokens(options: tuple[str | None, str | None]) -> None:
+def test_the_gold_answer_counts_in_both_capitalisations() -> None:
+    found = asked(Letters(), _question("yellow", "yellow", "black"), "Black", ord("B"))
+    assert found == Asked(ord("B"), (ord("y"), ord("Y")), Options(ord("Y"), ord("B")))
+
+
+@pytest.mark.parametrize("options", [(None, None), ("", ""), ("red", None)])
+def test_there_are_no_options_without_two(options: tuple[str | None, str | None]) -> None:
     assert option_tokens(Letters(), "x", *options) is None
+
+
+def test_there_is_no_margin_where_the_options_begin_with_the_same_token() -> None:
+    assert option_tokens(Letters(), "black", "black", "blue") == Options(ord("b"), ord("b"))
+    assert asked(Letters(), _question("black", "black", "blue"), "black", ord("b")).options is None

@@ -18,11 +18,12 @@ from crossflow import memory, planning
 from crossflow.answers import answer, answer_blind
 from crossflow.attention import Plain
 from crossflow.cli import main
+from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
-from crossflow.flows import PUBLISHED_FLOWS, Row, Window, parse_flow, rows_of
-from crossflow.forward import full_logits, run_clean
+from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.forward import full_forward, run_clean
 from crossflow.gqa import ChosenQuestion, write_chosen
-from crossflow.knockout import knockout_logits
+from crossflow.knockout import run_knockouts
 from crossflow.lens import track
 from crossflow.memory import GIB, Sizes
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
@@ -99,11 +100,11 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
 
     batches = [(target, count) for target in ("question", "last") for count in (1, 4, 16)]
     with _Allocations() as allocations:
-        allocations.of("work forward", lambda: full_logits(model, prepared, Plain()))
+        allocations.of("work forward", lambda: full_forward(model, prepared, Plain()).logits[0])
         clean = allocations.of("work clean", lambda: run_clean(model, prepared, first))
         for target, count in batches:
-            rows = [Row("flow", 0, Window(0, 1), sets["image"], sets[target])] * count
-            allocations.of(f"work {target} {count}", lambda rows=rows: knockout_logits(model, clean, rows))
+            rows = [Row("flow", 0, Window(0, 1), (Edges(sets["image"], sets[target]),))] * count
+            allocations.of(f"work {target} {count}", lambda rows=rows: run_knockouts(model, clean, rows).logits)
         for way in (answer, answer_blind):
             allocations.of(f"work {way.__name__}", lambda way=way: way(model, prepared))
         allocations.of("work lens", lambda: track(model, prepared, {"answer": 1}))
@@ -187,9 +188,10 @@ def small(folder: Path) -> MultimodalModel:
 
 
 def _all_rows(prepared: Prepared, layers: int) -> list[Row]:
-    flows = [parse_flow(name) for name in ("image->question", "question->last")]
-    sets = prepared.positions
-    return [row for flow in flows for row in rows_of(flow.name, sets[flow.source], sets[flow.target], 1, layers)]
+    flows = {
+        name: edges_of(parse_flow(name), prepared.positions, 0, "") for name in ("image->question", "question->last")
+    }
+    return [row for name, edges in flows.items() for row in rows_of(name, edges, "1", layers)]
 
 
 def test_batches_follow_from_the_total_memory_and_change_no_result(
@@ -202,14 +204,14 @@ def test_batches_follow_from_the_total_memory_and_change_no_result(
     ran: list[int] = []
     original = engine_module._run_suffixes
     monkeypatch.setattr(engine_module, "_run_suffixes", lambda m, c, r, s: ran.append(len(r)) or original(m, c, r, s))
-    whole = knockout_logits(small, clean, rows)
+    whole = run_knockouts(small, clean, rows).logits
     assert ran == [3, 3]
     ran.clear()
     needed = (
         sizes.weights + sizes.record(positions, start) + sizes.measures(len(rows)) + sizes.rows(2, positions, start)
     )
     monkeypatch.setattr(memory, "total_memory", lambda device: int(needed / memory.USABLE) + 1)
-    cut = knockout_logits(small, clean, rows)
+    cut = run_knockouts(small, clean, rows).logits
     assert ran == [2, 1, 3]
     torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from crossflow.answers import answer, answer_blind
 from crossflow.attention import NAME
 from crossflow.errors import CrossflowError
-from crossflow.forward import Blocking, full_logits, picture_removed
+from crossflow.forward import Blocking, full_forward, picture_removed
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
 from crossflow.models import ModelSettings, MultimodalModel, load_model
 from tiny import CPU, load_tiny
@@ -86,8 +86,8 @@ def test_a_clean_forward_is_the_models_own(folders: dict[str, Path], name: str) 
     network = AutoModelForImageTextToText.from_pretrained(folders[name], attn_implementation="eager")
     with torch.inference_mode():
         theirs = network(**prepared.inputs).logits[0, -1]
-    nothing = Blocking(np.arange(0), np.arange(0))
-    torch.testing.assert_close(full_logits(model, prepared, nothing), theirs, rtol=1e-5, atol=1e-5)
+    nothing = Blocking([])
+    torch.testing.assert_close(full_forward(model, prepared, nothing).logits[0], theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_image_pad_overrides_a_processor_that_crops(folder: Path) -> None:
@@ -125,13 +125,13 @@ def test_a_blind_answer_never_looks_at_the_picture(folders: dict[str, Path], nam
     assert blind[0].tokens == blind[1].tokens
     assert torch.equal(blind[0].probabilities, blind[1].probabilities)
     assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
-    logits = full_logits(model, one, picture_removed(one))
+    logits = full_forward(model, one, picture_removed(one)).logits[0]
     torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
 
 
 def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:
     model = _load(folders["llava"], dtype="bfloat16")
-    logits = full_logits(model, model.prepare(QUESTION, _picture()), Blocking(np.arange(0), np.arange(0)))
+    logits = full_forward(model, model.prepare(QUESTION, _picture()), Blocking([])).logits[0]
     assert logits.dtype == torch.float32
     # A logit rounded to bf16 would have its last 16 bits empty.
     assert (logits.view(torch.int32) & 0xFFFF).any()

@@ -10,13 +10,14 @@ import yaml
 from PIL import Image
 
 from crossflow.attention import NAME
+from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
-from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Row, parse_flow, rows_of
+from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
 from crossflow.forward import run_clean
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.knockout import knockout_logits
+from crossflow.knockout import run_knockouts
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
-from crossflow.reference import reference_logits
+from crossflow.reference import run_reference
 from ports import PORTS, old_name, write
 from tiny import CPU
 
@@ -214,10 +215,9 @@ def _rows(model: MultimodalModel, prepared: Prepared) -> list[Row]:
     """The published flows at every layer; at one layer where there are tiles, whose reference takes its time."""
     rows: list[Row] = []
     for name in PUBLISHED_FLOWS:
-        flow = parse_flow(name)
-        sets = prepared.positions[flow.source], prepared.positions[flow.target]
-        assert all(len(members) for members in sets)
-        rows += rows_of(name, *sets, 3, len(model.layers))
+        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
+        assert edges
+        rows += rows_of(name, edges, "3", len(model.layers))
     return [row for row in rows if row.layer == 1] if model.settings.image == "anyres" else rows
 
 
@@ -230,7 +230,7 @@ def test_the_engine_equals_the_reference_on_every_port(repo: Path, model: Multim
     prepared = exact.prepare(BALL, _picture())
     rows = _rows(exact, prepared)
     clean = run_clean(exact, prepared, int(prepared.positions["question"][0]))
-    ours, theirs = knockout_logits(exact, clean, rows), reference_logits(exact, clean, rows)
+    ours, theirs = run_knockouts(exact, clean, rows).logits, run_reference(exact, clean, rows).logits
     assert _difference(ours, theirs) <= 2e-6
     assert _difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
 
@@ -243,8 +243,10 @@ def test_in_half_precision_the_engine_is_within_twice_its_own_noise(models: dict
         prepared = model.prepare(BALL, _picture())
         rows = _rows(model, prepared)
         clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
-        nothing = knockout_logits(model, clean, [row._replace(sources=row.sources[:0]) for row in rows])
-        ours, theirs = knockout_logits(model, clean, rows), reference_logits(model, clean, rows)
+        nothing = run_knockouts(
+            model, clean, [row._replace(edges=(Edges(np.arange(0), np.array([row.start])),)) for row in rows]
+        ).logits
+        ours, theirs = run_knockouts(model, clean, rows).logits, run_reference(model, clean, rows).logits
         noise, apart = _difference(nothing, clean.logits.expand_as(nothing)), _difference(ours, theirs)
         print(slug, noise, apart)
         floor, worst = max(floor, noise), max(worst, apart)

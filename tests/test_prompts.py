@@ -66,7 +66,7 @@ def _question(text: str, *names: str, options: tuple[str | None, str | None] = (
 
 
 def _visual() -> VisualTokens:
-    flags = np.zeros((4, VISUAL), dtype=bool)
+    flags = np.zeros((5, VISUAL), dtype=bool)
     flags[0, 1] = flags[1, 2] = flags[2, VISUAL - 1] = True
     flags[3, :3] = True
     return VisualTokens(*flags)

@@ -8,12 +8,12 @@ import torch
 
 from crossflow.answers import answer
 from crossflow.categories import attach_objects, classify
+from crossflow.edges import Edges, rows_of
 from crossflow.engines import ENGINES
-from crossflow.flows import rows_of
 from crossflow.forward import run_clean
 from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
 from crossflow.lens import track, tracked_tokens
-from crossflow.measures import measure
+from crossflow.measures import Asked, measure
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 
@@ -91,10 +91,10 @@ def test_every_knockout_equals_the_published_number(
                     assert len(source) == 0
                 else:
                     # The engine shares one mask per flow name, so a width gets a name of its own.
-                    rows += rows_of(f"{flow} {window}", source, target, window, published.layers)
+                    rows += rows_of(f"{flow} {window}", [Edges(source, target)], str(window), published.layers)
                     expected += theirs
-        clean = run_clean(model, question, min(int(row.targets[0]) for row in rows))
-        measured = measure(clean.logits, ENGINES[engine](model, clean, rows), case["first_token"], None)
+        clean = run_clean(model, question, min(row.start for row in rows))
+        measured = measure(clean.reading, ENGINES[engine](model, clean, rows), Asked(case["first_token"], (), None))
         np.testing.assert_allclose(measured["p_knockout"], expected, rtol=0, atol=TOLERANCE)
         compared += len(expected)
     empty = len([None for question_id, _ in MISSING if question_id in published.cases])

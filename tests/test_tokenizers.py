@@ -101,7 +101,7 @@ def processors(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def _prepare(processor: Any, template: str, question: ChosenQuestion) -> tuple[TokenizedPrompt, Positions]:
     tokens = tokenize(render(template, question.question, processor), processor, repeated(processor, VISUAL))
     nothing = np.zeros(VISUAL, dtype=bool)
-    return tokens, positions_of(tokens, question, VisualTokens(nothing, nothing, nothing, ~nothing))
+    return tokens, positions_of(tokens, question, VisualTokens(nothing, nothing, nothing, ~nothing, nothing))
 
 
 def _question(text: str, true_option: str | None = None, false_option: str | None = None) -> ChosenQuestion:

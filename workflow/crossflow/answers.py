@@ -1,14 +1,23 @@
-"""Greedy answers, with the picture and with the picture removed."""
+"""Greedy answers: with the picture, and what remains of them without it.
 
+Three baselines take the picture away. *Removed*: its tokens are there, but no other position attends to them. *Zeroed*:
+the vision tower is given zeros, which is the mean colour. *Swapped*: the picture of another question.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
 from crossflow.attention import Mode, Plain, using
 from crossflow.forward import picture_removed
+from crossflow.gqa import ChosenQuestion
 from crossflow.models import MultimodalModel, Prepared
+from crossflow.statistics import derived_seed
 
 
 class Answer(NamedTuple):
@@ -80,3 +89,21 @@ def answer(model: MultimodalModel, prepared: Prepared) -> Answer:
 def answer_blind(model: MultimodalModel, prepared: Prepared) -> Answer:
     """The greedy answer with the visual tokens hidden from every other position, in every layer."""
     return _generate(model, prepared, picture_removed(prepared))
+
+
+def answer_zeroed(model: MultimodalModel, prepared: Prepared) -> Answer:
+    """The greedy answer to zeroed pixels."""
+    pixels = torch.zeros_like(prepared.inputs["pixel_values"])
+    return answer(model, replace(prepared, inputs=prepared.inputs | {"pixel_values": pixels}))
+
+
+def swapped_pictures(questions: Sequence[ChosenQuestion], seed: int) -> dict[str, str]:
+    """Question -> the picture of a random other question; left out where there is no other picture."""
+    images = np.array([question.image_id for question in questions])
+    swapped = {}
+    for question in questions:
+        others = images[images != question.image_id]
+        if len(others):
+            generator = np.random.default_rng(derived_seed(seed, question.question_id, "swapped"))
+            swapped[question.question_id] = str(generator.choice(others))
+    return swapped

@@ -3,23 +3,18 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
-
-from crossflow.flows import Row
-from crossflow.forward import CleanRun
-from crossflow.knockout import knockout_logits
+from crossflow.edges import Row
+from crossflow.forward import CleanRun, Reading
+from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel
-from crossflow.reference import reference_logits
+from crossflow.reference import run_reference
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """From the clean run of a question and its rows to logits (fp32) at the last position, one per row."""
+    """From the clean run of a question and its rows to what is read off the end of each row."""
 
-    def __call__(
-        self, model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
-    ) -> Float[Tensor, "rows vocabulary"]: ...
+    def __call__(self, model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Reading: ...
 
 
-ENGINES: dict[str, Engine] = {"knockout": knockout_logits, "reference": reference_logits}
+ENGINES: dict[str, Engine] = {"knockout": run_knockouts, "reference": run_reference}

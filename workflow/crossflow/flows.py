@@ -1,16 +1,24 @@
-"""Flows and windows: which edges a knockout forbids, and in which layers.
+"""Flows and windows by their names: what a knockout forbids, and in which layers.
 
-A flow ``source->target`` names two position sets. Its edges are all pairs (target, source) with the source at or
-before the target: under causal attention nothing else could be blocked. A window is a run of layers around a
-centre layer.
+A flow ``source->target`` names two position sets; it forbids the target's positions to attend to the source's. Flows
+are written
+
+``A->B``
+    one knockout;
+``A->B+C->D``
+    both together;
+``only:A->B->C``
+    sufficiency: after the picture, what A holds may be read by B only, and what B holds by C only;
+``A~random1->B``, ``related~moved->B``
+    controls of ``A->B``: as many random sources, or the objects' boxes moved elsewhere (`crossflow.edges`).
+
+A window is a run of layers around, below or above a layer. Only the standard library, so that the workflow can ask for
+its parameters without loading the science.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Int
 
 from crossflow.errors import CrossflowError
 
@@ -21,6 +29,15 @@ PUBLISHED_FLOWS = (
     "image->question",
     "related->question",
     "other->question",
+)
+# Flows that the published study lacks: through positions in none of its sets, the whole picture, one path alone.
+CONTROL_FLOWS = (
+    "image->instruction",
+    "instruction->last",
+    "system->last",
+    "image->all",
+    "only:image->question",
+    "only:image->question->last",
 )
 SET_NAMES = (
     # the basic sets, which cut a prompt in order
@@ -48,33 +65,87 @@ SET_NAMES = (
     "all",
 )
 BASIC_SETS = SET_NAMES[:6]
-_FLOW = re.compile(r"(?P<source>[a-z_]+)->(?P<target>[a-z_]+)")
+MOVED, RANDOM = "moved", "random"
+BOTTOM, TOP = "bottom", "top"
+_PART = re.compile(rf"(?P<source>[a-z_]+)(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)")
+_ONLY = "only:"
+
+
+class Part(NamedTuple):
+    """One rectangle of edges, by the names of its position sets.
+
+    Attributes:
+        control: What stands for the source: None (itself), ``moved`` or ``random1``, ``random2``, ...
+        spared: Sets whose positions are no targets.
+    """
+
+    source: str
+    control: str | None
+    target: str
+    spared: tuple[str, ...] = ()
 
 
 class Flow(NamedTuple):
-    """A flow by the names of its position sets."""
+    """A flow as it is written, and its parts."""
 
-    source: str
-    target: str
+    name: str
+    parts: tuple[Part, ...]
 
     @property
-    def name(self) -> str:
-        return f"{self.source}->{self.target}"
+    def is_moved(self) -> bool:
+        """Whether the objects' boxes have to be moved for it."""
+        return any(part.control == MOVED for part in self.parts)
+
+
+def _known(flow: str, *sets: str) -> None:
+    for name in sets:
+        if name not in SET_NAMES:
+            raise CrossflowError(f"Flow {flow!r} names the position set {name!r}; known are {', '.join(SET_NAMES)}.")
 
 
 def parse_flow(name: str) -> Flow:
-    """Read ``source->target``.
+    """Read the name of a flow.
 
     Raises:
-        CrossflowError: not of that form, or a set that does not exist.
+        CrossflowError: not of one of the forms above, a set that does not exist, or boxes moved of another set than
+            ``related``.
     """
-    match = _FLOW.fullmatch(name)
-    if match is None:
-        raise CrossflowError(f"Flow {name!r} is not of the form source->target.")
-    for part in match.groups():
-        if part not in SET_NAMES:
-            raise CrossflowError(f"Flow {name!r} names the position set {part!r}; known are {', '.join(SET_NAMES)}.")
-    return Flow(*match.groups())
+    if name.startswith(_ONLY):
+        path = name.removeprefix(_ONLY).split("->")
+        _known(name, *path)
+        if len(path) < 2:
+            raise CrossflowError(f"Flow {name!r} names no path: write only:source->target.")
+        return Flow(name, tuple(Part(path[i], None, "all", (path[i], path[i + 1])) for i in range(len(path) - 1)))
+    parts = []
+    for text in name.split("+"):
+        match = _PART.fullmatch(text)
+        if match is None:
+            raise CrossflowError(
+                f"Flow {name!r} is not of the form source->target, source~control->target, only:source->target or a "
+                "sum of them."
+            )
+        part = Part(match["source"], match["control"], match["target"])
+        _known(name, part.source, part.target)
+        if part.control == MOVED and part.source != "related":
+            raise CrossflowError(f"Flow {name!r}: only the boxes of related can be moved.")
+        parts.append(part)
+    return Flow(name, tuple(parts))
+
+
+def controls_of(flow: str, draws: int) -> list[str]:
+    """The controls of ``source->target``; none of a sum, a path or a control."""
+    source, _, target = flow.partition("->")
+    parts = parse_flow(flow).parts
+    if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None:
+        return []
+    moved = [f"{source}~{MOVED}->{target}"] if source == "related" else []
+    return [f"{source}~{RANDOM}{draw}->{target}" for draw in range(1, draws + 1)] + moved
+
+
+def with_controls(flows: Sequence[str], draws: int, further: Sequence[str]) -> list[str]:
+    """The flows that a study's controls add to its own, each once."""
+    added = [control for flow in flows for control in controls_of(flow, draws)] + list(further)
+    return [flow for flow in dict.fromkeys(added) if flow not in flows]
 
 
 class Window(NamedTuple):
@@ -100,31 +171,10 @@ def window_at(centre: int, width: int, layers: int) -> Window:
     return Window(max(0, centre - width // 2), min(layers, centre + (width + 1) // 2) - 1)
 
 
-def count_edges(sources: Int[np.ndarray, " s"], targets: Int[np.ndarray, " t"]) -> int:
-    """Number of blocked (target, source) pairs with source <= target, per layer and head."""
-    return int(np.searchsorted(np.sort(sources), np.sort(targets), side="right").sum())
-
-
-class Row(NamedTuple):
-    """One knockout of one question: one number of a curve.
-
-    Attributes:
-        flow: Name of the flow.
-        layer: Centre layer.
-        window: The layers in which the edges are blocked.
-        sources, targets: Positions of the prompt, ascending, none empty.
-    """
-
-    flow: str
-    layer: int
-    window: Window
-    sources: Int[np.ndarray, " s"]
-    targets: Int[np.ndarray, " t"]
-
-
-def rows_of(
-    flow: str, sources: Int[np.ndarray, " s"], targets: Int[np.ndarray, " t"], width: int, layers: int
-) -> Iterator[Row]:
-    """One row per centre layer of the model."""
-    for centre in range(layers):
-        yield Row(flow, centre, window_at(centre, width, layers), sources, targets)
+def window_named(name: str, layer: int, layers: int) -> Window:
+    """The window of a layer: ``bottom`` (from the first layer to it), ``top`` (from it to the last) or a width."""
+    if name == BOTTOM:
+        return Window(0, layer)
+    if name == TOP:
+        return Window(layer, layers - 1)
+    return window_at(layer, int(name), layers)

@@ -2,23 +2,52 @@
 
 A clean run records what every knockout of the same question shares: the keys and values of each layer, and the
 residual stream that enters it. The blocked forward is the plain meaning of a knockout; `crossflow.reference` is made
-of it, and so is the answer with the picture removed.
+of it, and so is the answer with the picture removed. All of them read the same off the end of a prompt.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crossflow.attention import Call, Mode, Plain, attend, using
+from crossflow.edges import Edges
 from crossflow.errors import CrossflowError
 from crossflow.flows import Window
 from crossflow.models import MultimodalModel, Prepared
+
+
+class Reading(NamedTuple):
+    """What is read off the end of prompts.
+
+    Attributes:
+        logits: At the prompt's last position, fp32.
+        further: Log-probability in nats, fp64, of the answer's tokens after the first, each given those before it; 0
+            where the answer has one token or is not scored.
+    """
+
+    logits: Float[Tensor, "rows vocabulary"]
+    further: Float[Tensor, " rows"]
+
+
+def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Reading:
+    """Read the hidden states after the final norm, from the prompt's last position on.
+
+    Args:
+        model: The model.
+        normed: One position, or as many as the answer has tokens.
+        answer: The answer's tokens; may be none.
+    """
+    further = torch.zeros(len(normed), dtype=torch.float64, device=normed.device)
+    for place in range(1, len(answer)):
+        logits = model.logits(normed[:, place])
+        further += logits[:, answer[place]].double() - torch.logsumexp(logits.double(), dim=-1)
+    return Reading(model.logits(normed[:, 0]), further)
 
 
 @dataclass(frozen=True)
@@ -29,6 +58,8 @@ class LayerRecord:
         hidden: The residual stream entering the layer, from position ``first`` on, ``(1, suffix, width)``.
         arguments: The other arguments of the layer's forward.
         key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
+        query: From position ``first`` on, likewise, with as many heads as the layer has.
+        scaling: Factor of the attention scores.
         visible: The edges that the model allows, for queries from ``first`` on.
         reads_ahead: A 0-d boolean tensor: does a position before ``first`` attend to one from ``first`` on?
         followed: A 0-d boolean tensor: does the model change what the layer returned, from ``first`` on, before the
@@ -39,6 +70,8 @@ class LayerRecord:
     arguments: dict[str, Any]
     key: Float[Tensor, "1 kv_heads positions head_width"]
     value: Float[Tensor, "1 kv_heads positions head_width"]
+    query: Float[Tensor, "1 heads suffix head_width"]
+    scaling: float
     visible: Bool[Tensor, "suffix positions"]
     reads_ahead: Bool[Tensor, ""]
     followed: Bool[Tensor, ""]
@@ -52,13 +85,18 @@ class CleanRun:
         prepared: The question.
         first: The first position that any knockout changes.
         layers: One record per decoder layer.
-        logits: Logits at the last position, fp32, ``(vocabulary,)``.
+        reading: What is read off its end; one row.
     """
 
     prepared: Prepared
     first: int
     layers: list[LayerRecord]
-    logits: Float[Tensor, " vocabulary"]
+    reading: Reading
+
+    @property
+    def logits(self) -> Float[Tensor, " vocabulary"]:
+        """Logits at the prompt's last position, fp32."""
+        return self.reading.logits[0]
 
 
 class _Recording:
@@ -66,12 +104,14 @@ class _Recording:
 
     def __init__(self, first: int) -> None:
         self.first = first
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, float, Tensor, Tensor]] = {}
 
     def attend(self, call: Call) -> Tensor:
         visible = call.visible()
         reads_ahead = visible[: self.first, self.first :].any()
-        self.seen[call.layer] = (call.key, call.value, visible[self.first :].clone(), reads_ahead)
+        # A slice alone would keep all queries alive.
+        query = call.query[:, :, self.first :].clone()
+        self.seen[call.layer] = (call.key, call.value, query, call.scaling, visible[self.first :].clone(), reads_ahead)
         return attend(call.query, call.key, call.value, visible[None], call.scaling)
 
 
@@ -120,11 +160,11 @@ def _recorded_calls(layers: nn.ModuleList, first: int) -> Iterator[_Calls]:
             handle.remove()
 
 
-def full_logits(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Float[Tensor, " vocabulary"]:
-    """Logits at the last position (fp32) of one full multimodal forward in the given attention mode."""
+def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Reading:
+    """What one full multimodal forward in the given attention mode gives; one row."""
     with using(mode), torch.inference_mode():
         output = model.network.base_model(**prepared.inputs, use_cache=False)
-        return model.logits(output.last_hidden_state[:, -1])[0]
+        return read(model, output.last_hidden_state[:, prepared.positions.length - 1 :], prepared.answer)
 
 
 def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRun:
@@ -135,7 +175,7 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
     """
     recording = _Recording(first)
     with _recorded_calls(model.layers, first) as calls:
-        logits = full_logits(model, prepared, recording)
+        reading = full_forward(model, prepared, recording)
     if len(calls.outputs) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
         raise CrossflowError(
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
@@ -147,27 +187,20 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
             zip(calls.hidden, calls.arguments, calls.followed(), strict=True)
         )
     ]
-    return CleanRun(prepared, first, layers, logits)
+    return CleanRun(prepared, first, layers, reading)
 
 
 class Blocking:
     """A full forward in which targets may not attend to sources, in the layers of a window.
 
     Attributes:
-        sources, targets: Positions.
-        window: The layers in which the edges are blocked; None = every layer.
+        edges: What is blocked.
+        window: The layers in which it is blocked; None = every layer.
         beyond: Positions generated after the prompt are targets too.
     """
 
-    def __init__(
-        self,
-        sources: Int[np.ndarray, " s"],
-        targets: Int[np.ndarray, " t"],
-        window: Window | None = None,
-        beyond: bool = False,
-    ) -> None:
-        self.sources = sources
-        self.targets = targets
+    def __init__(self, edges: Iterable[Edges], window: Window | None = None, beyond: bool = False) -> None:
+        self.edges = tuple(edges)
         self.window = window
         self.beyond = beyond
 
@@ -177,11 +210,12 @@ class Blocking:
         visible = call.visible().clone()
         queries, keys = visible.shape
         first = keys - queries
-        targets = self.targets[(self.targets >= first) & (self.targets < keys)] - first
-        if self.beyond and first:
-            # Past the prompt: with a cache, every query is a generated position.
-            targets = np.arange(queries)
-        visible[torch.from_numpy(targets)[:, None], torch.from_numpy(self.sources)] = False
+        for sources, every in self.edges:
+            targets = every[(every >= first) & (every < keys)] - first
+            if self.beyond and first:
+                # Past the prompt: with a cache, every query is a generated position.
+                targets = np.arange(queries)
+            visible[torch.from_numpy(targets)[:, None], torch.from_numpy(sources)] = False
         require_legal_keys(visible.any(-1))
         return attend(call.query, call.key, call.value, visible[None], call.scaling)
 
@@ -205,4 +239,4 @@ def picture_removed(prepared: Prepared) -> Blocking:
     """The visual tokens hidden from every other position, in every layer; positions are unchanged."""
     positions = prepared.positions
     others = np.setdiff1d(np.arange(positions.length), positions["image"])
-    return Blocking(positions["image"], others, beyond=True)
+    return Blocking([Edges(positions["image"], others)], beyond=True)

@@ -15,14 +15,15 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from crossflow.attention import Call, attend, using
+from crossflow.edges import Row, blocked
 from crossflow.errors import CrossflowError
-from crossflow.flows import Row
-from crossflow.forward import CleanRun, LayerRecord, require_legal_keys
+from crossflow.forward import CleanRun, LayerRecord, Reading, read, require_legal_keys
 from crossflow.memory import capacity
 from crossflow.models import MultimodalModel
 
@@ -46,8 +47,8 @@ class _Suffixes:
         # One mask per flow: the rows of a flow differ in their windows only.
         flows = {row.flow: row for row in rows}
         self.numbers = {flow: number for number, flow in enumerate(flows)}
-        length = clean.prepared.positions.length
-        self.allowed = ~_blocked_edges(list(flows.values()), start, length).to(device)
+        pairs = np.stack([blocked(row.edges, start, clean.prepared.length) for row in flows.values()])
+        self.allowed = ~torch.from_numpy(pairs).to(device)
         self.illegal = torch.zeros((), dtype=torch.bool, device=device)
 
     def attend(self, call: Call) -> Tensor:
@@ -90,16 +91,7 @@ def _cut(arguments: dict[str, Any], start: int) -> dict[str, Any]:
     return cut
 
 
-def _blocked_edges(rows: Sequence[Row], start: int, length: int) -> Bool[Tensor, "rows suffix positions"]:
-    blocked = torch.zeros(len(rows), length - start, length, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        blocked[index, torch.from_numpy(row.targets - start)[:, None], torch.from_numpy(row.sources)] = True
-    return blocked
-
-
-def _run_suffixes(
-    model: MultimodalModel, clean: CleanRun, rows: Sequence[Row], start: int
-) -> Float[Tensor, "rows vocabulary"]:
+def _run_suffixes(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row], start: int) -> Reading:
     """Run rows, sorted by the first layer of their windows, as suffixes from position ``start`` on."""
     suffixes = _Suffixes(clean, rows, start, model.device)
     hidden: Tensor | None = None
@@ -117,11 +109,12 @@ def _run_suffixes(
     if hidden is None or joined < len(rows):
         raise CrossflowError("A knockout's window lies outside the model's layers.")
     require_legal_keys(~suffixes.illegal)
-    return model.logits(model.norm(hidden[:, -1]))
+    end = hidden[:, clean.prepared.positions.length - 1 - start :]
+    return read(model, model.norm(end), clean.prepared.answer)
 
 
-def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
-    """Logits at the last position (fp32) of every row, in the order of ``rows``.
+def run_knockouts(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Reading:
+    """What is read off every row, in the order of ``rows``.
 
     Batches are as large as the device's memory is planned to hold. One that does not fit after all is halved; results
     do not depend on it beyond rounding.
@@ -141,10 +134,10 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
             f"{clean.prepared.question.question_id}: the model adds to the residual stream of the targets between its "
             "layers, which only engine: reference does too; choose targets after the picture, or that engine."
         )
-    results: dict[int, Tensor] = {}
+    results: dict[int, tuple[Tensor, Tensor]] = {}
     by_start: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        by_start.setdefault(int(row.targets[0]), []).append(number)
+        by_start.setdefault(row.start, []).append(number)
     with torch.inference_mode():
         for start, numbers in by_start.items():
             if start < clean.first:
@@ -152,13 +145,13 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
             numbers.sort(key=lambda number: rows[number].window.first)
             most = len(numbers)
             if model.sizes is not None:
-                length = clean.prepared.positions.length
+                length = clean.prepared.length
                 most = model.sizes.most_rows(capacity(model.device), length, clean.first, start, len(rows))
             pending = [numbers[first : first + most] for first in range(0, len(numbers), most)]
             while pending:
                 batch = pending.pop(0)
                 try:
-                    logits = _run_suffixes(model, clean, [rows[number] for number in batch], start)
+                    reading = _run_suffixes(model, clean, [rows[number] for number in batch], start)
                 except torch.OutOfMemoryError as error:
                     if len(batch) == 1:
                         raise CrossflowError(
@@ -170,5 +163,6 @@ def knockout_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]
                     half = len(batch) // 2
                     pending[:0] = [batch[:half], batch[half:]]
                     continue
-                results.update(zip(batch, logits, strict=True))
-    return torch.stack([results[number] for number in range(len(rows))])
+                results.update(zip(batch, zip(*reading, strict=True), strict=True))
+    ordered = [results[number] for number in range(len(rows))]
+    return Reading(*(torch.stack(part) for part in zip(*ordered, strict=True)))

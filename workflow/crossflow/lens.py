@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from crossflow.attention import Plain
 from crossflow.errors import CrossflowError
-from crossflow.forward import full_logits
+from crossflow.forward import full_forward
 from crossflow.models import MultimodalModel, Prepared
 
 TOKENS = ("answer", "answer_capitalized", "false_option", "false_option_capitalized")
@@ -56,7 +56,7 @@ def last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "st
         CrossflowError: a layer was not called exactly once.
     """
     with _last_states(model) as states:
-        full_logits(model, prepared, Plain())
+        full_forward(model, prepared, Plain())
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
             f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were seen; the answer "

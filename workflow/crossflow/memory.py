@@ -127,9 +127,10 @@ class Sizes:
         return max(self._tower(), layer, hidden + self._logits(1) + probabilities)
 
     def record(self, positions: int, first: int) -> int:
-        """Bytes that a clean run leaves: keys, values, and from ``first`` on the residual streams and masks."""
+        """Bytes that a clean run leaves: keys, values, and from ``first`` on residual streams, queries and masks."""
         suffix = positions - first
-        layer = positions * self._key_value + suffix * (self.width * self.itemsize + positions)
+        states = (self.width + self.heads * self.head_width) * self.itemsize
+        layer = positions * self._key_value + suffix * (states + positions)
         shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64)  # rotary embedding, position numbers
         return self.layers * layer + shared + self.vocabulary * _FP32
 

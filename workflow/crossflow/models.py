@@ -8,7 +8,7 @@ keeps its own attention.
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from crossflow import attention
 from crossflow.architectures import ARCHITECTURES, REFUSED, Architecture
 from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion
+from crossflow.gqa import Box, ChosenQuestion
 from crossflow.memory import CONVERTED_AT_ONCE, Sizes
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
@@ -98,12 +98,32 @@ class Prepared:
         inputs: Keyword arguments of the model's forward, batch of one, on the model's device.
         positions: The prompt's position sets.
         visual: What the visual tokens show.
+        answer: Tokens whose probability is read off the end of the prompt, the first at its last position; all but the
+            last of them follow the prompt in ``inputs``. Without any, only the last position is read.
     """
 
     question: ChosenQuestion
     inputs: dict[str, Tensor]
     positions: Positions
     visual: VisualTokens
+    answer: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Number of positions that the model sees."""
+        return int(self.inputs["input_ids"].shape[1])
+
+    def answered_by(self, tokens: Sequence[int]) -> "Prepared":
+        """The same prompt followed by an answer, so that the whole of it can be scored (*teacher forcing*)."""
+        given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
+        further = {"input_ids": given, "attention_mask": torch.ones_like(given)}
+        inputs = {
+            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1)
+            if name in further.keys() | _KINDS_OF_TOKENS
+            else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs, answer=tuple(tokens))
 
 
 @dataclass(frozen=True)
@@ -167,8 +187,13 @@ class MultimodalModel:
         parts = torch.split(weight, max(1, CONVERTED_AT_ONCE // weight.shape[1]))
         return torch.cat([normed @ part.float().T for part in parts], dim=-1)
 
-    def prepare(self, question: ChosenQuestion, picture: Image.Image) -> Prepared:
+    def prepare(self, question: ChosenQuestion, picture: Image.Image, moved: Sequence[Box] = ()) -> Prepared:
         """Turn a question and its picture into model inputs and position sets.
+
+        Args:
+            question: The question.
+            picture: Its picture.
+            moved: The objects' boxes in another place, for the control that asks for it.
 
         Raises:
             BrokenQuestion: the question does not fit the prompt (see `crossflow.prompts`).
@@ -184,6 +209,7 @@ class MultimodalModel:
             [chosen.box for chosen in question.objects],
             self.settings.patches,
             sight,
+            moved,
         )
         processed = self.processor.image_processor(picture, return_tensors="np", **sight.options)
         expansion = self.architecture.expand(self.processor, processed, len(shown), config.image_token_id)

@@ -15,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 
 from crossflow.errors import CrossflowError
 from crossflow.figure_kinds import LENS_KINDS, kinds_of
+from crossflow.flows import CONTROL_FLOWS, parse_flow, with_controls
 
 # Made or fetched by rules of the workflow, so their files need not exist beforehand.
 FETCHED_GQA = "data/gqa"
@@ -38,21 +39,29 @@ class Study:
     """The study that params.yaml names.
 
     Attributes:
-        windows: Model -> its windows.
+        windows: Model -> its windows: widths, ``bottom`` or ``top``.
         number: Questions per category, or ``all``.
+        controls: Flows that are added to the study's own.
+        stride: From one centre layer of the controls to the next.
+        baselines: Further answers without the picture.
+        whole_answer: Whether all tokens of an answer are scored.
     """
 
     name: str
     dataset: str
     models: list[str]
     categories: list[str]
-    windows: dict[str, list[int]]
+    windows: dict[str, list[str]]
     flows: list[str]
     number: str
     answers: str
     engine: str
     lens: bool
     seed: int
+    controls: list[str]
+    stride: int
+    baselines: list[str]
+    whole_answer: bool
 
 
 def _sentence(error: ValidationError) -> str:
@@ -89,11 +98,18 @@ def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Ma
     return entry
 
 
+def _flow(name: str, asked_by: str) -> None:
+    try:
+        parse_flow(name)
+    except CrossflowError as error:
+        raise CrossflowError(f"params.yaml, {asked_by}: {error}") from None
+
+
 def read_study(config: Mapping[str, Any]) -> Study:
     """The study that ``config`` names, with defaults filled in.
 
     Raises:
-        CrossflowError: a slug that has no entry, or a model that has no window.
+        CrossflowError: a slug that has no entry, or a flow that is none.
     """
     name = config["study"]
     study = _entry(config, "studies", name, "study")
@@ -107,7 +123,15 @@ def read_study(config: Mapping[str, Any]) -> Study:
     windows = {}
     for slug in study["models"]:
         model = _entry(config, "models", slug, f"{at}.models")
-        windows[slug] = list(study.get("windows") or [model["window"]])
+        own = study.get("windows") or ["own"]
+        windows[slug] = list(dict.fromkeys(str(model["window"] if window == "own" else window) for window in own))
+    for flow in study["flows"]:
+        _flow(flow, f"{at}.flows")
+    controls = study.get("controls")
+    further = [] if controls is None else controls.get("flows", CONTROL_FLOWS)
+    for flow in further:
+        _flow(flow, f"{at}.controls.flows")
+    draws = 0 if controls is None else controls.get("draws", 3)
     number = study.get("questions_per_category")
     return Study(
         name,
@@ -121,6 +145,10 @@ def read_study(config: Mapping[str, Any]) -> Study:
         study.get("engine", "knockout"),
         study.get("lens", True),
         study.get("seed", 0),
+        [] if controls is None else with_controls(study["flows"], draws, further),
+        1 if controls is None else controls.get("stride", 1),
+        list(study.get("baselines", [])),
+        study.get("whole_answer", False),
     )
 
 

@@ -71,12 +71,14 @@ class VisualTokens:
         padding: The patch shows nothing of the picture.
         newline: The token ends a row of the un-padded grid, or marks a tile, and shows nothing.
         base: The patch is of a tile that holds the whole picture.
+        moved: The patch shows a place that the objects' boxes were moved to.
     """
 
     related: Bool[np.ndarray, " tokens"]
     padding: Bool[np.ndarray, " tokens"]
     newline: Bool[np.ndarray, " tokens"]
     base: Bool[np.ndarray, " tokens"]
+    moved: Bool[np.ndarray, " tokens"]
 
     def __len__(self) -> int:
         return len(self.related)
@@ -98,6 +100,7 @@ class VisualTokens:
             spread(self.padding, False),
             spread(self.newline, True),
             spread(self.base, False),
+            spread(self.moved, False),
         )
 
 
@@ -201,6 +204,7 @@ def visual_tokens(
     boxes: Sequence[Box],
     rule: str,
     sight: Sight = PLAIN,
+    moved: Sequence[Box] = (),
 ) -> VisualTokens:
     """Label the visual tokens of a picture.
 
@@ -213,6 +217,7 @@ def visual_tokens(
         boxes: Boxes of the objects the question is about, in pixels of the picture; they may leave it.
         rule: ``published`` or ``overlap``.
         sight: How the vision tower is shown the picture.
+        moved: The objects' boxes in another place.
     """
     if rule not in RULES:
         raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
@@ -220,9 +225,12 @@ def visual_tokens(
     eye = Eye(image_processor, sight)
     whole = _covered(eye, _empty(eye, size), size, [Box(0, 0, *size)])
     shown = _any_of_patch(whole >= 0.5, patch_size)
-    related = select(eye, size, boxes, patch_size) if boxes else np.zeros_like(shown)
+    related, elsewhere = (
+        select(eye, size, there, patch_size) if there else np.zeros_like(shown) for there in (boxes, moved)
+    )
     base = np.zeros_like(shown)
     base[_base(sight, len(base))] = True
-    labels = torch.from_numpy(np.stack([related, shown, base, np.zeros_like(shown)], axis=-1).astype(np.float32))
-    related, shown, base, newline = pack(labels, size).numpy().T > _LEAST_SHARE
-    return VisualTokens(related, ~shown & ~newline, newline, base)
+    marks = [related, shown, base, elsewhere, np.zeros_like(shown)]
+    labels = torch.from_numpy(np.stack(marks, axis=-1).astype(np.float32))
+    related, shown, base, elsewhere, newline = pack(labels, size).numpy().T > _LEAST_SHARE
+    return VisualTokens(related, ~shown & ~newline, newline, base, elsewhere)

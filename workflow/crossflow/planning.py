@@ -67,10 +67,8 @@ def plan_knockout(
         available: Bytes to plan with; batches are cut to them.
         batched: Rows run together, as suffixes; otherwise each is a full forward, as the reference does it.
     """
-    targets = [parse_flow(flow).target for flow in flows]
-    starts = Counter(
-        positions - 1 if target == "last" else 0 if target in _BEFORE_TEXT else image_stop for target in targets
-    )
+    place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
+    starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
     first = min(starts)
     # The rows of one start are a batch; a row without edges, which shows the noise floor, joins each.
     counts = {start: count * sizes.layers + 1 for start, count in starts.items()}

@@ -35,10 +35,13 @@ class Positions:
     Attributes:
         length: Number of positions.
         sets: Name -> its positions, ascending; empty where the prompt has none. The names are `SET_NAMES`.
+        moved: Visual tokens of the objects' boxes in another place of the picture, without those of ``related``; empty
+            where the boxes were not moved.
     """
 
     length: int
     sets: Mapping[str, Indices]
+    moved: Indices
 
     def __getitem__(self, name: str) -> Indices:
         return self.sets[name]
@@ -109,4 +112,5 @@ def positions_of(prompt: TokenizedPrompt, question: ChosenQuestion, visual: Visu
     basic = _basic_sets(prompt)
     sets = basic | _visual_sets(prompt, visual) | _text_sets(prompt, question, basic["question"])
     sets["all"] = np.arange(prompt.image.stop, len(prompt.ids))
-    return Positions(len(prompt.ids), {name: sets[name] for name in SET_NAMES})
+    moved = prompt.image.start + np.flatnonzero(visual.moved & ~visual.related)
+    return Positions(len(prompt.ids), {name: sets[name] for name in SET_NAMES}, moved)

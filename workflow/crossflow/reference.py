@@ -6,20 +6,17 @@ Slow, and plain enough to be checked by reading. `crossflow.knockout` must agree
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from crossflow.flows import Row
-from crossflow.forward import Blocking, CleanRun, full_logits
+from crossflow.edges import Row
+from crossflow.forward import Blocking, CleanRun, Reading, full_forward
 from crossflow.models import MultimodalModel
 
 
-def reference_logits(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Float[Tensor, "rows vocabulary"]:
-    """Logits at the last position (fp32) of every row, in the order of ``rows``.
+def run_reference(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Reading:
+    """What is read off every row, in the order of ``rows``.
 
     Raises:
         CrossflowError: a row leaves a position with no key to attend to.
     """
-    return torch.stack(
-        [full_logits(model, clean.prepared, Blocking(row.sources, row.targets, row.window)) for row in rows]
-    )
+    readings = [full_forward(model, clean.prepared, Blocking(row.edges, row.window)) for row in rows]
+    return Reading(*map(torch.cat, zip(*readings, strict=True)))

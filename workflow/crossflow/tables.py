@@ -32,6 +32,8 @@ QUESTIONS = (
 SKIPPED = ("question_id", "image_id", "reason")
 REJECTIONS = ("category", "reason", "n")
 
+BASELINES = ("zeroed", "swapped")
+_BASELINE = (("generated", pa.string()), ("correct", pa.bool_()), ("p", pa.float64()))
 ANSWERS = pa.schema(
     [
         ("question_id", pa.string()),
@@ -44,6 +46,9 @@ ANSWERS = pa.schema(
         ("correct_blind", pa.bool_()),
         ("p_blind", pa.float64()),
         ("tokens", pa.int64()),
+        ("options_coincide", pa.bool_()),
+        *((f"{name}_{baseline}", kind) for baseline in BASELINES for name, kind in _BASELINE),
+        ("answer_tokens", pa.list_(pa.int64())),
     ]
 )
 KNOCKOUT = pa.schema(
@@ -60,6 +65,9 @@ KNOCKOUT = pa.schema(
         ("margin_knockout", pa.float64()),
         ("flipped", pa.bool_()),
         ("edges", pa.int64()),
+        ("correct", pa.bool_()),
+        ("answer_logprob_change", pa.float64()),
+        ("attention", pa.float64()),
     ]
 )
 LENS = pa.schema(

@@ -15,11 +15,14 @@ from jaxtyping import Float
 from PIL import Image
 
 from crossflow.answers import Answer, answer
+from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.engines import ENGINES
-from crossflow.flows import Row, count_edges, parse_flow, rows_of
+from crossflow.flows import parse_flow
 from crossflow.forward import run_clean
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
 from crossflow.models import MultimodalModel, Prepared
+
+SEED = 0  # of random controls, where a flow is one
 
 
 class Trace(NamedTuple):
@@ -101,10 +104,9 @@ def trace(
     rows: list[Row] = []
     missing = []
     for name in flows:
-        flow = parse_flow(name)
-        sources, targets = prepared.positions[flow.source], prepared.positions[flow.target]
-        if count_edges(sources, targets):
-            rows.extend(rows_of(name, sources, targets, width, layers))
+        edges = edges_of(parse_flow(name), prepared.positions, SEED, question.question_id)
+        if edges:
+            rows.extend(rows_of(name, edges, str(width), layers))
         else:
             missing.append(name)
     grid = cells_of(picture.size, cells)
@@ -112,11 +114,12 @@ def trace(
         for column, box in enumerate(boxes):
             sources = _tokens_of(model, picture, question, box)
             if len(sources):
-                rows.extend(rows_of(f"cell {row} {column}", sources, prepared.positions[target], width, layers))
+                edges = (Edges(sources, prepared.positions[target]),)
+                rows.extend(rows_of(f"cell {row} {column}", edges, str(width), layers))
     first_token = found.tokens[0]
-    clean = run_clean(model, prepared, min(int(row.targets[0]) for row in rows))
+    clean = run_clean(model, prepared, min(row.start for row in rows))
     p_clean = float(torch.softmax(clean.logits.double(), -1)[first_token])
-    p_knockout = torch.softmax(ENGINES["knockout"](model, clean, rows).double(), -1)[:, first_token].tolist()
+    p_knockout = torch.softmax(ENGINES["knockout"](model, clean, rows).logits.double(), -1)[:, first_token].tolist()
     change = {(row.flow, row.layer): 100 * (p - p_clean) / p_clean for row, p in zip(rows, p_knockout, strict=True)}
     return Trace(
         found,

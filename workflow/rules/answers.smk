@@ -28,7 +28,8 @@ rule answers:
         provenance=lambda wildcards, output: parameters.record_of(output[0]),
         pictures=PICTURES,
         model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.ANSWER_SETTINGS),
+        baselines=["--baselines", *STUDY.baselines, "--seed", STUDY.seed] if STUDY.baselines else [],
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow answers"
-        " --questions {input.questions:q} {params.pictures:q} {params.model:q}"
+        " --questions {input.questions:q} {params.pictures:q} {params.model:q} {params.baselines}"
         " --output {output.table:q} --skipped {output.skipped:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"

@@ -40,7 +40,7 @@ GPU_ENV = "../../envs/gpu.yaml"
 wildcard_constraints:
     model="|".join(STUDY.models),
     category="|".join(STUDY.categories),
-    window=r"\d+",
+    window=r"\d+|bottom|top",
 
 
 def sources(verb: str) -> list[str]:

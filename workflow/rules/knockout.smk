@@ -7,7 +7,7 @@ Makes: results/{study}/knockout/{model}/w{window}/{category}.parquet. A killed j
 
 
 rule knockout:
-    """Knock out every flow at every centre layer of one model, in windows of {wildcards.window} layers."""
+    """Knock out every flow at every centre layer of one model, in windows {wildcards.window}."""
     input:
         lambda wildcards: PICTURE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -30,10 +30,14 @@ rule knockout:
         pictures=PICTURES,
         model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.KNOCKOUT_SETTINGS),
         flows=STUDY.flows,
+        controls=["--controls", *STUDY.controls, "--stride", STUDY.stride] if STUDY.controls else [],
+        whole=["--whole-answer"] if STUDY.whole_answer else [],
+        seed=STUDY.seed,
         answers=STUDY.answers,
         engine=STUDY.engine,
     shell:
         "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow knockout"
         " --questions {input.questions:q} --answers {input.answers:q} {params.pictures:q}"
-        " {params.model:q} --window {wildcards.window} --flows {params.flows:q} --select {params.answers}"
+        " {params.model:q} --window {wildcards.window} --flows {params.flows:q} {params.controls:q}"
+        " --select {params.answers} --seed {params.seed} {params.whole}"
         " --engine {params.engine} --output {output:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"

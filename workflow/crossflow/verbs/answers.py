@@ -1,19 +1,21 @@
 """``crossflow answers``: answer the questions of one category, with the picture and without it."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from crossflow.answers import answer, answer_blind, is_correct
+from crossflow.answers import Answer, answer, answer_blind, answer_zeroed, is_correct, swapped_pictures
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
 from crossflow.journal import journal_beside
+from crossflow.measures import option_tokens
 from crossflow.models import MultimodalModel, load_model
 from crossflow.planning import announce
-from crossflow.tables import ANSWERS, SKIPPED, write_csv, write_parquet
+from crossflow.tables import ANSWERS, BASELINES, SKIPPED, write_csv, write_parquet
 from crossflow.verbs.options import (
     add_model_arguments,
     add_picture_arguments,
@@ -26,16 +28,33 @@ from crossflow.verbs.options import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
     add_picture_arguments(parser)
+    parser.add_argument(
+        "--baselines", nargs="*", default=[], choices=BASELINES, help="further answers without the picture"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the swapped pictures")
     parser.add_argument("--output", type=Path, required=True, help="table of answers (parquet)")
     parser.add_argument("--skipped", type=Path, required=True, help="table of the questions that are broken (CSV)")
     add_model_arguments(parser)
 
 
-def _row(model: MultimodalModel, question: ChosenQuestion, pictures: Pictures) -> dict[str, Any]:
+def _row(
+    model: MultimodalModel, question: ChosenQuestion, pictures: Pictures, baselines: Sequence[str], swapped: str | None
+) -> dict[str, Any]:
     prepared = model.prepare(question, pictures.open(question.image_id))
     seeing, blind = answer(model, prepared), answer_blind(model, prepared)
     first_token = seeing.tokens[0]
-    return {
+    options = option_tokens(model.processor.tokenizer, seeing.text, question.true_option, question.false_option)
+    others: dict[str, Answer] = {}
+    if "zeroed" in baselines:
+        others["zeroed"] = answer_zeroed(model, prepared)
+    if "swapped" in baselines and swapped is not None:
+        others["swapped"] = answer(model, model.prepare(question, pictures.open(swapped)))
+    row: dict[str, Any] = dict.fromkeys(ANSWERS.names)
+    for baseline, other in others.items():
+        row[f"generated_{baseline}"] = other.text
+        row[f"correct_{baseline}"] = is_correct(other.text, question.answer)
+        row[f"p_{baseline}"] = float(other.probabilities[first_token])
+    return row | {
         "question_id": question.question_id,
         "image_id": question.image_id,
         "generated": seeing.text,
@@ -46,6 +65,8 @@ def _row(model: MultimodalModel, question: ChosenQuestion, pictures: Pictures) -
         "correct_blind": is_correct(blind.text, question.answer),
         "p_blind": float(blind.probabilities[first_token]),
         "tokens": prepared.positions.length,
+        "options_coincide": None if options is None else options.true == options.false,
+        "answer_tokens": seeing.tokens,
     }
 
 
@@ -56,13 +77,15 @@ def run(arguments: argparse.Namespace) -> None:
     announce(settings, questions, device)
     model = load_model(settings, device)
     skipped: dict[str, dict[str, Any]] = {}
-    determined = determining(arguments)
+    determined = determining(arguments) | {"baselines": arguments.baselines, "seed": arguments.seed}
+    swapped = swapped_pictures(questions, arguments.seed)
     with open_pictures(arguments) as pictures, journal_beside(arguments.output, determined) as journal:
         for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
             if question.question_id in journal.finished:
                 continue
             try:
-                journal.add(question.question_id, _row(model, question, pictures))
+                other = swapped.get(question.question_id)
+                journal.add(question.question_id, _row(model, question, pictures, arguments.baselines, other))
             except BrokenQuestion as reason:
                 skipped[question.question_id] = {
                     "question_id": question.question_id,

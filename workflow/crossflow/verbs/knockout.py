@@ -2,24 +2,22 @@
 
 import argparse
 import logging
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from crossflow.devices import take_device
-from crossflow.engines import ENGINES, Engine
+from crossflow.edges import moved_boxes
+from crossflow.engines import ENGINES
 from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.flows import Row, Window, count_edges, parse_flow, rows_of
-from crossflow.forward import run_clean
+from crossflow.flows import BOTTOM, MOVED, TOP, parse_flow
 from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
-from crossflow.measures import measure, option_tokens
-from crossflow.models import MultimodalModel, Prepared, load_model
+from crossflow.models import load_model
 from crossflow.planning import announce
+from crossflow.question_knockouts import knock_out
 from crossflow.selection import SELECTIONS, selected
+from crossflow.statistics import derived_seed
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
 from crossflow.verbs.options import (
     add_model_arguments,
@@ -31,97 +29,57 @@ from crossflow.verbs.options import (
 
 log = logging.getLogger(__name__)
 
-_MEASURES = KNOCKOUT.names[4:-1]
+
+def _window(text: str) -> str:
+    if text not in (BOTTOM, TOP) and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of layers nor {BOTTOM} or {TOP}")
+    return text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, required=True, help="table of the category's questions")
     parser.add_argument("--answers", type=Path, required=True, help="table of the model's answers to them")
     add_picture_arguments(parser)
-    parser.add_argument("--window", type=int, required=True, help="width of the window, in layers")
+    parser.add_argument("--window", type=_window, required=True, help="width of the window in layers, bottom or top")
     parser.add_argument("--flows", nargs="+", required=True, metavar="SOURCE->TARGET")
+    parser.add_argument("--controls", nargs="*", default=[], metavar="SOURCE->TARGET", help="further flows")
+    parser.add_argument("--stride", type=int, default=1, help="from one centre layer of the controls to the next")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random source sets")
+    parser.add_argument("--whole-answer", action="store_true", help="score all tokens of the answer")
     parser.add_argument("--select", choices=SELECTIONS, default="correct", help="by the model's answer")
     parser.add_argument("--engine", choices=ENGINES, default="knockout")
     parser.add_argument("--output", type=Path, required=True, help="table of knockouts (parquet)")
     add_model_arguments(parser)
 
 
-def _zero_edge_rows(rows: Iterable[Row], layers: int) -> list[Row]:
-    """Rows that block nothing, one for each first target position: what the engine's arithmetic alone changes."""
-    starts = sorted({int(row.targets[0]) for row in rows})
-    return [Row("", 0, Window(0, layers - 1), np.arange(0), np.array([start])) for start in starts]
-
-
-def knock_out(
-    model: MultimodalModel,
-    prepared: Prepared,
-    flows: Sequence[str],
-    width: int,
-    first_token: int,
-    generated: str,
-    engine: Engine,
-) -> dict[str, Any]:
-    """All flows of one question at all centre layers, as columns of the knockout table.
-
-    A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entry
-    ``noise_floor`` is the largest change of the probability by a knockout of nothing.
-    """
-    layers = len(model.layers)
-    rows: list[Row] = []
-    edges: dict[str, int] = {}
-    for name in flows:
-        flow = parse_flow(name)
-        sources, targets = prepared.positions[flow.source], prepared.positions[flow.target]
-        edges[name] = count_edges(sources, targets)
-        if edges[name]:
-            rows.extend(rows_of(name, sources, targets, width, layers))
-
-    measured: dict[str, list[Any]] = {name: [] for name in _MEASURES}
-    noise_floor = 0.0
-    if rows:
-        question = prepared.question
-        options = option_tokens(model.processor.tokenizer, generated, question.true_option, question.false_option)
-        clean = run_clean(model, prepared, min(int(row.targets[0]) for row in rows))
-        logits = engine(model, clean, rows + _zero_edge_rows(rows, layers))
-        measured = measure(clean.logits, logits, first_token, options)
-        changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
-        noise_floor = float(changes[len(rows) :].max())
-
-    place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
-    cells = [(flow, layer) for flow in flows for layer in range(layers)]
-    return {
-        "flow": [flow for flow, _ in cells],
-        "layer": [layer for _, layer in cells],
-        **{
-            name: [values[place[cell]] if cell in place else None for cell in cells]
-            for name, values in measured.items()
-        },
-        "edges": [edges[flow] for flow, _ in cells],
-        "noise_floor": noise_floor,
-    }
+def _fits(window: str, layers: int, model: Path) -> None:
+    if window not in (BOTTOM, TOP) and not 1 <= int(window) < 2 * layers:
+        raise CrossflowError(
+            f"A window of {window} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
+            "layer would knock out the whole model."
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:
     settings = model_settings(arguments)
     answers, _ = read_parquet(arguments.answers, ANSWERS)
     chosen = selected(read_chosen(arguments.questions), answers, arguments.select)
-    for flow in arguments.flows:
-        parse_flow(flow)
+    names = [*arguments.flows, *arguments.controls]
+    flows = [parse_flow(name) for name in names]
     device = take_device(arguments.device)
-    announce(
-        settings, [question for question, _ in chosen], device, arguments.flows, batched=arguments.engine != "reference"
-    )
+    announce(settings, [question for question, _ in chosen], device, names, batched=arguments.engine != "reference")
     model = load_model(settings, device)
     layers = len(model.layers)
-    if not 1 <= arguments.window < 2 * layers:
-        raise CrossflowError(
-            f"A window of {arguments.window} layers does not fit {settings.path}, which has {layers}: from "
-            f"{2 * layers} on, every centre layer would knock out the whole model."
-        )
+    _fits(arguments.window, layers, settings.path)
+    centres = {name: list(range(layers)) for name in arguments.flows}
+    centres |= {name: list(range(0, layers, arguments.stride)) for name in arguments.controls}
     metadata = determining(arguments) | {
         "answers": hash_file(arguments.answers),
-        "window": str(arguments.window),
-        "flows": arguments.flows,
+        "window": arguments.window,
+        "flows": names,
+        "centres": centres,
+        "seed": arguments.seed,
+        "whole_answer": arguments.whole_answer,
         "select": arguments.select,
         "engine": arguments.engine,
     }
@@ -130,7 +88,10 @@ def run(arguments: argparse.Namespace) -> None:
             if question.question_id in journal.finished:
                 continue
             try:
-                prepared = model.prepare(question, pictures.open(question.image_id))
+                picture = pictures.open(question.image_id)
+                boxes = [chosen.box for chosen in question.objects] if any(flow.is_moved for flow in flows) else []
+                place = derived_seed(arguments.seed, question.question_id, MOVED)
+                prepared = model.prepare(question, picture, moved_boxes(boxes, picture.size, place))
             except BrokenQuestion as reason:
                 raise CrossflowError(
                     f"Question {question.question_id} was answered but can not be used any more: {reason}."
@@ -140,17 +101,22 @@ def run(arguments: argparse.Namespace) -> None:
                 knock_out(
                     model,
                     prepared,
-                    arguments.flows,
+                    centres,
                     arguments.window,
-                    int(row.first_token),
                     row.generated,
+                    list(row.answer_tokens),
                     ENGINES[arguments.engine],
+                    arguments.seed,
+                    arguments.whole_answer,
                 ),
             )
         entries = [(question, journal.finished[question.question_id]) for question, _ in chosen]
-        noise_floor = max((entry["noise_floor"] for _, entry in entries), default=None)
-        if noise_floor is not None:
-            log.info("noise floor: a knockout of nothing changes a probability by at most %.1e", noise_floor)
+        floors = {
+            name: max((entry[name] for _, entry in entries if entry[name] is not None), default=None)
+            for name in ("noise_floor", "noise_floor_percent")
+        }
+        if floors["noise_floor"] is not None:
+            log.info("noise floor: a knockout of nothing changes a probability by at most %.1e", floors["noise_floor"])
         write_parquet(
             arguments.output,
             KNOCKOUT,
@@ -165,6 +131,6 @@ def run(arguments: argparse.Namespace) -> None:
                 "layers": layers,
                 "selected": len(chosen),
                 "excluded": len(answers) - len(chosen),
-                "noise_floor": noise_floor,
-            },
+            }
+            | floors,
         )

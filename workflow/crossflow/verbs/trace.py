@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
         CrossflowError: the model, the picture or the question can not be used.
     """
     flows = arguments.flows or [
-        flow for flow in PUBLISHED_FLOWS if arguments.box or parse_flow(flow).source not in ("related", "other")
+        flow
+        for flow in PUBLISHED_FLOWS
+        if arguments.box or parse_flow(flow).parts[0].source not in ("related", "other")
     ]
     settings, window = _settings(arguments)
     question = asked(arguments.question, arguments.box)
