@@ -11,10 +11,11 @@ import yaml
 from crossflow import parameters
 from crossflow.categories import CATEGORIES
 from crossflow.errors import CrossflowError
-from crossflow.flows import SET_NAMES
+from crossflow.flows import CONTROL_FLOWS, SET_NAMES
 from crossflow.models import DTYPES
 from crossflow.patches import RULES
 from crossflow.prompts import TEMPLATES
+from crossflow.tables import BASELINES
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 
@@ -34,11 +35,34 @@ def test_the_shipped_parameters_are_valid_and_every_study_resolves(config: dict[
     paper = parameters.read_study(config | {"study": "paper"})
     # Null windows are each model's own.
     assert paper.windows == {
-        "llava15-7b": [7],
-        "llava15-13b": [9],
-        "llava16-vicuna-7b": [7],
-        "llama3-llava-next-8b": [7],
+        "llava15-7b": ["7"],
+        "llava15-13b": ["9"],
+        "llava16-vicuna-7b": ["7"],
+        "llama3-llava-next-8b": ["7"],
     }
+
+
+def test_windows_are_widths_the_models_own_and_those_from_the_ends(config: dict[str, Any]) -> None:
+    config["studies"]["paper"]["windows"] = [1, "own", 7, "bottom", "top"]
+    parameters.check(config, SCHEMA)
+    windows = parameters.read_study(config | {"study": "paper"}).windows
+    assert windows["llava15-7b"] == ["1", "7", "bottom", "top"]
+    assert windows["llava15-13b"] == ["1", "9", "7", "bottom", "top"]
+
+
+def test_controls_are_added_to_the_flows_and_none_without_the_key(config: dict[str, Any]) -> None:
+    study = config["studies"]["paper"]
+    study["flows"] = ["related->question"]
+    study.pop("controls", None)
+    assert parameters.read_study(config | {"study": "paper"}).controls == []
+    study["controls"] = {}
+    found = parameters.read_study(config | {"study": "paper"})
+    draws = [f"related~random{draw}->question" for draw in (1, 2, 3)]
+    assert found.controls == [*draws, "related~moved->question", *CONTROL_FLOWS]
+    assert found.stride == 1
+    study["controls"] = {"draws": 0, "stride": 4, "flows": ["system->last"]}
+    found = parameters.read_study(config | {"study": "paper"})
+    assert (found.controls, found.stride) == (["related~moved->question", "system->last"], 4)
 
 
 def _set(config: dict[str, Any], path: str, value: Any) -> None:
@@ -52,8 +76,8 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
     ("path", "value", "message"),
     [
         ("colour", "red", "its top level: .*'colour' was unexpected"),
-        ("studies/mini/windows", [0], r"studies\.mini\.windows\.0: 0 is less than the minimum"),
-        ("studies/mini/windows", ["3"], r"studies\.mini\.windows\.0: '3' is not of type 'integer'"),
+        ("studies/mini/windows", [0], r"studies\.mini\.windows\.0: 0 is not a width in layers, own, bottom or top\.$"),
+        ("studies/mini/windows", ["3"], r"studies\.mini\.windows\.0: '3' is not a width in layers"),
         ("studies/mini/windows", [3, 3], r"studies\.mini\.windows: .*non-unique"),
         ("studies/mini/categories", [], r"studies\.mini\.categories: "),
         (
@@ -61,7 +85,9 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
             ["Choose.Color"],
             r"studies\.mini\.categories\.0: 'Choose.Color' does not have the",
         ),
-        ("studies/mini/flows", ["picture->last"], r"studies\.mini\.flows\.0: 'picture->last' does not have the form"),
+        ("studies/mini/controls", {"draw": 3}, r"studies\.mini\.controls: .*'draw' was unexpected.*known are draws"),
+        ("studies/mini/controls", {"stride": 0}, r"studies\.mini\.controls\.stride: 0 is less than"),
+        ("studies/mini/baselines", ["blind"], r"studies\.mini\.baselines\.0: 'blind' is not one of"),
         ("studies/mini/flow", ["image->last"], r"studies\.mini: .*'flow' was unexpected"),
         ("studies/mini/questions_per_category", 0, r"questions_per_category: 0 is less than"),
         ("studies/mini/answers", "right", r"answers: 'right' is not one of"),
@@ -97,6 +123,12 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
         ("studies/mini/dataset", "coco", r"studies\.mini\.dataset: datasets has no entry 'coco'"),
         ("studies/mini/models", ["gpt"], r"studies\.mini\.models: models has no entry 'gpt'"),
         ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories: 'ChooseColor' is none of ChooseAttr"),
+        (
+            "studies/mini/flows",
+            ["picture->last"],
+            r"studies\.mini\.flows: Flow .* the position set 'picture'; known are",
+        ),
+        ("studies/mini/controls", {"flows": ["all"]}, r"studies\.mini\.controls\.flows: Flow 'all' is not of the form"),
     ],
 )
 def test_an_unknown_slug_is_named_with_those_that_are_known(
@@ -126,8 +158,10 @@ def test_the_schema_knows_what_the_code_knows(repo: Path) -> None:
     model = schema["properties"]["models"]["additionalProperties"]["properties"]
     assert list(CATEGORIES) == list(parameters.CATEGORIES)
     assert all(re.match(study["categories"]["items"]["pattern"], category) for category in CATEGORIES)
-    names = "|".join(SET_NAMES)
-    assert study["flows"]["items"]["pattern"] == f"^({names})->({names})$"
+    described = re.findall(r"[a-z_]+", study["flows"]["description"].partition("(")[2].partition(")")[0])
+    assert described == list(SET_NAMES)
+    assert study["baselines"]["items"]["enum"] == list(BASELINES)
+    assert all(flow in study["controls"]["properties"]["flows"]["description"] for flow in CONTROL_FLOWS)
     assert model["prompt"]["enum"] == list(TEMPLATES)
     assert model["patches"]["enum"] == list(RULES)
     assert model["dtype"]["enum"] == list(DTYPES)

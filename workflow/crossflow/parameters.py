@@ -72,6 +72,8 @@ def _sentence(error: ValidationError) -> str:
             return f"{error.message}; known are {', '.join(schema['properties'])}"
         case "pattern":
             return f"{error.instance!r} does not have the form that is described: {schema['description']}"
+        case "anyOf":
+            return f"{error.instance!r} is not {schema['description']}"
         case "oneOf":
             return f"give {schema['oneOf'][0]['description']}"
         case _:

@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
                     centres,
                     arguments.window,
                     row.generated,
-                    list(row.answer_tokens),
+                    [int(token) for token in row.answer_tokens],
                     ENGINES[arguments.engine],
                     arguments.seed,
                     arguments.whole_answer,

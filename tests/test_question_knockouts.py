@@ -1,0 +1,176 @@
+"""All knockouts of a question: controls, sums, paths, whole answers and attention, against plain computations."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crossflow.answers import answer
+from crossflow.attention import Call, Plain, using
+from crossflow.attention_mass import attention_mass
+from crossflow.edges import Edges, edges_of, moved_boxes
+from crossflow.engines import ENGINES
+from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, Window, parse_flow, with_controls
+from crossflow.forward import Blocking, full_forward, picture_removed, run_clean
+from crossflow.gqa import Pictures
+from crossflow.models import MultimodalModel, Prepared
+from crossflow.question_knockouts import knock_out
+from tiny import draw_world, load_tiny
+
+LAYERS = 4
+FLOWS = [*PUBLISHED_FLOWS, *with_controls(PUBLISHED_FLOWS, 2, CONTROL_FLOWS), "image->question+image->last"]
+ANSWER = [7, 9, 11]
+
+
+@pytest.fixture(scope="module", params=["llava", "llava_next"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
+    folder = tmp_path_factory.mktemp("question") / request.param
+    return load_tiny(folder, architecture=request.param, key_value_heads=2, layers=LAYERS, width=32)
+
+
+@pytest.fixture(scope="module")
+def prepared(model: MultimodalModel, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    world = tmp_path_factory.mktemp("world")
+    question = draw_world(world, 3)["ChooseAttr"][0]
+    with Pictures(world) as pictures:
+        picture = pictures.open(question.image_id)
+        moved = moved_boxes([chosen.box for chosen in question.objects], picture.size, 0)
+        return model.prepare(question, picture, moved)
+
+
+def _columns(
+    model: MultimodalModel,
+    prepared: Prepared,
+    flows: Mapping[str, Sequence[int]] | None = None,
+    window: str = "2",
+    engine: str = "knockout",
+    **options: Any,
+) -> dict[str, Any]:
+    flows = flows or {name: list(range(LAYERS)) for name in FLOWS}
+    return knock_out(model, prepared, flows, window, "a b c", ANSWER, ENGINES[engine], 0, **options)
+
+
+@pytest.mark.parametrize("window", ["1", "2", "bottom", "top"])
+def test_engine_and_reference_agree_on_every_flow_and_measure(
+    window: str, model: MultimodalModel, prepared: Prepared
+) -> None:
+    ours = _columns(model, prepared, window=window, whole_answer=True)
+    theirs = _columns(model, prepared, window=window, engine="reference", whole_answer=True)
+    assert ours["flow"] == theirs["flow"]
+    assert ours["edges"] == theirs["edges"]
+    compared = 0
+    for name in ("p_knockout", "logprob_change", "answer_logprob_change", "attention"):
+        for mine, other in zip(ours[name], theirs[name], strict=True):
+            assert (mine is None) == (other is None)
+            if mine is not None:
+                # Log-probabilities of a vocabulary of some hundred tokens: nats, where fp32 is good to 1e-5.
+                assert mine == pytest.approx(other, abs=1e-6 if name == "p_knockout" else 2e-5)
+                compared += 1
+    assert compared >= 4 * LAYERS * (len(FLOWS) - 8)
+
+
+def test_everything_that_is_asked_for_is_there(model: MultimodalModel, prepared: Prepared) -> None:
+    columns = _columns(model, prepared, {"image->last": [0, 1, 2, 3], "related~moved->question": [0, 2]})
+    assert list(zip(columns["flow"], columns["layer"], strict=True)) == [
+        ("image->last", 0), ("image->last", 1), ("image->last", 2), ("image->last", 3),
+        ("related~moved->question", 0), ("related~moved->question", 2),
+    ]  # fmt: skip
+    assert columns["answer_logprob_change"] == [None] * 6
+    assert None not in columns["p_knockout"] + columns["attention"]
+    assert 0 <= columns["noise_floor"] < 1e-6
+    assert 0 <= columns["noise_floor_percent"] < 1e-3
+
+
+def test_a_missing_flow_has_rows_without_measures(model: MultimodalModel, prepared: Prepared) -> None:
+    columns = _columns(model, prepared, {"object->last": [0, 1], "image~random1->question": [0]}, window="1")
+    missing = edges_of(parse_flow("image~random1->question"), prepared.positions, 0, prepared.question.question_id)
+    assert columns["edges"][2] == (0 if not missing else columns["edges"][2])
+    for name in ("p_knockout", "attention", "correct"):
+        assert [value is None for value in columns[name]] == [edges == 0 for edges in columns["edges"]]
+
+
+def test_the_whole_picture_hidden_everywhere_is_the_picture_removed(model: MultimodalModel, prepared: Prepared) -> None:
+    edges = edges_of(parse_flow("image->all"), prepared.positions, 0, "")
+    clean = run_clean(model, prepared, int(edges[0].targets[0]))
+    removed = full_forward(model, prepared, picture_removed(prepared)).logits.double().softmax(-1)
+    assert float((removed - clean.logits.double().softmax(-1)).abs().max()) > 1e-3, "the picture does nothing"
+    columns = _columns(model, prepared, {"image->all": [LAYERS - 1]}, window="bottom")
+    # The picture's own positions lie before all others and are not changed by removing it.
+    assert columns["p_knockout"][0] == pytest.approx(float(removed[0, ANSWER[0]]), abs=1e-6)
+    columns = _columns(model, prepared, {"image->all": [0]}, window="top")
+    assert columns["p_knockout"][0] == pytest.approx(float(removed[0, ANSWER[0]]), abs=1e-6)
+
+
+def test_a_sum_of_all_targets_is_the_joint_knockout(model: MultimodalModel, prepared: Prepared) -> None:
+    targets = ("separator", "question", "instruction", "last")
+    summed = "+".join(f"image->{target}" for target in targets if len(prepared.positions[target]))
+    columns = _columns(model, prepared, {"image->all": [1, 2], summed: [1, 2]})
+    assert columns["p_knockout"][:2] == pytest.approx(columns["p_knockout"][2:], abs=1e-6)
+    assert columns["edges"][:2] == columns["edges"][2:]
+
+
+def test_a_whole_answer_is_scored_as_its_tokens_one_after_another(model: MultimodalModel, prepared: Prepared) -> None:
+    columns = _columns(model, prepared, {"image->last": [1]}, whole_answer=True)
+    assert columns["p_knockout"] == pytest.approx(
+        _columns(model, prepared, {"image->last": [1]})["p_knockout"], abs=1e-6
+    )
+
+    def logprob(edges: Sequence[Edges]) -> float:
+        """The definition: one token at a time, each predicted by a forward of its own."""
+        total = 0.0
+        for place in range(len(ANSWER)):
+            longer = prepared.answered_by(ANSWER[: place + 1])
+            blocking = Blocking([each.going_on(prepared.positions.length - 1, place) for each in edges], Window(0, 1))
+            with torch.inference_mode():
+                network = model.network.base_model
+                with using(blocking):
+                    states = network(**longer.inputs, use_cache=False).last_hidden_state
+            total += float(torch.log_softmax(model.logits(states[:, -1])[0].double(), -1)[ANSWER[place]])
+        return total
+
+    edges = edges_of(parse_flow("image->last"), prepared.positions, 0, "")
+    assert columns["answer_logprob_change"][0] == pytest.approx(logprob(edges) - logprob([]), abs=1e-5)
+    assert abs(columns["answer_logprob_change"][0] - columns["logprob_change"][0]) > 1e-4
+
+
+class _Weights(Plain):
+    """Attend plainly, and keep the softmax weights of every layer, computed the slow way."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def attend(self, call: Call) -> torch.Tensor:
+        groups = call.query.shape[1] // call.key.shape[1]
+        scores = call.query @ call.key.repeat_interleave(groups, dim=1).transpose(2, 3) * call.scaling
+        self.weights.append(scores.masked_fill(~call.visible(), -torch.inf).softmax(-1)[0])
+        return super().attend(call)
+
+
+def test_attention_mass_is_the_share_of_the_clean_weights_on_blocked_edges(
+    model: MultimodalModel, prepared: Prepared
+) -> None:
+    names = ["image->question", "related->question", "question->last", "only:image->question->last"]
+    flows = [edges_of(parse_flow(name), prepared.positions, 0, "") for name in names]
+    clean = run_clean(model, prepared, int(prepared.positions["all"][0]))
+    found = attention_mass(clean, flows)
+    seen = _Weights()
+    full_forward(model, prepared, seen)
+    for number, edges in enumerate(flows):
+        for layer in range(LAYERS):
+            mass: dict[int, torch.Tensor] = {}
+            for sources, targets in edges:
+                for target in targets.tolist():
+                    mass[target] = mass.get(target, 0) + seen.weights[layer][:, target, sources].sum(-1)
+            assert found[number, layer] == pytest.approx(float(torch.stack(list(mass.values())).mean()), abs=1e-6)
+    assert (found > 0).all()
+    assert (found <= 1).all()
+
+
+def test_the_answer_of_a_model_can_be_scored(model: MultimodalModel, prepared: Prepared) -> None:
+    generated = answer(model, prepared)
+    columns = knock_out(
+        model, prepared, {"image->last": [0]}, "1", generated.text, generated.tokens, ENGINES["knockout"], 0, True
+    )
+    assert np.isfinite(columns["answer_logprob_change"]).all()
