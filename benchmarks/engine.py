@@ -73,6 +73,7 @@ def build_question(dtype: str, device: torch.device) -> Prepared:
     related = np.zeros(IMAGE, dtype=bool)
     related[200 : 200 + RELATED] = True
     sets["related"], sets["other"] = sets["image"][related], sets["image"][~related]
+    sets["padding"], sets["all"] = sets["image"][:0], np.arange(cuts[2], cuts[-1])
     ids = torch.randint(10, 31000, (1, cuts[-1]), generator=generator)
     ids[0, sets["image"]] = IMAGE_TOKEN
     inputs = {
