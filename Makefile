@@ -11,6 +11,9 @@ TORCH := $(shell grep '^torch==' envs/lock.txt)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(CORES))
 
+# Files of tests side by side, each by one worker and one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help environment demo test test-all lint benchmark
@@ -50,10 +53,10 @@ lint: environment
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 benchmark: environment
 	PYTHONPATH=workflow $(BIN)/python benchmarks/engine.py
