@@ -59,4 +59,4 @@ test-all: lint
 	$(PYTEST)
 
 benchmark: environment
-	PYTHONPATH=workflow $(BIN)/python benchmarks/engine.py
+	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu

@@ -2,9 +2,9 @@
 
     PYTHONPATH=workflow .venv/bin/python benchmarks/controls.py --help
 
-The model and the prompt are those of `engine.py`: LLaVA-1.5's token counts, random weights, a tiny vision tower. The
-six published flows alone and with their controls (random source sets, further flows) take turns, so that both see the
-machine in the same moods; attention to the blocked edges is measured in both. Operations are those of the matrix
+The model and the prompt are those of `crossflow bench`: LLaVA-1.5's token counts, random weights, a tiny vision tower.
+The six published flows alone and with their controls (random source sets, further flows) take turns, so that both see
+the machine in the same moods; attention to the blocked edges is measured in both. Operations are those of the matrix
 products that were really run, counted by PyTorch's own counter.
 """
 
@@ -13,11 +13,11 @@ import time
 
 import numpy as np
 import torch
-from engine import build_model, build_question
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from crossflow.attention_mass import attention_mass
+from crossflow.bench import build_model, build_question
 from crossflow.edges import edges_of, rows_of
 from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, parse_flow, with_controls
 from crossflow.forward import run_clean
@@ -54,8 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     device = torch.device(arguments.device)
-    model = build_model(arguments.layers, arguments.width, arguments.dtype, device)
-    prepared = build_question(arguments.dtype, device)
+    model = build_model("llava15-7b", arguments.layers, arguments.width, False, arguments.dtype, device)
+    prepared = build_question(model)
     published = list(PUBLISHED_FLOWS)
     flows = {
         "published flows": published,

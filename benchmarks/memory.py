@@ -3,51 +3,23 @@
     PYTHONPATH=workflow .venv/bin/python benchmarks/memory.py
 
 Prints a Markdown table of the models of the study `paper` in params.yaml, all flows of the study, at the most visual
-tokens that a picture can have and a question longer than any of GQA's. Their configurations are written down here,
-because the ports' folders can not be asked: sizes of Vicuna 7B and 13B, Llama 3 8B and CLIP ViT-L/14-336, vocabularies
-with the ports' added tokens. `crossflow answers` and `crossflow knockout` plan from the folder itself.
+tokens that a picture can have and a question longer than any of GQA's, from `crossflow.true_sizes`.
+`crossflow answers` and `crossflow knockout` plan from the folder itself.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import yaml
-from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaNextConfig,
-)
+from transformers import AutoModelForImageTextToText
 
 from crossflow.memory import GIB, USABLE, Sizes
 from crossflow.models import ARCHITECTURES, DTYPES, sizes_of
 from crossflow.planning import Plan, plan_knockout
+from crossflow.true_sizes import true_config
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
-
-VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-VICUNA_13B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
-LLAMA3_8B = VICUNA_7B | {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128320}
-CLIP = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-TEXTS: dict[str, dict[str, Any]] = {
-    "llava15-7b": VICUNA_7B | {"vocab_size": 32064},
-    "llava15-13b": VICUNA_13B | {"vocab_size": 32064},
-    "llava16-vicuna-7b": VICUNA_7B | {"vocab_size": 32064},
-    "llama3-llava-next-8b": LLAMA3_8B,
-    # Not in the study: the largest that is asked for.
-    "llava16-vicuna-13b": VICUNA_13B | {"vocab_size": 32064},
-}
 
 # The longest of 2,776 published questions has 20 words; the system text of Llama 3's template has about 60 tokens.
 TEXT_BEFORE, TEXT_AFTER = 64, 64
@@ -70,13 +42,7 @@ def card_bytes(gigabytes: int) -> int:
 
 def published_sizes(slug: str, dtype: str) -> Sizes:
     """The sizes of a published model."""
-    tiles = slug.startswith(("llava16", "llama3"))
-    text, vision = LlamaConfig(**TEXTS[slug]), CLIPVisionConfig(**CLIP)
-    config: Any = (
-        LlavaNextConfig(text_config=text, vision_config=vision, image_grid_pinpoints=PINPOINTS)
-        if tiles
-        else LlavaConfig(text_config=text, vision_config=vision)
-    )
+    config = true_config(slug)
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype])
     return sizes_of(network, ARCHITECTURES[config.model_type])

@@ -1,21 +1,81 @@
-"""The benchmark runs, and its two ways agree; how fast they are is not a test's business."""
+"""The benchmark runs, and its three ways agree; how fast they are is not a test's business."""
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
+import argparse
+
+import pytest
+import torch
+
+from crossflow.bench import build_model, build_question, operation_bound, rows_for, unavoidable
+from crossflow.flows import PUBLISHED_FLOWS
+from crossflow.forward import run_clean
+from crossflow.knockout import run_knockouts
+from crossflow.true_sizes import TRUE_SIZES, true_config
+from crossflow.verbs import bench
+
+CPU = torch.device("cpu")
 
 
-def test_the_benchmark_compares_the_engine_with_the_reference(repo: Path) -> None:
-    command = [sys.executable, "benchmarks/engine.py", "--layers", "3", "--width", "128", "--repeats", "2"]
-    environment = os.environ | {"PYTHONPATH": "workflow", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, check=True)
-    assert "642 positions, 576 visual; 18 rows" in ran.stdout
-    (bound,) = re.findall(r"operation bound ([\d.]+)", ran.stdout)
-    # 18 rows of 642 positions in 3 layers, against one clean run and suffixes of 1 or 29 positions from layer 0 on.
-    assert float(bound) == round(18 * 642 * 3 / (642 * 3 + 9 * (1 + 29) * 3), 1)
-    (difference,) = re.findall(r"largest difference in probability ([\d.e-]+)", ran.stdout)
-    assert 0 < float(difference) < 1e-5
-    (p_clean, low, high) = re.findall(r"p_clean +([\d.]+) +p_knockout ([\d.]+) to ([\d.]+)", ran.stdout)[0]
-    assert float(low) < float(p_clean) - 0.01 or float(high) > float(p_clean) + 0.01, "the knockouts do nothing"
+def _run(*options: str) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    bench.run(parser.parse_args(["--device", "cpu", "--dtype", "float32", "--no-tower", *options]))
+
+
+@pytest.mark.parametrize(("model", "positions"), [("llava15-7b", 642), ("llama3-llava-next-8b", 2406)])
+def test_published_procedure_reference_and_engine_agree(
+    model: str, positions: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run("--model", model, "--layers", "2", "--width", "256", "--repeats", "1", "--forwards", "3", "--window", "2")
+    printed = capsys.readouterr().out
+    assert f"{positions} positions, 12 knockouts (window 2)" in printed
+    for way in ("published", "reference"):
+        (line,) = [line for line in printed.splitlines() if line.startswith(way)]
+        assert "from 3 of 12 forwards" in line
+        assert 0 < float(line.rpartition(" ")[2]) < 1e-5
+    bound = 12 * positions * 2 / (positions * 2 + 3 * (1 + 29) * (2 + 2))  # every window begins at layer 0
+    assert f"{bound:.1f} x by operations" in printed
+
+
+def test_the_knockouts_that_are_timed_do_something() -> None:
+    model = build_model("llava15-7b", 3, 256, False, "float32", CPU)
+    prepared = build_question(model)
+    rows = rows_for(prepared, PUBLISHED_FLOWS, 7, 3)
+    clean = run_clean(model, prepared, min(row.start for row in rows))
+    p_clean = clean.logits.double().softmax(-1)
+    p_knockout = run_knockouts(model, clean, rows).logits.double().softmax(-1)
+    assert float((p_knockout - p_clean).abs().max()) > 0.01
+
+
+def test_the_bound_of_the_published_lengths_is_known() -> None:
+    """Worked out by hand for LLaVA-1.5's counts: 642 positions, 32 layers, windows of 7, suffixes of 1 and 29."""
+    model = build_model("llava15-7b", 2, 128, False, "float32", CPU)
+    rows = rows_for(build_question(model), PUBLISHED_FLOWS, 7, 32)
+    remaining = 4 * 32 + sum(range(4, 32))  # windows begin at layer 0 for centres 0 to 3, then at 1 to 28
+    expected = 6 * 32 * 642 * 32 / (642 * 32 + 3 * (1 + 29) * remaining)
+    assert operation_bound(rows, 642, 32) == pytest.approx(expected)
+    assert round(expected) == 52
+
+
+def test_unavoidable_operations_grow_with_the_rows_and_exceed_a_clean_forward() -> None:
+    model = build_model("llava15-7b", 3, 256, False, "float32", CPU)
+    prepared = build_question(model)
+    rows = rows_for(prepared, PUBLISHED_FLOWS, 1, 3)
+    weights = 3 * 642 * 2 * (4 * 256 * 256 + 3 * 256 * 688)
+    assert unavoidable(model, prepared, []) > weights
+    assert (
+        unavoidable(model, prepared, rows) > unavoidable(model, prepared, rows[:9]) > unavoidable(model, prepared, [])
+    )
+
+
+@pytest.mark.parametrize("slug", TRUE_SIZES)
+def test_a_narrower_model_keeps_the_proportions(slug: str) -> None:
+    full, small = true_config(slug).text_config, true_config(slug, 4, full_width(slug) // 8).text_config
+    assert small.num_hidden_layers == 4
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
+        assert getattr(full, name) == 8 * getattr(small, name)
+    group = full.num_attention_heads // full.num_key_value_heads
+    assert small.num_attention_heads // small.num_key_value_heads == min(group, small.num_attention_heads)
+
+
+def full_width(slug: str) -> int:
+    return int(true_config(slug).text_config.hidden_size)

@@ -1,0 +1,281 @@
+"""How fast knockouts are on this machine, beside the published procedure and beside what no program can avoid.
+
+Everything is measured in one run on one question: a model of true size (or a narrower one) with random weights, a
+prompt of true token counts, the published six flows at every centre layer.
+
+published
+    One full multimodal forward per flow and layer, in its most generous form: the mask is built once per forward, on
+    the device, and PyTorch's own fused attention is used.
+reference
+    `crossflow.reference`.
+engine
+    `crossflow.knockout`: one clean run, and a suffix per row.
+
+The *bound* is the ratio of operations between one full forward per row and what the engine can not avoid, counted as
+positions x layers. The *floor* is the time of the unavoidable operations (one clean forward with its tower, the
+suffixes and their output embeddings) at the rate of large matrix products, measured on the same device in the same run.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from crossflow import attention
+from crossflow.architectures import ARCHITECTURES
+from crossflow.attention import Call
+from crossflow.edges import Row, blocked, edges_of, rows_of
+from crossflow.flows import PUBLISHED_FLOWS, parse_flow
+from crossflow.forward import CleanRun, Reading, full_forward, run_clean
+from crossflow.gqa import ChosenQuestion
+from crossflow.knockout import run_knockouts
+from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
+from crossflow.patches import VisualTokens
+from crossflow.positions import Positions
+from crossflow.reference import run_reference
+from crossflow.true_sizes import is_tiled, true_config
+
+# Tokens of a prompt of vicuna-v1 and the means of the published questions; a picture as most of GQA's.
+SYSTEM, SEPARATOR, QUESTION, AFTER = 35, 2, 12, 17
+PICTURE = (500, 375)
+RELATED = 20  # patches of a typical object
+
+Result = TypeVar("Result")
+
+
+class Timing(NamedTuple):
+    """Seconds per question, and from how many runs they were taken."""
+
+    seconds: float
+    runs: int
+
+
+class Bench(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        positions: Length of the prompt.
+        rows: Knockouts of a question.
+        timings: Name -> seconds per question; that of a full forward is multiplied by the rows.
+        bound: Ratio of operations, positions x layers.
+        operations: Unavoidable ones of a question.
+        rate: Operations per second of large matrix products.
+        differences: Name -> largest difference in probability between it and the engine.
+        memory: Peak of the engine, bytes.
+    """
+
+    positions: int
+    rows: int
+    timings: dict[str, Timing]
+    bound: float
+    operations: float
+    rate: float
+    differences: dict[str, float]
+    memory: int
+
+    @property
+    def floor(self) -> float:
+        """Seconds that the unavoidable operations take at the measured rate."""
+        return self.operations / self.rate
+
+
+def build_model(
+    slug: str, layers: int | None, width: int | None, tower: bool, dtype: str, device: torch.device
+) -> MultimodalModel:
+    """A model of `crossflow.true_sizes` with random weights, made on the device."""
+    torch.manual_seed(0)
+    config = true_config(slug, layers, width, tower)
+    with torch.device(device):
+        network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+            config,
+            dtype=DTYPES[dtype],
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+        )
+    with torch.no_grad():
+        # Logits that spread by 5, so that some token is likely and a knockout can move it.
+        network.lm_head.weight.mul_(5 / (config.text_config.initializer_range * config.text_config.hidden_size**0.5))
+    settings = ModelSettings(Path(slug), "vicuna-v1", dtype=dtype)
+    return MultimodalModel(settings, network.eval(), None, ARCHITECTURES[config.model_type], device)
+
+
+def build_question(model: MultimodalModel) -> Prepared:
+    """A prompt of true token counts with random tokens and pixels."""
+    config: Any = model.network.config
+    generator = torch.Generator().manual_seed(1)
+    width, height = PICTURE
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    pixels: dict[str, Tensor] = {}
+    tiles = 1
+    if is_tiled(str(model.settings.path)):
+        tiles = image_size_to_num_patches((height, width), config.image_grid_pinpoints, side)
+        pixels["image_sizes"] = torch.tensor([[height, width]])
+    shape = (1, tiles, 3, side, side) if "image_sizes" in pixels else (1, 3, side, side)
+    pixels["pixel_values"] = torch.randn(shape, generator=generator).to(DTYPES[model.settings.dtype])
+    visual = len(model.pack(torch.zeros(tiles, (side // patch) ** 2, 1), PICTURE))
+    cuts = np.cumsum([0, SYSTEM, visual, SEPARATOR, QUESTION, AFTER - 1, 1]).tolist()
+    names = ("system", "image", "separator", "question", "instruction", "last")
+    sets = {name: np.arange(cuts[i], cuts[i + 1]) for i, name in enumerate(names)}
+    related = np.zeros(visual, dtype=bool)
+    related[200 : 200 + RELATED] = True
+    sets["related"], sets["other"] = sets["image"][related], sets["image"][~related]
+    sets["padding"], sets["all"] = sets["image"][:0], np.arange(cuts[2], cuts[-1])
+    ids = torch.randint(10, 31000, (1, cuts[-1]), generator=generator)
+    ids[0, sets["image"]] = config.image_token_id
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pixels
+    nothing = np.zeros(visual, dtype=bool)
+    return Prepared(
+        ChosenQuestion("benchmark", "none", "", "", "", "", None, None, ()),
+        {name: value.to(model.device) for name, value in inputs.items()},
+        Positions(cuts[-1], sets, np.arange(0)),
+        VisualTokens(related, nothing, nothing, ~nothing, nothing),
+    )
+
+
+def rows_for(prepared: Prepared, flows: Sequence[str], window: int, layers: int) -> list[Row]:
+    """All rows of some flows; those without edges are left out."""
+    rows: list[Row] = []
+    for name in flows:
+        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
+        rows += rows_of(name, edges, str(window), layers) if edges else []
+    return rows
+
+
+class Published:
+    """The published procedure's attention: a mask in the layers of the window, causal elsewhere."""
+
+    def __init__(self, row: Row, length: int, device: torch.device) -> None:
+        self.window = row.window
+        pairs = torch.from_numpy(blocked(row.edges, 0, length)).to(device)
+        self.mask = torch.ones(length, length, dtype=torch.bool, device=device).tril() & ~pairs
+
+    def attend(self, call: Call) -> Tensor:
+        """Attend by PyTorch's fused attention."""
+        knocked_out = call.layer in self.window
+        return functional.scaled_dot_product_attention(
+            call.query,
+            call.key,
+            call.value,
+            attn_mask=self.mask if knocked_out else None,
+            is_causal=not knocked_out,
+            scale=call.scaling,
+            enable_gqa=call.query.shape[1] != call.key.shape[1],
+        )
+
+
+def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    """The result and the seconds it took, the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second of large square matrix products: the best of five."""
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    left @ right
+    return 2 * side**3 / min(timed(lambda: left @ right, device)[1] for _ in range(5))
+
+
+def operation_bound(rows: Sequence[Row], length: int, layers: int) -> float:
+    """Operations of one full forward per row over those of the engine, counted as positions x layers."""
+    suffixes = sum((length - row.start) * (layers - row.window.first) for row in rows)
+    return len(rows) * length * layers / (length * layers + suffixes)
+
+
+def unavoidable(model: MultimodalModel, prepared: Prepared, rows: Sequence[Row]) -> float:
+    """Operations of one clean forward, and of every row's suffix from the first layer of its window on."""
+    length, layers = prepared.length, len(model.layers)
+    text = model.network.config.get_text_config()
+    weights = sum(part.weight.numel() for part in model.layers[0].modules() if isinstance(part, nn.Linear))
+    attended = 4 * text.num_attention_heads * (text.hidden_size // text.num_attention_heads)
+    head = 2 * text.vocab_size * text.hidden_size
+    features = {name: value for name, value in prepared.inputs.items() if name in ("pixel_values", "image_sizes")}
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.network.get_image_features(**features)
+    clean = layers * length * (2 * weights + attended * (length + 1) / 2) + head
+    suffixes = 0.0
+    for row in rows:
+        places = np.arange(row.start, length) + 1
+        suffixes += (layers - row.window.first) * (len(places) * 2 * weights + attended * places.sum()) + head
+    return float(counter.get_total_flops() + clean + suffixes)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
+
+
+def _token_probabilities(reading: Reading, token: int) -> Tensor:
+    return torch.softmax(reading.logits.double(), dim=-1)[:, token]
+
+
+def measure_speed(model: MultimodalModel, window: int, repeats: int, forwards: int) -> Bench:
+    """Time the engine, the reference and the published procedure in turns.
+
+    Args:
+        model: From `build_model`.
+        window: Width of the window.
+        repeats: Runs of the engine; the median counts.
+        forwards: Full forwards of each of the others that are timed, spread over the rows.
+    """
+    device, layers = model.device, len(model.layers)
+    prepared = build_question(model)
+    rows = rows_for(prepared, PUBLISHED_FLOWS, window, layers)
+    first = min(row.start for row in rows)
+
+    def engine() -> Reading:
+        return run_knockouts(model, run_clean(model, prepared, first), rows)
+
+    def published(row: Row) -> Reading:
+        return full_forward(model, prepared, Published(row, prepared.length, device))
+
+    engine()  # the first run pays for memory and thread pools
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    fast, first_seconds = timed(engine, device)
+    memory = _peak_memory(device)
+    clean: CleanRun = run_clean(model, prepared, first)
+    published(rows[0])
+    chosen = np.linspace(0, len(rows) - 1, forwards).round().astype(int).tolist()
+    seconds: dict[str, list[float]] = {"published": [], "reference": [], "engine": [first_seconds]}
+    found: dict[str, list[Tensor]] = {"published": [], "reference": []}
+    token = int(clean.logits.argmax())
+    for turn, number in enumerate(chosen):
+        row = rows[number]
+        for name, work in (
+            ("published", lambda row=row: published(row)),
+            ("reference", lambda row=row: run_reference(model, clean, [row])),
+        ):
+            reading, taken = timed(work, device)
+            seconds[name].append(taken)
+            found[name].append(_token_probabilities(reading, token)[0])
+        if (turn + 1) * repeats // forwards > turn * repeats // forwards:
+            seconds["engine"].append(timed(engine, device)[1])
+    ours = _token_probabilities(fast, token)[chosen]
+    timings = {name: Timing(len(rows) * float(np.mean(seconds[name])), len(chosen)) for name in found}
+    timings["engine"] = Timing(float(np.median(seconds["engine"])), len(seconds["engine"]))
+    return Bench(
+        prepared.length,
+        len(rows),
+        timings,
+        operation_bound(rows, prepared.length, layers),
+        unavoidable(model, prepared, rows),
+        matrix_rate(DTYPES[model.settings.dtype], device),
+        {name: float((torch.stack(values) - ours).abs().max()) for name, values in found.items()},
+        int(memory),
+    )
