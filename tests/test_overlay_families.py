@@ -68,9 +68,9 @@ def test_every_token_is_drawn_once_with_the_part_of_the_picture_that_it_shows(
         tokens = panel.tokens[:, : cells.shape[1]]
         left, top, right, bottom = places[tokens].transpose(2, 0, 1)
         means = cells.mean(axis=(2, 3))
-        # Where padding is cut off, by whole patches, less than half a patch of it may stay. Tokens that mix patches also
-        # mix across what a tower leaves out at the end of a tile, and with padding at the border.
-        allowed = 0.6 if "mix" in panel.title else 0.3 if "newline" in panel.title else 0.1
+        # The tower leaves out the last 4 pixels of each of OneVision's tiles, 0.3 of a patch, and padding is cut off by
+        # whole patches; `places` ignores both. Tokens that mix patches also mix across these, and with padding.
+        allowed = 0.6 if "mix" in panel.title else 0.5 if "newline" in panel.title else 0.1
         inner = np.s_[1:-1, 1:-1] if "mix" in panel.title else np.s_[:, :]
         for channel, first, last, length in ((0, left, right, size[0]), (1, top, bottom, size[1])):
             apart = abs(means[..., channel] * length / 255 - (first + last) / 2) / (last - first)
