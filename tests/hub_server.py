@@ -19,6 +19,7 @@ class Hub:
     """One repository with one revision.
 
     Attributes:
+        repo, revision: Their names.
         folder: Its files. Those that end in ``.safetensors`` are kept as the hub keeps large files.
         gated: Does it ask for a licence to be accepted?
         break_off: Names of files whose next answer ends half-way.
@@ -27,6 +28,8 @@ class Hub:
     """
 
     folder: Path
+    repo: str = REPO
+    revision: str = REVISION
     gated: bool = False
     break_off: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -75,15 +78,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.strip("/")
-            if REPO not in path:
+            if hub.repo not in path:
                 self._refuse(404, "RepoNotFound")
             elif path.endswith("/auth-check"):
                 self._refuse(403, "GatedRepo") if hub.gated else self._send(200, b"{}", {})
-            elif REVISION not in path:
+            elif hub.revision not in path:
                 self._refuse(404, "RevisionNotFound")
             elif path.startswith("api/"):
                 files = [_describe(hub, file) for file in sorted(hub.folder.iterdir())]
-                info = {"id": REPO, "sha": REVISION, "siblings": files, "private": False, "tags": []}
+                info = {"id": hub.repo, "sha": hub.revision, "siblings": files, "private": False, "tags": []}
                 self._send(200, json.dumps(files if "/tree/" in path else info).encode(), {})
             else:
                 self._file(path.rpartition("/")[2])
@@ -97,7 +100,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             lfs = entry.get("lfs")
             etag = lfs["sha256"] if isinstance(lfs, dict) else entry["oid"]
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": hub.revision, "Accept-Ranges": "bytes"}
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             if self.command == "GET":
@@ -111,9 +114,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def hub_of(folder: Path) -> Iterator[Hub]:
-    """Serve a folder as the repository `REPO` at `REVISION`."""
-    hub = Hub(folder)
+def hub_of(folder: Path, repo: str = REPO, revision: str = REVISION) -> Iterator[Hub]:
+    """Serve a folder as a repository at a revision."""
+    hub = Hub(folder, repo, revision)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import ImageChops
 from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from crossflow.answers import answer, answer_blind
@@ -16,52 +16,20 @@ from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
 from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Window, parse_flow
 from crossflow.forward import full_forward, picture_removed, run_clean
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
+from crossflow.gqa import Box
 from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.reference import run_reference
-from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, Family, load, write
+from loaded_families import SIZES, Loaded, middle, noise, question_about
+from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, load, write
 
-SIZES = [(230, 150), (110, 190)]
 # Pictures are resampled with at most six pixels of theirs on each side.
 REACH = 6
 
 
-def _question(box: Box) -> ChosenQuestion:
-    objects = (ChosenObject("object", "1", "ball", box),)
-    return ChosenQuestion(
-        "7", "1", "ChooseAttr", "chooseAttr", "Is the ball red or blue?", "red", "red", "blue", objects
-    )
-
-
-def _picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """Coarse noise: fine noise would all be the same grey after resampling."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize(size)
-
-
-def _box(size: tuple[int, int]) -> Box:
-    return Box(size[0] * 2 // 5, size[1] // 3, size[0] * 2 // 5, size[1] * 2 // 5)
-
-
-class Loaded:
-    """One family's model, with the same question about a wide and about a tall picture."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
-        self.family: Family = FAMILIES[name]
-        write(folder, self.family)
-        self.model: MultimodalModel = load(folder)
-        self.prepared = {size: self.model.prepare(_question(_box(size)), _picture(size)) for size in SIZES}
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    if request.param in ("idefics3", "smolvlm") and getattr(Idefics3ImageProcessorPil, "is_dummy", False):
-        pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
-    if request.param == "smolvlm":
-        pytest.importorskip("num2words", reason="SmolVLM's processor asks for num2words")
-    return Loaded(request.param, tmp_path_factory.mktemp("family") / request.param)
+    return Loaded(request.param, tmp_path_factory.mktemp("family"))
 
 
 def _rows(prepared: Prepared, width: int, flows: tuple[str, ...] = PUBLISHED_FLOWS) -> list[Row]:
@@ -88,7 +56,7 @@ def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
         rendered = processor.apply_chat_template(conversation, add_generation_prompt=True)
         # Where the template writes the begin-of-text token, their tokenizer is not to add another.
         begins = loaded.family.begins is not None and rendered.startswith(loaded.family.begins)
-        theirs = processor(images=[_picture(size)], text=[rendered], return_tensors="pt", add_special_tokens=not begins)
+        theirs = processor(images=[noise(size)], text=[rendered], return_tensors="pt", add_special_tokens=not begins)
         assert prepared.inputs.keys() == theirs.keys()
         for name, value in theirs.items():
             assert torch.equal(prepared.inputs[name], torch.as_tensor(value)), name
@@ -149,8 +117,8 @@ def test_a_knockout_of_nothing_changes_nothing(loaded: Loaded) -> None:
 
 def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
     size = SIZES[0]
-    pictures = [_picture(size, seed) for seed in (0, 1)]
-    prepared = [loaded.model.prepare(_question(_box(size)), picture) for picture in pictures]
+    pictures = [noise(size, seed) for seed in (0, 1)]
+    prepared = [loaded.model.prepare(question_about(middle(size)), picture) for picture in pictures]
     seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in prepared]
     assert _largest_difference(*seeing) > 1e-3
     blind = [full_forward(loaded.model, shown, picture_removed(shown)).logits[0] for shown in prepared]
@@ -188,9 +156,9 @@ def test_generated_tokens_are_those_of_forwards_without_a_cache(loaded: Loaded) 
 @pytest.mark.parametrize("rule", ["published", "overlap"])
 @pytest.mark.parametrize("size", SIZES)
 def test_related_tokens_lie_in_the_box_and_others_do_not(loaded: Loaded, size: tuple[int, int], rule: str) -> None:
-    box = _box(size)
+    box = middle(size)
     model = dataclasses.replace(loaded.model, settings=dataclasses.replace(loaded.model.settings, patches=rule))
-    prepared = model.prepare(_question(box), _picture(size))
+    prepared = model.prepare(question_about(box), noise(size))
     places = loaded.family.places(prepared, size)
     related = prepared.visual.related
     assert len(places) == len(related)
@@ -237,15 +205,15 @@ def _features(model: MultimodalModel, prepared: Prepared) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_related_tokens_are_those_whose_features_change_with_the_box(loaded: Loaded, size: tuple[int, int]) -> None:
-    model, box, picture = _blinkered(loaded.model), _box(size), _picture(size)
+def test_related_tokens_are_those_whose_features_change_with_themiddle(loaded: Loaded, size: tuple[int, int]) -> None:
+    model, box, picture = _blinkered(loaded.model), middle(size), noise(size)
     changed = picture.copy()
     corners = (box.x, box.y, box.x + box.w + 1, box.y + box.h + 1)
     changed.paste(ImageChops.invert(picture.crop(corners)), corners)
-    before, after = (model.prepare(_question(box), shown) for shown in (picture, changed))
+    before, after = (model.prepare(question_about(box), shown) for shown in (picture, changed))
     differs = ((_features(model, before) - _features(model, after)).abs().amax(-1) > 1e-5).numpy()
     around = Box(box.x - REACH, box.y - REACH, box.w + 2 * REACH, box.h + 2 * REACH)
-    related, near = before.visual.related, model.prepare(_question(around), picture).visual.related
+    related, near = before.visual.related, model.prepare(question_about(around), picture).visual.related
     assert related.any() and not near.all()
     assert differs[related].all()
     assert not differs[~near].any()
@@ -286,7 +254,7 @@ def test_a_picture_that_is_cut_into_several_is_refused(loaded: Loaded, monkeypat
     monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_max_num_crops", 4)
     monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_min_ratio_to_activate", 1.2)
     with pytest.raises(CrossflowError, match="pan and scan.*set do_pan_and_scan to false"):
-        loaded.model.prepare(_question(_box(SIZES[0])), _picture(SIZES[0]))
+        loaded.model.prepare(question_about(middle(SIZES[0])), noise(SIZES[0]))
 
 
 def test_paligemma_is_refused_because_its_question_is_read_in_both_directions(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ VERBS = {
     "hashes": "hash the files of data and models",
     "trace": "ask one question about one picture, and draw its flows and map",
     "bench": "measure how fast knockouts are here, beside the published procedure",
+    "check": "verify a model before it is studied",
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "page": "write a table as a page for the report",

@@ -1,28 +1,29 @@
 """What the model is told that a picture shows: the picture as the vision tower sees it, its related patches shaded.
 
-A *panel* shows visual tokens: those of the base tile (or of the only tile), or those of the un-padded grid. It is put
-together token by token. The model's own packing, applied to the numbers of the patches, says which patch a token stands
-for, and the patch is cut out of what the vision tower is given. The outlines of the boxes go through the model's image
-processing too. So no tile, padding or box is placed by a formula of this module, and shading that misses its box
-shows labels that are wrong.
+A *panel* shows visual tokens: those of the base, or those that show the picture again in parts. It is put together
+token by token. The model's own packing, applied to each patch by itself, says of which patches a token is made, and
+these are cut out of what the vision tower is given. The outlines of the boxes go through the model's image processing
+too, and so does a ramp, which tells where a row of tiles ends. So no tile, padding or box is placed by a formula of
+this module, and shading that misses its box shows labels that are wrong.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from crossflow.errors import CrossflowError
 from crossflow.gqa import Box
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.patches import Eye, VisualTokens
+from crossflow.patches import LEAST_SHARE, Eye, VisualTokens
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _RELATED, _BOX, _PADDING, _NEWLINE, _INK = (230, 159, 0), (0, 158, 255), (40, 40, 40), (190, 190, 190), (30, 30, 30)
 ZOOM = 2  # pixels of a panel per pixel of a tile
+_AT_ONCE = 256  # patches that are packed together, each by itself
 _FIT, _GAP, _LINE = (960, 640), 18, 26
 
 
@@ -31,8 +32,9 @@ class Panel(NamedTuple):
 
     Attributes:
         title: What it shows.
-        tokens: The visual token at each place; newline tokens are the last column of a grid.
-        image: The picture: a patch, `ZOOM` times as large, at each place; newline tokens are narrower.
+        tokens: The visual token at each place, counted from the picture's first position; newline tokens are the last
+            column of a grid.
+        image: The picture: the patches of a token, `ZOOM` times as large, at each place; newline tokens are narrower.
     """
 
     title: str
@@ -49,22 +51,70 @@ def _outlines(size: tuple[int, int], boxes: Sequence[Box]) -> Image.Image:
     return picture
 
 
-def _patch_of(model: MultimodalModel, tiles: int, patches: int, size: tuple[int, int]) -> Int[np.ndarray, " tokens"]:
-    """The patch of each visual token, counted through all tiles; -1 for newline tokens."""
-    # Counted from 1: packing gives newline tokens 0 in every label but the last.
-    numbers = 1 + torch.arange(tiles * patches, dtype=torch.float32).reshape(tiles, patches, 1)
-    packed = model.pack(torch.cat([numbers, torch.zeros_like(numbers)], dim=-1), size)
-    return np.asarray(packed[:, 0].round().to(torch.int64)) - 1
+class _Looks(NamedTuple):
+    """How visual tokens look.
+
+    Attributes:
+        pixels: Of each token; newline tokens are black.
+        patches: Patches along one side of a token.
+        mixed: Is each a mixture of its patches? Otherwise they lie side by side.
+    """
+
+    pixels: UInt8[np.ndarray, "tokens side side channels"]
+    patches: int
+    mixed: bool
+
+
+def _shares(
+    model: MultimodalModel, tiles: int, patches: int, size: tuple[int, int]
+) -> dict[int, list[tuple[float, int]]]:
+    """For each visual token by its number, the shares of the patches that it is made of, and these patches.
+
+    Patches are counted through all tiles. Newline tokens have no entry.
+    """
+    found: dict[int, list[tuple[float, int]]] = {}
+    for some in torch.split(torch.arange(tiles * patches), _AT_ONCE):
+        # Packing gives newline tokens 0 in every label but the last.
+        labels = torch.zeros(tiles * patches, len(some) + 1)
+        labels[some, torch.arange(len(some))] = 1
+        packed = model.pack(labels.reshape(tiles, patches, -1), size)[:, :-1]
+        for token, label in (packed > LEAST_SHARE).nonzero().tolist():
+            found.setdefault(token, []).append((float(packed[token, label]), int(some[label])))
+    return found
+
+
+def _looks(
+    shares: dict[int, list[tuple[float, int]]],
+    tokens: Int[np.ndarray, " tokens"],
+    patches: UInt8[np.ndarray, "patches side side channels"],
+) -> _Looks:
+    parts = [shares.get(token, []) for token in tokens.tolist()]
+    most = max(len(part) for part in parts)
+    along = math.isqrt(most)
+    weights = [share for part in parts for share, _ in part]
+    mixed = max(weights) > 2 * min(weights) or any(len(part) not in (0, along**2) for part in parts)
+    pixels = np.zeros((len(tokens), *patches.shape[1:]), np.uint8).repeat(1 if mixed else along, 1)
+    pixels = pixels.repeat(1 if mixed else along, 2)
+    for number, part in enumerate(parts):
+        found = patches[[patch for _, patch in part]]
+        if mixed and part:
+            share = np.array([share for share, _ in part])
+            pixels[number] = np.tensordot(share / share.sum(), found, 1).round()
+        elif part:
+            # Patches are counted in reading order, in a tile as among those that an image processor puts side by side.
+            rows = found.reshape(along, along, *found.shape[1:]).swapaxes(1, 2)
+            pixels[number] = rows.reshape(pixels[number].shape)
+    return _Looks(pixels, 1 if mixed else along, mixed)
 
 
 def _panel(
     title: str,
     tokens: Int[np.ndarray, "rows columns"],
-    shown: UInt8[np.ndarray, "tokens side side 4"],
+    shown: UInt8[np.ndarray, "rows columns side side 4"],
     visual: VisualTokens,
 ) -> Panel:
-    (rows, columns), side = tokens.shape, shown.shape[1]
-    mosaic = shown[tokens].transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 4)
+    rows, columns, side = shown.shape[:3]
+    mosaic = shown.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 4)
     side *= ZOOM
     image, outlines = (
         Image.fromarray(part).resize((columns * side, rows * side), Image.Resampling.LANCZOS)
@@ -88,40 +138,70 @@ def _panel(
     return Panel(title, tokens, image.crop((0, 0, image.width - narrow, image.height)))
 
 
+def _rows(
+    tokens: Int[np.ndarray, " tokens"], block: tuple[int, int], left: Float[np.ndarray, " tokens"]
+) -> Int[np.ndarray, "rows columns"]:
+    """Tokens in blocks of so many rows and columns, the blocks in rows from left to right.
+
+    Args:
+        tokens: In their order.
+        block: Rows and columns of the tokens of a tile.
+        left: How far to the right each token lies.
+    """
+    blocks = tokens.reshape(-1, *block)
+    starts = left.reshape(len(blocks), -1)[:, 0]
+    # A row of blocks ends where the next one begins at the left again.
+    again = np.flatnonzero(starts <= starts[0] + 0.5)
+    across = int(again[1]) if len(again) > 1 else len(blocks)
+    grid = blocks.reshape(-1, across, *block).transpose(0, 2, 1, 3)
+    return np.asarray(grid.reshape(-1, across * block[1]))
+
+
 def panels(model: MultimodalModel, prepared: Prepared, picture: Image.Image) -> list[Panel]:
-    """The visual tokens of a question: the base tile, and the un-padded grid where the model tiles.
+    """The visual tokens of a question: the base, and the picture in parts where the model cuts it.
 
     Args:
         model: The model that prepared the question.
         prepared: The question; what its visual tokens show is taken as it says.
         picture: The question's picture.
-
-    Raises:
-        CrossflowError: visual tokens are not the patches of one tile, or of one and a grid.
     """
     visual, side = prepared.visual, model.patch_size
     eye = Eye(model.processor.image_processor, model.architecture.sight)
     boxes = [chosen.box for chosen in prepared.question.objects]
-    seen, drawn, empty = (
-        eye(shown) for shown in (picture, _outlines(picture.size, boxes), _outlines(picture.size, []))
+    ramp = Image.linear_gradient("L").rotate(90).resize(picture.size).convert("RGB")
+    seen, drawn, empty, ramped = (
+        eye(shown) for shown in (picture, _outlines(picture.size, boxes), _outlines(picture.size, []), ramp)
     )
     # Padding has a colour of its own, in the empty picture too.
-    pixels = np.concatenate([seen, np.where(drawn > empty, drawn, 0)[:, :1]], axis=1)
+    pixels = np.concatenate([seen, np.where(drawn > empty, drawn, 0)[:, :1], ramped[:, :1]], axis=1)
     tiles, channels, height, width = pixels.shape
-    cut = pixels.reshape(tiles, channels, height // side, side, width // side, side).transpose(0, 2, 4, 3, 5, 1)
-    patches = cut.reshape(-1, side, side, channels)
-    patch_of = _patch_of(model, tiles, len(patches) // tiles, picture.size)
-    base, rest = np.flatnonzero(visual.base), np.flatnonzero(~visual.base)
-    shape = (height // side, width // side)
-    rows = int(visual.newline.sum())
-    if len(base) != shape[0] * shape[1] or (len(rest) and (not rows or len(rest) % rows)):
-        raise CrossflowError("a visual token is no single patch, or the grid has no rows that end: it is not drawn yet")
-    title = f"{'base tile' if len(rest) else 'tile'}: {shape[0]} x {shape[1]} patches"
-    made = [_panel(title, base.reshape(shape), patches[patch_of], visual)]
-    if len(rest):
-        grid = rest.reshape(rows, -1)
-        title = f"un-padded grid: {grid.shape[0]} x {grid.shape[1] - 1} patches, newline tokens at the right"
-        made.append(_panel(title, grid, patches[patch_of], visual))
+    high, wide = height // side, width // side
+    # A tower leaves out what remains after the last whole patch.
+    cut = pixels[..., : high * side, : wide * side].reshape(tiles, channels, high, side, wide, side)
+    patches = cut.transpose(0, 2, 4, 3, 5, 1).reshape(-1, side, side, channels)
+    shares = _shares(model, tiles, high * wide, picture.size)
+    ids = prepared.inputs["input_ids"][0].cpu().numpy()
+    # In some architectures other tokens stand between the visual ones.
+    places = np.flatnonzero(ids[prepared.positions["image"]] == model.network.config.image_token_id)
+
+    base, newline = visual.base[places], visual.newline[places]
+    made = []
+    for name, members in (("whole picture", base), ("picture in parts", ~base)):
+        tokens = np.flatnonzero(members)
+        if not len(tokens):
+            continue
+        looks = _looks(shares, tokens, patches)
+        rows_end = newline[tokens].any()
+        if rows_end:
+            order = np.arange(len(tokens)).reshape(int(newline[tokens].sum()), -1)
+        else:
+            block = (max(1, high // looks.patches), max(1, wide // looks.patches))
+            order = _rows(np.arange(len(tokens)), block, looks.pixels[:, 0, 0, 4].astype(float))
+        kind = "patches" if looks.patches == 1 else f"tokens of {looks.patches} x {looks.patches} patches"
+        kind = "tokens that mix several patches" if looks.mixed else kind
+        ends = ", newline tokens at the right" if rows_end else ""
+        title = f"{name}: {order.shape[0]} x {order.shape[1] - rows_end} {kind}{ends}"
+        made.append(_panel(title, places[tokens][order], looks.pixels[order][..., :4], visual))
     return made
 
 

@@ -36,7 +36,7 @@ RULES = ("published", "overlap")
 
 Colour = tuple[int, int, int]
 Pack = Callable[[Float[torch.Tensor, "tiles patches labels"], tuple[int, int]], Float[torch.Tensor, "tokens labels"]]
-_LEAST_SHARE = 1e-6  # of a patch in a token: packing may average, in fp32
+LEAST_SHARE = 1e-6  # of a patch in a token: packing may average, in fp32
 
 
 class Sight(NamedTuple):
@@ -232,5 +232,5 @@ def visual_tokens(
     base[_base(sight, len(base))] = True
     marks = [related, shown, base, elsewhere, np.zeros_like(shown)]
     labels = torch.from_numpy(np.stack(marks, axis=-1).astype(np.float32))
-    related, shown, base, elsewhere, newline = pack(labels, size).numpy().T > _LEAST_SHARE
+    related, shown, base, elsewhere, newline = pack(labels, size).numpy().T > LEAST_SHARE
     return VisualTokens(related, ~shown & ~newline, newline, base, elsewhere)
