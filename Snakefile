@@ -50,6 +50,7 @@ rule all:
     default_target: True
     input:
         FILES["summary"],
+        FILES["claims"],
         FILES["pages"],
         FILES["figures"],
         FILES["record"],

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossflow import summary, tables
+from crossflow import curves, summary, tables
 from crossflow.errors import CrossflowError
+from crossflow.parameters import SUMMARY_TABLES
 from crossflow.verbs import summary as verb
 
 LAYERS = 4
@@ -44,14 +45,26 @@ def _knockout_rows(ids: Sequence[str], flows: Sequence[str] = FLOWS) -> list[dic
     return rows
 
 
-def _knockouts(rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS, **metadata: Any) -> summary.Knockouts:
+def _knockouts(rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS, **metadata: Any) -> curves.Knockouts:
     table = pd.DataFrame(rows, columns=tables.KNOCKOUT.names)
-    stated = {"layers": LAYERS, "flows": list(flows), "selected": table["question_id"].nunique(), **metadata}
-    return summary.knockouts(table, stated, model="mini", window="3", category="ChooseAttr")
+    stated = {
+        "layers": LAYERS,
+        "flows": list(flows),
+        "centres": {flow: list(range(LAYERS)) for flow in flows},
+        "selected": table["question_id"].nunique(),
+        "noise_floor": 1.6e-7,
+        "noise_floor_percent": None,
+        **metadata,
+    }
+    return curves.knockouts(table, stated, model="mini", window="3", category="ChooseAttr")
 
 
 def _effects(rows: Sequence[Mapping[str, Any]], flows: Sequence[str] = FLOWS) -> list[dict[str, str]]:
-    return list(summary.effects(_knockouts(rows, flows), seed=0))
+    return [
+        {name: row[name] for name in tables.EFFECTS}
+        for row in summary.summarise(_knockouts(rows, flows), {}, seed=0)
+        if row["measure"] == "change_percent"
+    ]
 
 
 def test_a_curve_has_mean_median_and_interval_at_every_centre_layer() -> None:
@@ -97,9 +110,9 @@ def test_the_order_of_the_table_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda rows: rows.pop(), "expected 4 questions x 2 flows x 4 layers"),
-        (lambda rows: rows[1].update(layer=0), "every centre layer 0..3 once"),
-        (lambda rows: rows[1].update(flow="related->question"), "every centre layer 0..3 once"),
+        (lambda rows: rows.pop(), "31 rows of 4 questions, expected 32 of 4"),
+        (lambda rows: rows[1].update(layer=0), "each of its 4 centre layers once"),
+        (lambda rows: rows[1].update(flow="related->question"), "each of its 4 centre layers once"),
         (
             lambda rows: rows[1].update(change_percent=None),
             "of question 00000000 blocks edges but has no finite change",
@@ -116,12 +129,101 @@ def test_a_damaged_knockout_table_is_refused(harm: Any, message: str) -> None:
 
 def test_a_table_without_metadata_is_refused() -> None:
     with pytest.raises(CrossflowError, match="lack 'layers'"):
-        summary.knockouts(pd.DataFrame(), {}, model="mini", window="3", category="ChooseAttr")
+        curves.knockouts(pd.DataFrame(), {}, model="mini", window="3", category="ChooseAttr")
 
 
 def test_a_table_of_fewer_questions_than_were_selected_is_refused() -> None:
-    with pytest.raises(CrossflowError, match="16 rows of 2 questions, expected 3 questions"):
+    with pytest.raises(CrossflowError, match="16 rows of 2 questions, expected 24 of 3"):
         _knockouts(_knockout_rows(_ids(2)), selected=3)
+
+
+def test_draws_of_a_random_control_are_averaged_per_question() -> None:
+    flows = ("related->question", "related~random1->question", "related~random2->question")
+    rows = _knockout_rows(["00000001", "00000002"], flows)
+    table = _knockouts(rows, flows)
+    assert list(table.curves) == ["related->question", "related~random->question"]
+    # Changes are -(10 q + l) times 2 and 3 for the two draws.
+    assert table.curves["related~random->question"].change.tolist() == [
+        [-2.5 * (10 * question + layer) for layer in range(LAYERS)] for question in (1, 2)
+    ]
+
+
+def test_draws_of_different_questions_are_refused() -> None:
+    flows = ("related->question", "related~random1->question", "related~random2->question")
+    rows = _knockout_rows(["00000001", "00000002"], flows)
+    for row in rows:
+        if row["flow"] == flows[2] and row["question_id"] == "00000002":
+            row.update(edges=0, change_percent=None)
+    with pytest.raises(CrossflowError, match="the draws of related~random->question do not have the same questions"):
+        _knockouts(rows, flows)
+
+
+def test_controls_may_have_fewer_centre_layers() -> None:
+    flows = ("image->last", "system->last")
+    rows = [row for row in _knockout_rows(_ids(3), flows) if row["flow"] == flows[0] or row["layer"] % 3 == 0]
+    table = _knockouts(rows, flows, centres={flows[0]: [0, 1, 2, 3], flows[1]: [0, 3]})
+    assert table.curves["system->last"].centres == (0, 3)
+    layers = [row["layer"] for row in summary.summarise(table, {}, 0) if row["flow"] == "system->last"]
+    assert set(layers) == {"0", "3"}
+
+
+def test_every_measure_has_rows_for_the_questions_that_have_it() -> None:
+    rows = _knockout_rows(_ids(6), FLOWS[:1])
+    for row in rows:
+        margins = {"margin_clean": 1.0, "margin_knockout": 0.25} if int(row["question_id"]) < 4 else {}
+        row.update(logprob_change=-1.0, flipped=True, correct=False, attention=0.5, **margins)
+    found = list(summary.summarise(_knockouts(rows, FLOWS[:1]), {}, 0))
+    first = {row["measure"]: row for row in found if row["layer"] == "0"}
+    # No answer was scored as a whole.
+    assert first.keys() == set(curves.MEASURES) - {"answer_logprob_change"}
+    assert {name: (row["n"], row["mean"]) for name, row in first.items() if name != "change_percent"} == {
+        "logprob_change": ("6", "-1"),
+        "margin_change": ("4", "-0.75"),
+        "flipped": ("6", "1"),
+        "correct": ("6", "0"),
+        "attention": ("6", "0.5"),
+        "edges": ("6", "12"),
+    }
+    assert {row["stratum"] for row in found} == {"all"}
+
+
+def test_strata_are_told_where_they_leave_somebody_out() -> None:
+    table = _knockouts(_knockout_rows(_ids(6), FLOWS[:1]), FLOWS[:1])
+    strata = {"correct": _ids(4), "wrong": _ids(6)[4:], "shared": _ids(20)}
+    found = [row for row in summary.summarise(table, strata, 0) if row["stratum"] != "all" and row["layer"] == "0"]
+    assert {(row["stratum"], row["measure"]): (row["n"], row["mean"]) for row in found} == {
+        ("correct", "change_percent"): ("4", "-15"),
+        ("wrong", "change_percent"): ("2", "-45"),
+    }
+
+
+def test_bands_of_a_curve_are_wider_than_its_intervals() -> None:
+    rng = np.random.default_rng(0)
+    rows = _knockout_rows(_ids(60), FLOWS[:1])
+    for row in rows:
+        row["change_percent"] = rng.normal()
+    for row in summary.summarise(_knockouts(rows, FLOWS[:1]), {}, 0):
+        if row["measure"] == "change_percent":
+            low, high, band_low, band_high = (float(row[name]) for name in ("low", "high", "band_low", "band_high"))
+            assert band_low < low < high < band_high
+
+
+def test_baselines_are_accuracies_with_the_paired_drop() -> None:
+    table = _answers([(True, True), (True, False)] * 20)
+    table["correct_swapped"] = [None, *[False] * 39]
+    rows = {row["baseline"]: row for row in summary.baselines(table, model="m", category="c", seed=0)}
+    assert list(rows) == ["seen", "removed", "swapped"]
+    assert tuple(rows["seen"]) == tables.BASELINE_ANSWERS
+    assert (rows["seen"]["accuracy"], rows["seen"]["drop"]) == ("1", "0")
+    assert (rows["removed"]["accuracy"], rows["removed"]["drop"]) == ("0.5", "0.5")
+    assert (rows["swapped"]["n"], rows["swapped"]["drop"]) == ("39", "1")
+    assert float(rows["removed"]["drop_low"]) < 0.5 < float(rows["removed"]["drop_high"])
+
+
+def test_the_noise_floor_is_told_by_its_size() -> None:
+    row = summary.noise(_knockouts(_knockout_rows(_ids(2))))
+    assert tuple(row) == tables.NOISE
+    assert (row["probability"], row["change_percent"]) == ("2e-07", "")
 
 
 def test_counts_put_every_chosen_question_in_one_place() -> None:
@@ -226,7 +328,16 @@ def _write_study(results: Path, selected: Mapping[str, int]) -> None:
             results / f"knockout/mini/w3/{category}.parquet",
             tables.KNOCKOUT,
             _knockout_rows(ids[:count]),
-            {"layers": LAYERS, "window": "3", "flows": list(FLOWS), "selected": count, "excluded": 9 - count},
+            {
+                "layers": LAYERS,
+                "window": "3",
+                "flows": list(FLOWS),
+                "centres": {flow: list(range(LAYERS)) for flow in FLOWS},
+                "selected": count,
+                "excluded": 9 - count,
+                "noise_floor": 1.6e-7,
+                "noise_floor_percent": 2.4e-5,
+            },
         )
 
 
@@ -237,10 +348,10 @@ def _run(results: Path, categories: Sequence[str], curves: Sequence[str] = ("min
     verb.run(parser.parse_args(text))
 
 
-def test_the_verb_writes_three_tables_and_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_verb_writes_its_tables_and_the_same_bytes_again(tmp_path: Path) -> None:
     _write_study(tmp_path, {"ChooseAttr": 6, "QueryAttr": 0})
     _run(tmp_path, ["ChooseAttr", "QueryAttr"])
-    names = ("effects.csv", "answers.csv", "counts.csv")
+    names = [f"{name}.csv" for name in SUMMARY_TABLES]
     first = {name: (tmp_path / "summary" / name).read_bytes() for name in names}
     effects = tables.read_csv(tmp_path / "summary/effects.csv", tables.EFFECTS)
     assert len(effects) == 2 * len(FLOWS) * LAYERS

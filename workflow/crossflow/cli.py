@@ -31,6 +31,7 @@ VERBS = {
     "lens-summary": "aggregate tracked answers into a table with intervals",
     "lens-figure": "draw tracked answers",
     "summary": "aggregate answers and knockouts into tables with intervals",
+    "claims": "hold the study's claims against the tables",
     "hashes": "hash the files of data and models",
     "trace": "ask one question about one picture, and draw its flows and map",
     "bench": "measure how fast knockouts are here, beside the published procedure",

@@ -328,10 +328,11 @@ def stage_files(study: Study) -> dict[str, list[str]]:
             for category in study.categories
         ],
         "lens": [f"{results}/lens/{model}/{category}.parquet" for model in lenses for category in study.categories],
-        "summary": [f"{results}/summary/{table}.csv" for table in ("effects", "answers", "counts")]
+        "summary": [f"{results}/summary/{table}.csv" for table in SUMMARY_TABLES]
         + [f"{results}/metrics.json"]
         + [f"{results}/summary/lens.csv" for _ in lenses[:1]],
-        "pages": [f"{results}/summary/{table}.html" for table in ("effects", "answers", "counts")],
+        "claims": [f"{results}/claims.{suffix}" for suffix in ("json", "md")],
+        "pages": [f"{results}/summary/{table}.html" for table in COMPARED_TABLES],
         "figures": [
             f"{results}/figures/{kind}-{model}-w{window}.{suffix}"
             for kind in kinds_of(study.flows)
@@ -347,6 +348,11 @@ def stage_files(study: Study) -> dict[str, list[str]]:
         "record": [f"{results}/provenance.json"]
         + [f"{results}/provenance/{table}.html" for table in ("facts", "times")],
     }
+
+
+# Those that a fresh run is compared in come first.
+COMPARED_TABLES = ("effects", "answers", "counts")
+SUMMARY_TABLES = (*COMPARED_TABLES, "measures", "bands", "baselines", "noise", "comparisons")
 
 
 def record_of(result: str) -> str:

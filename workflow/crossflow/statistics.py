@@ -26,12 +26,15 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: NaN without any question.
-        low, high: Ends of the 95 % interval; NaN with fewer than two pictures, which show no spread.
+        low, high: Ends of each column's 95 % interval; NaN with fewer than two pictures, which show no spread.
+        band_low, band_high: Ends of the 95 % band that holds the means of all columns at once.
     """
 
     mean: Float[np.ndarray, " columns"]
     low: Float[np.ndarray, " columns"]
     high: Float[np.ndarray, " columns"]
+    band_low: Float[np.ndarray, " columns"]
+    band_high: Float[np.ndarray, " columns"]
 
 
 def derived_seed(seed: int, *names: str) -> int:
@@ -40,19 +43,92 @@ def derived_seed(seed: int, *names: str) -> int:
     return int.from_bytes(digest[:16], "big")
 
 
-def clustered_mean(
+def resampled_means(
     values: Float[np.ndarray, "questions columns"], pictures: Shaped[np.ndarray, " questions"], seed: int
-) -> Estimate:
-    """Mean over questions, with a 95 % percentile interval of the cluster bootstrap.
+) -> Float[np.ndarray, "resamples columns"]:
+    """Means of `RESAMPLES` resamples of pictures; all columns share them.
 
-    All columns share the resamples. The mean of a resample is a ratio of sums: it may hold more or fewer
-    questions than the sample. With fewer than two pictures no interval can be stated, for nothing is known of
-    the spread between pictures: its ends are NaN. With few pictures it is too narrow: in simulations with
-    normal values it held the true mean in 75 % of all cases with 3 pictures, 89 % with 10, 92 % with 20, 94 %
-    with 50 and more. Where all values are equal it has no width.
+    The mean of a resample is a ratio of sums: it may hold more or fewer questions than the sample.
 
     Args:
         values: One row per question, in any unit.
+        pictures: Each question's picture, at least one.
+        seed: Seed of the resamples.
+
+    Raises:
+        ValueError: a value is not finite; missing questions are to be left out before.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("values to be averaged must be finite; leave missing questions out")
+    names, which = np.unique(pictures, return_inverse=True)
+    count = len(names)
+    sizes = np.bincount(which, minlength=count).astype(float)
+    sums = np.zeros((count, values.shape[1]))
+    np.add.at(sums, which, values)
+    generator = np.random.default_rng(seed)
+    means = np.empty((RESAMPLES, values.shape[1]))
+    for start in range(0, RESAMPLES, _BLOCK):
+        draws = generator.integers(count, size=(_BLOCK, count))
+        # How often each picture was drawn in each resample: (resamples, pictures).
+        flat = draws + count * np.arange(_BLOCK)[:, None]
+        weights = np.bincount(flat.ravel(), minlength=_BLOCK * count).reshape(_BLOCK, count).astype(float)
+        means[start : start + _BLOCK] = (weights @ sums) / (weights @ sizes)[:, None]
+    return means
+
+
+def percentiles(
+    samples: Float[np.ndarray, "resamples columns"],
+) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"]]:
+    """Ends of the 95 % percentile intervals."""
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def unbiased(value: float, samples: Float[np.ndarray, " resamples"]) -> tuple[float, float, float]:
+    """A statistic less the bias that resamples show, and the ends of its 95 % interval (*basic bootstrap*).
+
+    For statistics that choose, as the largest of many means: noise lifts it in the sample, and once more in the
+    resamples, by as much where one column stands out and by half as much where none does. The second is taken off. In simulations of a curve of 32 layers without any effect, percentile intervals held
+    the truth in 27 % of all cases, and these in 81 %, none of the others more than 5 points off in 98 %.
+
+    Source: A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application (1997), sections 2.1 and 5.2.
+    """
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(2 * value - samples.mean()), float(2 * value - high), float(2 * value - low)
+
+
+def simultaneous_band(
+    mean: Float[np.ndarray, " columns"], means: Float[np.ndarray, "resamples columns"]
+) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"]]:
+    """Ends of the band that holds all columns' means at once in 95 % of all cases (*sup-t band*).
+
+    Each column's width is the same multiple of its standard error, so that the largest studentised deviation of a
+    resample stays within it in 95 % of the resamples. Columns whose values are all equal have no width.
+
+    Source: J. L. Montiel Olea and M. Plagborg-Moeller, Simultaneous confidence bands, J. Appl. Econometrics 34 (2019)
+    1-17.
+    """
+    error = means.std(axis=0)
+    spread = error > 0
+    if not spread.any():
+        return mean, mean
+    largest = (np.abs(means - mean)[:, spread] / error[spread]).max(axis=1)
+    reach = np.quantile(largest, LEVEL) * error
+    return mean - reach, mean + reach
+
+
+def clustered_mean(
+    values: Float[np.ndarray, "questions columns"], pictures: Shaped[np.ndarray, " questions"], seed: int
+) -> Estimate:
+    """Mean over questions, with 95 % percentile intervals of the cluster bootstrap, one by one and all at once.
+
+    With fewer than two pictures no interval can be stated, for nothing is known of the spread between pictures: its
+    ends are NaN. With few pictures it is too narrow: in simulations with normal values it held the true mean in 75 %
+    of all cases with 3 pictures, 89 % with 10, 92 % with 20, 94 % with 50 and more. Where all values are equal it has
+    no width.
+
+    Args:
+        values: One row per question, in any unit; the columns are a curve.
         pictures: Each question's picture.
         seed: Seed of the resamples.
 
@@ -60,27 +136,11 @@ def clustered_mean(
         ValueError: a value is not finite; missing questions are to be left out before.
     """
     questions, columns = values.shape
-    if not np.isfinite(values).all():
-        raise ValueError("values to be averaged must be finite; leave missing questions out")
     nothing = np.full(columns, np.nan)
     if questions == 0:
-        return Estimate(nothing, nothing, nothing)
+        return Estimate(nothing, nothing, nothing, nothing, nothing)
+    means = resampled_means(values, pictures, seed)
     mean = values.mean(axis=0)
-    names, which = np.unique(pictures, return_inverse=True)
-    count = len(names)
-    if count < 2:
-        return Estimate(mean, nothing, nothing)
-
-    sizes = np.bincount(which, minlength=count).astype(float)
-    sums = np.zeros((count, columns))
-    np.add.at(sums, which, values)
-    generator = np.random.default_rng(seed)
-    means = np.empty((RESAMPLES, columns))
-    for start in range(0, RESAMPLES, _BLOCK):
-        draws = generator.integers(count, size=(_BLOCK, count))
-        # How often each picture was drawn in each resample: (resamples, pictures).
-        flat = draws + count * np.arange(_BLOCK)[:, None]
-        weights = np.bincount(flat.ravel(), minlength=_BLOCK * count).reshape(_BLOCK, count).astype(float)
-        means[start : start + _BLOCK] = (weights @ sums) / (weights @ sizes)[:, None]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return Estimate(mean, low, high)
+    if len(np.unique(pictures)) < 2:
+        return Estimate(mean, nothing, nothing, nothing, nothing)
+    return Estimate(mean, *percentiles(means), *simultaneous_band(mean, means))

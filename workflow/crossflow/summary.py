@@ -1,4 +1,4 @@
-"""From the tables of questions, answers and knockouts to the summary tables.
+"""From questions, answers and curves to the summary tables.
 
 Pure functions, tables in and rows out. Every question that was chosen is in exactly one place:
 ``questions = skipped + excluded + missing + n``.
@@ -15,45 +15,19 @@ n
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
 
+from crossflow.curves import MEASURES, Curve, Knockouts
 from crossflow.errors import CrossflowError
 from crossflow.statistics import clustered_mean, derived_seed
+from crossflow.tables import BASELINES
 
-
-class Curve(NamedTuple):
-    """What one flow did to the questions that were knocked out.
-
-    Attributes:
-        change: Percent, one row per question that counts and one column per centre layer.
-        pictures: Picture of each question that counts.
-        missing: Number of questions for which the flow blocks no edge.
-    """
-
-    change: Float[np.ndarray, "questions layers"]
-    pictures: Shaped[np.ndarray, " questions"]
-    missing: int
-
-
-class Knockouts(NamedTuple):
-    """One knockout table: a model, a window, a category.
-
-    Attributes:
-        layers: Number of decoder layers.
-        question_ids: The questions that were knocked out.
-        curves: Flow -> curve, in the study's order.
-    """
-
-    model: str
-    window: str
-    category: str
-    layers: int
-    question_ids: frozenset[str]
-    curves: Mapping[str, Curve]
+ALL = "all"
+# What is told of strata, too.
+STRATIFIED = ("change_percent", "logprob_change")
 
 
 def number(value: float) -> str:
@@ -61,82 +35,66 @@ def number(value: float) -> str:
     return "" if math.isnan(value) else f"{value + 0.0:.10g}"
 
 
-def _curve(rows: pd.DataFrame, flow: str, layers: int, where: str) -> Curve:
-    rows = rows.sort_values(["question_id", "layer"], kind="stable")
-    ids = rows["question_id"].to_numpy(dtype=object)
-    centres = rows["layer"].to_numpy(dtype=int)
-    if len(rows) % layers or (centres != np.tile(np.arange(layers), len(rows) // layers)).any():
-        raise CrossflowError(f"{where}: {flow} does not have every centre layer 0..{layers - 1} once per question.")
-    if (ids.reshape(-1, layers) != ids[::layers, None]).any():
-        raise CrossflowError(f"{where}: the layers of {flow} belong to different questions.")
-    present = rows["edges"].to_numpy(dtype=int).reshape(-1, layers).min(axis=1, initial=1) > 0
-    change = rows["change_percent"].to_numpy(dtype=float).reshape(-1, layers)[present]
-    if not np.isfinite(change).all():
-        broken = ids[::layers][present][~np.isfinite(change).all(axis=1)][0]
-        raise CrossflowError(f"{where}: {flow} of question {broken} blocks edges but has no finite change.")
-    pictures = rows["image_id"].to_numpy(dtype=object)[::layers][present]
-    return Curve(change, pictures, int((~present).sum()))
+def _chunks(curve: Curve) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """The measures of a curve, those of the same questions together: which questions, which measures."""
+    together: dict[bytes, tuple[np.ndarray, list[str]]] = {}
+    for name, values in curve.values.items():
+        has = np.isfinite(values).all(axis=1)
+        together.setdefault(has.tobytes(), (has, []))[1].append(name)
+    yield from together.values()
 
 
-def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, window: str, category: str) -> Knockouts:
-    """Arrange a knockout table by flow.
+def rows_of_curve(
+    table: Knockouts, flow: str, curve: Curve, stratum: str, measures: Collection[str], seed: int
+) -> Iterator[dict[str, str]]:
+    """Give the rows of one curve for measures.csv, with the ends of the simultaneous band beside them.
+
+    A flow without any question that counts has its rows, with n = 0 and no numbers; a measure that no question has is
+    left out. Each curve has a seed of its own, so that another flow, category, window or model changes no interval.
+    """
+    drawn = derived_seed(seed, table.model, table.category, flow, table.window)
+    wanted = curve._replace(values={name: curve.values[name] for name in measures})
+    for has, names in _chunks(wanted):
+        n = int(has.sum())
+        if not n and len(has):
+            continue
+        values = [curve.values[name][has] for name in names]
+        # Bands are of one curve: measures do not share them.
+        estimates = [clustered_mean(each, curve.pictures[has], drawn) for each in values]
+        for name, each, estimate in zip(names, values, estimates, strict=True):
+            median = np.median(each, axis=0) if n else np.full(len(curve.centres), np.nan)
+            for column, layer in enumerate(curve.centres):
+                yield {
+                    "model": table.model,
+                    "category": table.category,
+                    "flow": flow,
+                    "window": table.window,
+                    "layer": str(layer),
+                    "n": str(n),
+                    "mean": number(estimate.mean[column]),
+                    "low": number(estimate.low[column]),
+                    "high": number(estimate.high[column]),
+                    "median": number(median[column]),
+                    "measure": name,
+                    "stratum": stratum,
+                    "band_low": number(estimate.band_low[column]),
+                    "band_high": number(estimate.band_high[column]),
+                }
+
+
+def summarise(table: Knockouts, strata: Mapping[str, Collection[str]], seed: int) -> Iterator[dict[str, str]]:
+    """Give all rows of a knockout table: every measure of every flow, and the changes of each stratum.
 
     Args:
-        table: The columns of ``tables.KNOCKOUT``, in any order of rows.
-        metadata: The table's ``layers``, ``flows`` and ``selected`` (number of questions knocked out).
-        model: Slug of the model.
-        window: The window, as text.
-        category: The questions' category.
-
-    Raises:
-        CrossflowError: a row is absent or twice, a change is not finite although edges were blocked, or the
-            metadata do not fit.
+        table: The knockouts.
+        strata: Name -> its questions; a stratum that leaves out none of those knocked out is not told again.
+        seed: The study's seed.
     """
-    where = f"Knockouts of {model}, window {window}, {category}"
-    try:
-        layers, flows, selected = int(metadata["layers"]), list(metadata["flows"]), int(metadata["selected"])
-    except KeyError as error:
-        raise CrossflowError(f"{where}: the table's metadata lack {error}; delete the table and run again.") from error
-    if layers < 1:
-        raise CrossflowError(f"{where}: the metadata name {layers} layers.")
-    question_ids = frozenset(table["question_id"])
-    if len(question_ids) != selected or len(table) != selected * len(flows) * layers:
-        raise CrossflowError(
-            f"{where}: {len(table)} rows of {len(question_ids)} questions, expected {selected} questions x "
-            f"{len(flows)} flows x {layers} layers; delete the table and run again."
-        )
-    curves = {flow: _curve(table[table["flow"] == flow], flow, layers, where) for flow in flows}
-    for flow, curve in curves.items():
-        if len(curve.pictures) + curve.missing != selected:
-            raise CrossflowError(f"{where}: {flow} does not have a row for each of {selected} questions.")
-    return Knockouts(model, window, category, layers, question_ids, curves)
-
-
-def effects(table: Knockouts, seed: int) -> Iterator[dict[str, str]]:
-    """Give the rows of effects.csv: the change in percent of each flow and centre layer, over questions.
-
-    A flow without any question that counts has its rows, with n = 0 and no numbers. Each curve has a seed of
-    its own, so that another flow, category, window or model changes no interval.
-    """
+    apart = {name: ids for name, ids in strata.items() if not table.question_ids <= set(ids)}
     for flow, curve in table.curves.items():
-        n = len(curve.pictures)
-        estimate = clustered_mean(
-            curve.change, curve.pictures, derived_seed(seed, table.model, table.category, flow, table.window)
-        )
-        median = np.median(curve.change, axis=0) if n else np.full(table.layers, np.nan)
-        for layer in range(table.layers):
-            yield {
-                "model": table.model,
-                "category": table.category,
-                "flow": flow,
-                "window": table.window,
-                "layer": str(layer),
-                "n": str(n),
-                "mean": number(estimate.mean[layer]),
-                "low": number(estimate.low[layer]),
-                "high": number(estimate.high[layer]),
-                "median": number(median[layer]),
-            }
+        yield from rows_of_curve(table, flow, curve, ALL, MEASURES, seed)
+        for name, ids in apart.items():
+            yield from rows_of_curve(table, flow, curve.among(ids), name, STRATIFIED, seed)
 
 
 def accuracy(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> dict[str, str]:
@@ -164,6 +122,51 @@ def accuracy(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> 
         row[f"low{suffix}"] = number(estimate.low[column])
         row[f"high{suffix}"] = number(estimate.high[column])
     return row
+
+
+def baselines(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> Iterator[dict[str, str]]:
+    """Give the rows of baselines.csv: accuracy with the picture and without, and the paired drop; fractions, 0..1.
+
+    Args:
+        answers: The columns of ``tables.ANSWERS``.
+        model: Slug of the model.
+        category: The questions' category.
+        seed: The study's seed.
+    """
+    columns = {"seen": "correct", "removed": "correct_blind"} | {name: f"correct_{name}" for name in BASELINES}
+    for baseline, column in columns.items():
+        asked = answers[answers[column].notna()]
+        if asked.empty:
+            continue
+        verdicts = asked[["correct", column]].to_numpy(dtype=float)
+        values = np.stack([verdicts[:, 1], verdicts[:, 0] - verdicts[:, 1]], axis=1)
+        pictures = asked["image_id"].to_numpy(dtype=object)
+        estimate = clustered_mean(values, pictures, derived_seed(seed, model, category, "accuracy"))
+        yield {
+            "model": model,
+            "category": category,
+            "baseline": baseline,
+            "n": str(len(asked)),
+            "accuracy": number(estimate.mean[0]),
+            "low": number(estimate.low[0]),
+            "high": number(estimate.high[0]),
+            "drop": number(estimate.mean[1]),
+            "drop_low": number(estimate.low[1]),
+            "drop_high": number(estimate.high[1]),
+        }
+
+
+def noise(table: Knockouts) -> dict[str, str]:
+    """Give the row of noise.csv: what a knockout of nothing changes at most, as a probability and in percent of it."""
+    probability, percent = table.noise
+    return {
+        "model": table.model,
+        "category": table.category,
+        "window": table.window,
+        # Rounding differs between machines: one digit says its size.
+        "probability": "" if math.isnan(probability) else f"{probability:.0e}",
+        "change_percent": "" if math.isnan(percent) else f"{percent:.0e}",
+    }
 
 
 def counts(
@@ -218,7 +221,8 @@ def metrics(effects: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str,
     """The few numbers by which two runs are compared: model -> name -> number, categories weighing the same.
 
     ``accuracy`` and ``accuracy_blind`` are fractions; each flow has the strongest mean change of all centre layers, in
-    percent, and that layer, in the model's first window. Flows without a question that counts are left out.
+    percent, and that layer, in the model's first window. Random controls, and flows without a question that counts, are
+    left out.
     """
     found: dict[str, Any] = {}
     accuracies = pd.DataFrame(answers).astype({"accuracy": float, "accuracy_blind": float})
@@ -229,7 +233,7 @@ def metrics(effects: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str,
         found[model] = {name: round(float(mean), 4) for name, mean in means.items()}
         rows = changes[changes["model"] == model]
         rows = rows[rows["window"] == rows["window"].iloc[0]]
-        for flow in dict.fromkeys(str(flow) for flow in rows["flow"]):
+        for flow in dict.fromkeys(str(flow) for flow in rows["flow"] if "~" not in flow):
             curve = rows[rows["flow"] == flow].groupby("layer")["mean"].mean().dropna()
             if len(curve):
                 layer = int(curve.abs().to_numpy().argmax())

@@ -82,6 +82,34 @@ LENS = pa.schema(
 )
 LENS_SUMMARY = ("model", "category", "layer", "normed", "token", "n", "mean", "low", "high")
 EFFECTS = ("model", "category", "flow", "window", "layer", "n", "mean", "low", "high", "median")
+MEASURES = (*EFFECTS, "measure", "stratum")
+BANDS = ("model", "category", "flow", "window", "layer", "low", "high")
+NOISE = ("model", "category", "window", "probability", "change_percent")
+BASELINE_ANSWERS = (
+    "model",
+    "category",
+    "baseline",
+    "n",
+    "accuracy",
+    "low",
+    "high",
+    "drop",
+    "drop_low",
+    "drop_high",
+)
+PAIRED = (
+    "model",
+    "other_model",
+    "category",
+    "window",
+    "layer",
+    "flow",
+    "other_flow",
+    "n",
+    "mean",
+    "low",
+    "high",
+)
 ACCURACY = ("model", "category", "n", "accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind")
 COUNTS = ("model", "category", "window", "flow", "questions", "skipped", "excluded", "missing", "n")
 OVERLAP = ("category", "filter", "published", "both", "missing", "extra", "differing")

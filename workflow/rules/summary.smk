@@ -1,12 +1,12 @@
 """The summary tables.
 
 Needs: all questions, answers and knockouts of the study.
-Makes: results/{study}/summary/effects.csv, answers.csv and counts.csv;
+Makes: results/{study}/summary/*.csv but lens.csv, and metrics.json; results/{study}/claims.json and claims.md;
        results/{study}/comparison.csv, only when asked for: `snakemake compare`, which fails if the tables are not within
        tolerance of those in resources/expected/{study}.
 """
 
-SUMMARY = FILES["summary"][:3]
+COMPARED = FILES["summary"][: len(parameters.COMPARED_TABLES)]
 
 
 rule summary:
@@ -17,8 +17,7 @@ rule summary:
         FILES["knockout"],
         sources=sources("summary"),
     output:
-        SUMMARY,
-        FILES["summary"][3:4],
+        [file for file in FILES["summary"] if not file.endswith("lens.csv")],
     log:
         f"{LOGS}/summary.log",
     conda:
@@ -35,11 +34,37 @@ rule summary:
         " --seed {params.seed} --provenance {params.provenance:q} 2>&1 | tee {log:q}"
 
 
+rule claims:
+    """Hold the study's claims against the tables, from each model's first window."""
+    input:
+        FILES["knockout"],
+        FILES["lens"],
+        sources=sources("claims"),
+    output:
+        json=f"{RESULTS}/claims.json",
+        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        CPU_ENV
+    params:
+        provenance=lambda wildcards, output: parameters.record_of(output[0]),
+        results=lambda wildcards, output: str(Path(output[0]).parent),
+        curves=parameters.curves(STUDY),
+        categories=STUDY.categories,
+        lens=["--lens"] if STUDY.lens else [],
+        seed=STUDY.seed,
+    shell:
+        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow claims"
+        " --results {params.results:q} --curves {params.curves:q} --categories {params.categories:q} {params.lens}"
+        " --seed {params.seed} --output {output.json:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"
+
+
 rule compare:
     """Compare the summary tables with the expected ones that are kept in the repository."""
     input:
-        SUMMARY,
-        expected=[f"resources/expected/{STUDY.name}/{Path(table).name}" for table in SUMMARY],
+        COMPARED,
+        expected=[f"resources/expected/{STUDY.name}/{Path(table).name}" for table in COMPARED],
         sources=sources("compare"),
     output:
         f"{RESULTS}/comparison.csv",
