@@ -66,7 +66,8 @@ def test_part_of_the_bias_of_choosing_the_largest_is_taken_off() -> None:
     chosen, corrected = np.mean(found, axis=0)
     assert chosen > 0.15
     assert 0 < corrected < 0.65 * chosen
-    assert np.mean(np.array(lows) > 0.05) < 0.1
+    # The standard error of a mean is 0.1.
+    assert np.mean(np.array(lows) > 0.1) < 0.1
 
 
 def test_two_pictures_give_the_interval_that_is_counted_by_hand() -> None:

@@ -88,8 +88,10 @@ def unbiased(value: float, samples: Float[np.ndarray, " resamples"]) -> tuple[fl
     """A statistic less the bias that resamples show, and the ends of its 95 % interval (*basic bootstrap*).
 
     For statistics that choose, as the largest of many means: noise lifts it in the sample, and once more in the
-    resamples, by as much where one column stands out and by half as much where none does. The second is taken off. In simulations of a curve of 32 layers without any effect, percentile intervals held
-    the truth in 27 % of all cases, and these in 81 %, none of the others more than 5 points off in 98 %.
+    resamples, by as much where one column stands out and by half as much where none does. The second is taken off.
+    In simulations of a curve of 32 layers without any effect (150 questions that scatter by 50 %), the interval of
+    its largest fall held the truth in 81 % of all cases, and its lower end was more than 5 points off in 2 %; for
+    percentile intervals these are 27 % and 20 %.
 
     Source: A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application (1997), sections 2.1 and 5.2.
     """
