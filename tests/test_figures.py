@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from crossflow import figures, tables
+from crossflow import figure_style, figures, tables
 from crossflow.errors import CrossflowError
 from crossflow.figure_kinds import FURTHER, KINDS, STUDY_KINDS, kinds_of
 from crossflow.verbs import figure as verb
@@ -64,7 +64,7 @@ def _panels(n: dict[str, dict[str, int]], kind: str, layers: int = 8, interval: 
 
 @pytest.fixture
 def settings() -> Iterator[None]:
-    with figures.own_settings():
+    with figure_style.own_settings():
         yield
 
 
@@ -206,10 +206,10 @@ def test_text_is_at_least_7_points_and_inside_the_page(kind: str, count: int) ->
 
 def test_flows_of_one_figure_differ_in_colour_in_dash_and_in_marker() -> None:
     for flows in STUDY_KINDS.values():
-        looks = figures.looks_of(flows)
+        looks = figure_style.looks_of(flows)
         assert all(len({look[part] for look in looks.values()}) == len(flows) for part in range(3))
         assert {look.colour for look in looks.values()} <= OKABE_ITO
-    many = figures.looks_of([f"set{number}->last" for number in range(84)])
+    many = figure_style.looks_of([f"set{number}->last" for number in range(84)])
     assert len(set(many.values())) == 84
     assert {look.colour for look in many.values()} <= OKABE_ITO
 

@@ -119,7 +119,7 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("study", "tiny", r"study: studies has no entry 'tiny'; known are mini, ci, "),
+        ("study", "tiny", r"study: studies has no entry 'tiny'; known are mini, "),
         ("studies/mini/dataset", "coco", r"studies\.mini\.dataset: datasets has no entry 'coco'"),
         ("studies/mini/models", ["gpt"], r"studies\.mini\.models: models has no entry 'gpt'"),
         ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories: 'ChooseColor' is none of ChooseAttr"),

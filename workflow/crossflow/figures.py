@@ -1,105 +1,47 @@
-"""The study's figures, drawn from the summary tables: one panel per category, all centre layers of a model.
+"""Curves: one panel per category, all centre layers of a model.
 
-A line is the mean change over questions, its band the 95 % interval. Flows differ in colour (Okabe and Ito's
-palette, safe for the colour-blind), in dash and in marker, so that a grey print keeps them apart. Nothing
-depends on the user's matplotlib settings, and the same summary gives the same bytes.
+A line is the mean change over questions, the band around it the 95 % interval of each layer, and the lighter band that
+of the whole curve. A thin dotted line in the colour of a flow is its control, as many random sources. Grey ground marks
+centre layers whose window is cut at the model's ends, and a note the noise floor: what a knockout of nothing changes.
 """
 
-import logging
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import cycle, islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
-from matplotlib.typing import RcKeyType
 
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import kinds_of
-from crossflow.tables import replacing
-
-# fontTools reports every step of embedding a font.
-logging.getLogger("fontTools").setLevel(logging.WARNING)
-
-PAGE_WIDTH = 7.0  # inches: two columns of a paper
-COLUMN_WIDTH = 3.4  # inches: one column
-PANEL_HEIGHT = 1.55  # inches
-LINE_HEIGHT = 0.15  # inches, of a line of text
-DPI = 300
-NOTE_WIDTH = 38  # characters that fit above a panel
-# Percent: a figure never magnifies less than this to its full height, or rounding would look like an effect.
-SMALLEST_SPAN = 2.0
-
-SETTINGS: dict[RcKeyType, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.0,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7.0,
-    "ytick.labelsize": 7.0,
-    "legend.fontsize": 7.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.2,
-    "pdf.fonttype": 42,
-    "axes.unicode_minus": True,
-}
-
-
-class Look(NamedTuple):
-    """How a flow is drawn."""
-
-    colour: str
-    dash: tuple[float, Sequence[float]]
-    marker: str
-
-
-_SOLID: tuple[float, Sequence[float]] = (0, ())
-_DASHED: tuple[float, Sequence[float]] = (0, (5.0, 1.6))
-_DOTTED: tuple[float, Sequence[float]] = (0, (1.2, 1.2))
-_DASH_DOT: tuple[float, Sequence[float]] = (0, (5.0, 1.4, 1.2, 1.4))
-# Flows of one figure share neither colour nor dash nor marker; the colours with the best contrast go first.
-LOOKS = {
-    "question->last": Look("#0072B2", _SOLID, "o"),
-    "image->last": Look("#D55E00", _DASHED, "s"),
-    "last->last": Look("#000000", _DOTTED, "^"),
-    "image->question": Look("#009E73", _SOLID, "D"),
-    "related->question": Look("#D55E00", _SOLID, "o"),
-    "other->question": Look("#0072B2", _DASHED, "s"),
-    # Tokens of the answer tracking.
-    "answer": Look("#0072B2", _SOLID, "o"),
-    "answer_capitalized": Look("#D55E00", _SOLID, "s"),
-    "false_option": Look("#56B4E9", _DASHED, "^"),
-    "false_option_capitalized": Look("#E69F00", _DOTTED, "D"),
-}
-# Seven colours, four dashes, six markers: 84 flows before a look returns.
-FURTHER_LOOKS = tuple(
-    islice(
-        map(
-            Look,
-            cycle(("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")),
-            cycle((_SOLID, _DASHED, _DOTTED, _DASH_DOT)),
-            cycle(("o", "s", "^", "D", "v", "P")),
-        ),
-        84,
-    )
+from crossflow.figure_kinds import FURTHER, kinds_of
+from crossflow.figure_style import (
+    COLUMN_WIDTH,
+    LINE_HEIGHT,
+    NOTE_WIDTH,
+    PAGE_WIDTH,
+    PANEL_HEIGHT,
+    SETTINGS,
+    SMALLEST_SPAN,
+    Look,
+    arrow,
+    looks_of,
 )
+from crossflow.flows import MOVED, RANDOM, window_at
+
+Row = Mapping[str, str]
+# How a control is drawn, and what it is called in the legend.
+CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
+    RANDOM: ((0, (1, 1)), "the same, random sources"),
+    MOVED: ((0, (4, 1, 1, 1, 1, 1)), "the same, boxes moved"),
+}
+_CUT = "0.94"  # grey of the ground where windows are cut
 
 
 class Line(NamedTuple):
@@ -107,6 +49,9 @@ class Line(NamedTuple):
 
     Attributes:
         n: Questions that count.
+        band: Ends of the band of the whole curve; None without one.
+        centres: Centre layers; None: all.
+        controls: Means of the flow's controls at ``control_centres``, by their names.
     """
 
     flow: str
@@ -114,6 +59,14 @@ class Line(NamedTuple):
     mean: Float[np.ndarray, " layers"]
     low: Float[np.ndarray, " layers"]
     high: Float[np.ndarray, " layers"]
+    band: tuple[Float[np.ndarray, " layers"], Float[np.ndarray, " layers"]] | None = None
+    centres: Sequence[int] | None = None
+    controls: Mapping[str, tuple[Sequence[int], Float[np.ndarray, " some"]]] = {}
+
+    @property
+    def at(self) -> Sequence[int]:
+        """Centre layers."""
+        return range(len(self.mean)) if self.centres is None else self.centres
 
 
 class Panel(NamedTuple):
@@ -123,6 +76,8 @@ class Panel(NamedTuple):
         selected: Questions that were knocked out.
         excluded: Questions that were answered but not selected.
         skipped: Broken questions.
+        noise: Largest change by a knockout of nothing, in percent; NaN without one.
+        cut: Centre layers whose window is cut.
     """
 
     category: str
@@ -130,6 +85,8 @@ class Panel(NamedTuple):
     selected: int
     excluded: int
     skipped: int
+    noise: float = math.nan
+    cut: Sequence[int] = ()
 
     @property
     def title(self) -> str:
@@ -152,71 +109,126 @@ class Panel(NamedTuple):
         return "\n".join(textwrap.fill(sentence, NOTE_WIDTH) for sentence in sentences)
 
 
-def arrow(flow: str) -> str:
-    """Write a flow as it is printed, with spaces at which no line is broken."""
-    return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
+def cut_layers(window: str, layers: int) -> list[int]:
+    """Centre layers at which a window of this width does not fit into the model; none for ``bottom`` and ``top``."""
+    if not window.isdecimal():
+        return []
+    width = int(window)
+    windows = {centre: window_at(centre, width, layers) for centre in range(layers)}
+    return [centre for centre, found in windows.items() if found.last - found.first + 1 < width]
+
+
+def window_in_words(window: str) -> str:
+    """What stands above a figure."""
+    ends = {"bottom": "windows from the first layer to this one", "top": "windows from this layer to the last"}
+    return ends.get(window, f"window {window}")
+
+
+def _numbers(rows: Sequence[Row], name: str) -> np.ndarray:
+    return np.array([float(row[name] or "nan") for row in rows])
+
+
+def line_of(flow: str, curves: Mapping[str, Sequence[Row]], bands: Mapping[str, Sequence[Row]]) -> Line:
+    """A line with its band and its controls.
+
+    Args:
+        flow: The flow.
+        curves: Flow -> its rows of effects.csv in one panel, by layer.
+        bands: Flow -> its rows of bands.csv; may be empty.
+    """
+    source, _, target = flow.partition("->")
+    controls = {}
+    for control in (RANDOM, MOVED):
+        rows = curves.get(f"{source}~{control}->{target}", [])
+        if rows and rows[0]["n"] != "0":
+            controls[control] = ([int(row["layer"]) for row in rows], _numbers(rows, "mean"))
+    rows = curves[flow]
+    band = (_numbers(bands[flow], "low"), _numbers(bands[flow], "high")) if flow in bands else None
+    mean, low, high = (_numbers(rows, name) for name in ("mean", "low", "high"))
+    centres = [int(row["layer"]) for row in rows]
+    return Line(flow, int(rows[0]["n"]), mean, low, high, band, centres, controls)
+
+
+def by_panel(rows: Sequence[Row], model: str, window: str) -> dict[str, dict[str, list[Row]]]:
+    """Rows of one model and window: category -> flow -> rows by layer."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        if (row["model"], row["window"]) == (model, window):
+            found.setdefault(row["category"], {}).setdefault(row["flow"], []).append(row)
+    for flows in found.values():
+        for flow in flows.values():
+            flow.sort(key=lambda row: int(row["layer"]))
+    return found
 
 
 def panels_of(
-    effects: Sequence[Mapping[str, str]],
-    counts: Sequence[Mapping[str, str]],
+    effects: Sequence[Row],
+    counts: Sequence[Row],
     *,
     kind: str,
     model: str,
     window: str,
     categories: Sequence[str],
+    bands: Sequence[Row] = (),
+    noise: Sequence[Row] = (),
 ) -> list[Panel]:
-    """Pick one figure's panels out of effects.csv and counts.csv, in the order of ``categories``.
+    """Pick one figure's panels out of the summary tables, in the order of ``categories``.
+
+    Args:
+        effects, counts: Rows of effects.csv and counts.csv.
+        kind: See `crossflow.figure_kinds`.
+        model, window: Whose.
+        categories: One panel each.
+        bands, noise: Rows of bands.csv and noise.csv; without them there is no outer band and no noise floor.
 
     Raises:
         CrossflowError: the tables have no row of this model and window, lack a category or a layer, or hold
             no flow of this kind.
     """
-    of_curve = [row for row in effects if (row["model"], row["window"]) == (model, window)]
-    if not of_curve:
+    curves = by_panel(effects, model, window)
+    if not curves:
         raise CrossflowError(f"effects.csv has no rows of {model} with window {window}; make the summary again.")
-    flows = kinds_of([row["flow"] for row in of_curve]).get(kind)
+    named = dict.fromkeys(flow for flows in curves.values() for flow in flows)
+    flows = kinds_of(list(named)).get(kind)
     if not flows:
         raise CrossflowError(f"effects.csv has no flow for the figure {kind!r} of {model}, window {window}.")
-    layers = 1 + max(int(row["layer"]) for row in of_curve)
-    by_line: dict[tuple[str, str], list[Mapping[str, str]]] = {}
-    for row in of_curve:
-        by_line.setdefault((row["category"], row["flow"]), []).append(row)
+    layers = 1 + max(int(rows[-1]["layer"]) for flows_of in curves.values() for rows in flows_of.values())
     counted = {
         (row["category"], row["flow"]): row for row in counts if (row["model"], row["window"]) == (model, window)
     }
-
+    outer = by_panel(bands, model, window)
+    floors = {
+        row["category"]: float(row["change_percent"] or "nan")
+        for row in noise
+        if (row["model"], row["window"]) == (model, window)
+    }
     panels = []
     for category in categories:
         lines = []
         for flow in flows:
-            rows = sorted(by_line.get((category, flow), []), key=lambda row: int(row["layer"]))
-            if [int(row["layer"]) for row in rows] != list(range(layers)) or (category, flow) not in counted:
+            rows = curves.get(category, {}).get(flow, [])
+            found = [int(row["layer"]) for row in rows]
+            whole = kind != FURTHER and found != list(range(layers))
+            if not rows or whole or (category, flow) not in counted:
                 raise CrossflowError(
                     f"The summary lacks {flow} of {model}, window {window}, {category}, or some of its "
                     f"{layers} layers; make it again."
                 )
-            numbers = (np.array([float(row[name] or "nan") for row in rows]) for name in ("mean", "low", "high"))
-            lines.append(Line(flow, int(rows[0]["n"]), *numbers))
+            lines.append(line_of(flow, curves[category], outer.get(category, {})))
         count = counted[category, flows[0]]
         selected = int(count["missing"]) + int(count["n"])
-        panels.append(Panel(category, lines, selected, int(count["excluded"]), int(count["skipped"])))
+        panels.append(
+            Panel(
+                category,
+                lines,
+                selected,
+                int(count["excluded"]),
+                int(count["skipped"]),
+                floors.get(category, math.nan),
+                cut_layers(window, layers),
+            )
+        )
     return panels
-
-
-def looks_of(flows: Sequence[str]) -> dict[str, Look]:
-    """Flow -> its look: the study's own flows look the same in every figure, others by their order."""
-    further = iter(cycle(FURTHER_LOOKS))
-    return {flow: LOOKS.get(flow) or next(further) for flow in flows}
-
-
-@contextmanager
-def own_settings() -> Iterator[None]:
-    """Draw with this module's settings only."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        with matplotlib.rc_context(SETTINGS):
-            yield
 
 
 def draw(
@@ -225,7 +237,7 @@ def draw(
     across: str = "centre layer",
     up: str = "change in answer\nprobability (%)",
 ) -> Figure:
-    """Draw one figure; call and save it within `own_settings`.
+    """Draw one figure; call and save it within `figure_style.own_settings`.
 
     Args:
         panels: One per category, all with the same flows and layers.
@@ -236,17 +248,17 @@ def draw(
     columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
     rows = math.ceil(len(panels) / columns)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
-    # A legend entry takes about 0.055 inches a character, and 0.55 for its line.
-    legend_columns = max(1, int(width / (0.55 + 0.055 * max(len(flow) for flow in looks))))
-    legend_rows = math.ceil(len(looks) / legend_columns)
+    handles = legend_handles(panels, looks)
+    legend_columns = legend_columns_for(handles, width)
+    legend_rows = math.ceil(len(handles) / legend_columns)
     note_rows = max(panel.note.count("\n") + 1 if panel.selected and panel.note else 0 for panel in panels)
     height = rows * (PANEL_HEIGHT + LINE_HEIGHT * note_rows) + LINE_HEIGHT * (legend_rows + 1) + 0.4
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw_panel(axes, panel, looks)
-    grid[0, 0].set_ylim(*_limits(panels))
+        draw_panel(axes, panel, looks)
+    grid[0, 0].set_ylim(*limits(panels))
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for column in range(columns):
@@ -257,10 +269,7 @@ def draw(
     for axes in grid[:, 0]:
         axes.set_ylabel(up)
     figure.legend(
-        handles=[
-            Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=arrow(flow))
-            for flow, look in looks.items()
-        ],
+        handles=handles,
         title=heading,
         title_fontsize=label_size,
         alignment="left",
@@ -274,67 +283,89 @@ def draw(
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
-    layers = len(panel.lines[0].mean)
+def legend_columns_for(handles: Sequence[Line2D | Patch], width: float) -> int:
+    """How many entries of a legend stand side by side in so many inches."""
+    # An entry takes about 0.055 inches a character, and 0.55 for its line.
+    return max(1, int(width / (0.55 + 0.055 * max(len(str(handle.get_label())) for handle in handles))))
+
+
+def legend_handles(panels: Sequence[Panel], looks: Mapping[str, Look]) -> list[Line2D | Patch]:
+    """One entry per flow, and what else the panels show."""
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=arrow(flow))
+        for flow, look in looks.items()
+    ]
+    lines = [line for panel in panels for line in panel.lines]
+    for control, (dash, words) in CONTROLS.items():
+        if any(control in line.controls for line in lines):
+            handles.append(Line2D([], [], color="0.35", linewidth=0.9, linestyle=dash, label=words))
+    if any(panel.cut for panel in panels):
+        handles.append(Patch(facecolor=_CUT, edgecolor="0.8", linewidth=0.4, label="window cut at the ends"))
+    return handles
+
+
+def draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
+    """Draw the lines, bands and marks of one panel."""
+    centres = [layer for line in panel.lines for layer in line.at]
+    layers = 1 + max(centres)
     step = max(1, round(layers / 8))
+    for layer in panel.cut:
+        axes.axvspan(layer - 0.5, layer + 0.5, color=_CUT, linewidth=0, zorder=0)
+    if math.isfinite(panel.noise):
+        axes.axhspan(-panel.noise, panel.noise, color="0.8", linewidth=0, zorder=1)
     for index, line in enumerate(panel.lines):
         if not line.n:
             continue
         look = looks[line.flow]
-        centres = np.arange(layers)
-        axes.fill_between(centres, line.low, line.high, color=look.colour, alpha=0.18, linewidth=0, zorder=2)
+        if line.band is not None:
+            axes.fill_between(line.at, *line.band, color=look.colour, alpha=0.10, linewidth=0, zorder=2)
+        axes.fill_between(line.at, line.low, line.high, color=look.colour, alpha=0.20, linewidth=0, zorder=2)
+        for control, (places, mean) in line.controls.items():
+            axes.plot(places, mean, color=look.colour, linewidth=0.9, linestyle=CONTROLS[control][0], zorder=3)
         # Markers of different lines stand at different layers where there is room.
         first = (index * step) // len(panel.lines)
+        sparse = len(line.mean) < layers
         axes.plot(
-            centres,
+            line.at,
             line.mean,
             color=look.colour,
             linestyle=look.dash,
             marker=look.marker,
-            markevery=(first, step),
+            markevery=1 if sparse else (first, step),
             zorder=3,
         )
     title = [panel.title, panel.note] if panel.selected and panel.note else [panel.title]
     axes.set_title("\n".join(title), pad=3)
     if panel.selected:
         axes.axhline(0, color="0.55", linewidth=0.6, zorder=1)
+        if math.isfinite(panel.noise):
+            digit, _, power = f"{panel.noise:.0e}".partition("e")
+            text = rf"noise floor ${digit} \cdot 10^{{{int(power)}}}$ %"
+            axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=7, color="0.35")
     else:
         axes.text(0.5, 0.5, panel.note, transform=axes.transAxes, ha="center", va="center")
     axes.set_xlim(-0.02 * layers, layers - 1 + 0.02 * layers)
-    axes.set_xticks(_ticks(layers))
+    axes.set_xticks(ticks(layers))
     plain = ScalarFormatter(useOffset=False)
     plain.set_scientific(False)
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
-def _ticks(layers: int) -> list[int]:
+def ticks(layers: int) -> list[int]:
     """At most nine layers, the first and the last among them."""
     step = next(step for step in (1, 2, 4, 5, 10, 20, 50, layers) if layers <= 8 * step)
     last = layers - 1
     return sorted({0, last} | {layer for layer in range(0, layers, step) if last - layer > step / 2})
 
 
-def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Limits of the shared axis: every line, every band, and zero."""
-    drawn = [values for panel in panels for line in panel.lines for values in (line.mean, line.low, line.high)]
+def limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Limits of the shared axis: every line, every band, every control, and zero."""
+    drawn: list[np.ndarray] = []
+    for line in (line for panel in panels for line in panel.lines):
+        drawn += [line.mean, line.low, line.high, *(line.band or ()), *(mean for _, mean in line.controls.values())]
     numbers = np.concatenate([np.zeros(1), *drawn])
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     lacking = max(0.0, SMALLEST_SPAN - (high - low)) / 2
     margin = 0.04 * max(high - low, SMALLEST_SPAN)
     return low - lacking - margin, high + lacking + margin
-
-
-def save(figure: Figure, paths: Sequence[Path]) -> None:
-    """Write a figure in the format of each path's suffix (.pdf, .png), without a date.
-
-    Raises:
-        CrossflowError: another suffix, or a file that can not be written.
-    """
-    for path in paths:
-        kind = path.suffix.lower().lstrip(".")
-        if kind not in {"pdf", "png"}:
-            raise CrossflowError(f"{path}: figures are written as .pdf or .png.")
-        metadata = {"CreationDate": None} if kind == "pdf" else {}
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)

@@ -80,10 +80,10 @@ def lens_panels(
         lines = []
         for token in tokens:
             curve = sorted(drawn.get((category, token), []), key=lambda row: int(row["layer"]))
-            numbers = (
+            mean, low, high = (
                 np.array([100 * float(row[name] or "nan") for row in curve]) if curve else np.full(last + 1, np.nan)
                 for name in ("mean", "low", "high")
             )
-            lines.append(Line(token, int(curve[0]["n"]) if curve else 0, *numbers))
+            lines.append(Line(token, int(curve[0]["n"]) if curve else 0, mean, low, high))
         panels.append(Panel(category, lines, max(line.n for line in lines), 0, 0))
     return panels

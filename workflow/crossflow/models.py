@@ -263,10 +263,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
-    """A model's processor and its sizes, from its configuration alone: no weights are read.
-
-    The sizes are None for an architecture whose memory is not planned.
+def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
+    """A model without weights, from its configuration alone: it can prepare questions, and answers none.
 
     Raises:
         CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
@@ -282,7 +280,17 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
-    return processor, sizes_of(network, architecture)
+    return MultimodalModel(settings, network, processor, architecture, device)
+
+
+def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
+    """A model's processor and its sizes; the sizes are None for an architecture whose memory is not planned.
+
+    Raises:
+        CrossflowError: as `sketch_model`.
+    """
+    sketch = sketch_model(settings, torch.device("cpu"))
+    return sketch.processor, sketch.sizes
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:

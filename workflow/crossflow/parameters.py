@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import LENS_KINDS, kinds_of
+from crossflow.figure_kinds import LENS_KINDS, grids_of, kinds_of
 from crossflow.flows import CONTROL_FLOWS, parse_flow, with_controls
 
 # Made or fetched by rules of the workflow, so their files need not exist beforehand.
@@ -335,7 +335,7 @@ def stage_files(study: Study) -> dict[str, list[str]]:
         "pages": [f"{results}/summary/{table}.html" for table in COMPARED_TABLES],
         "figures": [
             f"{results}/figures/{kind}-{model}-w{window}.{suffix}"
-            for kind in kinds_of(study.flows)
+            for kind in kinds_of([*study.flows, *study.controls])
             for model, window in windows
             for suffix in ("pdf", "png")
         ]
@@ -343,6 +343,13 @@ def stage_files(study: Study) -> dict[str, list[str]]:
             f"{results}/figures/{kind}-{model}.{suffix}"
             for kind in LENS_KINDS
             for model in lenses
+            for suffix in ("pdf", "png")
+        ]
+        + [f"{results}/figures/{name}.{suffix}" for name in grids_of(study.windows) for suffix in ("pdf", "png")]
+        + [
+            f"{results}/figures/examples-{model}-{category}.{suffix}"
+            for model in study.models
+            for category in study.categories
             for suffix in ("pdf", "png")
         ],
         "record": [f"{results}/provenance.json"]

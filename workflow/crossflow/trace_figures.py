@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from crossflow.figures import FURTHER_LOOKS, PAGE_WIDTH, SMALLEST_SPAN, arrow
+from crossflow.figure_style import FURTHER_LOOKS, PAGE_WIDTH, SMALLEST_SPAN, arrow
 from crossflow.gqa import Box
 from crossflow.trace import Trace
 
@@ -28,7 +28,7 @@ def _show(axes, picture: Image.Image, boxes: Sequence[Box], grey: bool = False) 
 
 
 def draw_curves(found: Trace, picture: Image.Image, boxes: Sequence[Box], question: str, heading: str) -> Figure:
-    """The picture with its boxes, question and answer, and the flows' curves; save within `figures.own_settings`."""
+    """The picture with its boxes, question and answer, and the flows' curves; see `figure_style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from crossflow import parameters, remote
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import LENS_KINDS, kinds_of
+from crossflow.figure_kinds import LENS_KINDS, grids_of, kinds_of
 from crossflow.remote import read_sources
 from crossflow.sources import sources_of
 
@@ -61,6 +61,12 @@ def source(name: str) -> str:
     """What the table of sources says of a file, so that another address or checksum fetches it again."""
     remote = SOURCES[name]
     return f"{remote.url} {remote.bytes} {remote.sha256}"
+
+
+def first_knockouts(model: str) -> list[str]:
+    """The knockouts of a model in its first window."""
+    folder = f"{RESULTS}/knockout/{model}/w{STUDY.windows[model][0]}"
+    return [f"{folder}/{category}.parquet" for category in STUDY.categories]
 
 
 def chosen_from(category: str) -> list[str]:

@@ -3,17 +3,53 @@
 import argparse
 from pathlib import Path
 
-from crossflow import figures, tables
-from crossflow.figure_kinds import KINDS
+from matplotlib.figure import Figure
+
+from crossflow import figure_grids, figure_style, figures, tables
+from crossflow.figure_kinds import COMPARISON, HEAT_MAP, KINDS, OVERVIEW, SWEEP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--summary", type=Path, required=True, help="folder of effects.csv and counts.csv")
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--window", required=True)
+    """The verb's options."""
+    kinds = (*KINDS, OVERVIEW, HEAT_MAP, SWEEP, COMPARISON)
+    parser.add_argument("--summary", type=Path, required=True, help="folder of the summary tables")
+    parser.add_argument("--kind", choices=kinds, required=True)
+    parser.add_argument("--model", nargs="+", required=True, help="one; several for a comparison of models")
+    parser.add_argument("--window", nargs="+", required=True, help="one per model; several for a sweep")
     parser.add_argument("--categories", nargs="+", required=True, help="one panel each, in this order")
     parser.add_argument("--output", type=Path, nargs="+", required=True, help="files, .pdf or .png")
+
+
+def _optional(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """A table that expected results do without."""
+    return tables.read_csv(path, columns) if path.is_file() else []
+
+
+def _draw(arguments: argparse.Namespace) -> Figure:
+    folder: Path = arguments.summary
+    effects = tables.read_csv(folder / "effects.csv", tables.EFFECTS)
+    bands = _optional(folder / "bands.csv", tables.BANDS)
+    (model, *_), (window, *_) = arguments.model, arguments.window
+    match arguments.kind:
+        case "overview":
+            return figure_grids.overview(effects, bands, model, window, arguments.categories)
+        case "heat-map":
+            return figure_grids.heat_map(effects, model, window, arguments.categories)
+        case "window-sweep":
+            return figure_grids.window_sweep(effects, model, arguments.window, arguments.categories)
+        case "model-comparison":
+            return figure_grids.model_comparison(effects, arguments.model, arguments.window, arguments.categories)
+    panels = figures.panels_of(
+        effects,
+        tables.read_csv(folder / "counts.csv", tables.COUNTS),
+        kind=arguments.kind,
+        model=model,
+        window=window,
+        categories=arguments.categories,
+        bands=bands,
+        noise=_optional(folder / "noise.csv", tables.NOISE),
+    )
+    return figures.draw(panels, f"{model}, {figures.window_in_words(window)}")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,14 +58,5 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         CrossflowError: the summary lacks what the figure shows, or a file can not be written.
     """
-    panels = figures.panels_of(
-        tables.read_csv(arguments.summary / "effects.csv", tables.EFFECTS),
-        tables.read_csv(arguments.summary / "counts.csv", tables.COUNTS),
-        kind=arguments.kind,
-        model=arguments.model,
-        window=arguments.window,
-        categories=arguments.categories,
-    )
-    with figures.own_settings():
-        figure = figures.draw(panels, f"{arguments.model}, window {arguments.window}")
-        figures.save(figure, arguments.output)
+    with figure_style.own_settings():
+        figure_style.save(_draw(arguments), arguments.output)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crossflow import figures, tables
+from crossflow import figure_style, figures, tables
 from crossflow.lens_summary import lens_panels
 
 
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         published=published,
     )
     norm = "final norm after the last layer only, as published" if published else "with the final norm"
-    with figures.own_settings():
+    with figure_style.own_settings():
         figure = figures.draw(
             panels, f"{arguments.model}, {norm}", across="layer", up="probability of\nthe first token (%)"
         )
-        figures.save(figure, arguments.output)
+        figure_style.save(figure, arguments.output)

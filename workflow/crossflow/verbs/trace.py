@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crossflow import figures, overlay
+from crossflow import figure_style, overlay
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
@@ -62,13 +62,13 @@ def run(arguments: argparse.Namespace) -> None:
     for name in found.missing:
         print(f"{name:<20}  missing: it blocks no edge")
     heading = f"{arguments.model}, window {window}"
-    with figures.own_settings():
+    with figure_style.own_settings():
         for name, figure in (
             ("curves", draw_curves(found, picture, arguments.box, arguments.question, heading)),
             ("map", draw_map(found, picture, arguments.box, f"{heading}: cell → {arguments.target}")),
         ):
             paths = [arguments.output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
-            figures.save(figure, paths)
+            figure_style.save(figure, paths)
             print(f"{paths[0]}, {paths[1].name}")
     if arguments.box:
         path = arguments.output / "patches.png"
