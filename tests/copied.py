@@ -13,8 +13,14 @@ import yaml
 BIN = Path(sys.executable).parent
 
 # Rule -> number of jobs, as the study `ci` needs them.
-SUMMARY = {"summary": 1, "page_effects": 1, "page_answers": 1, "page_counts": 1}
-FIGURES = {"figure_to_last": 1, "figure_patches_to_question": 1}
+SUMMARY = {"summary": 1, "claims": 1, "page_effects": 1, "page_answers": 1, "page_counts": 1}
+FIGURES = {
+    "figure_to_last": 1,
+    "figure_patches_to_question": 1,
+    "figure_overview_random_llava_w3": 1,
+    "figure_heat_map_random_llava_w3": 1,
+    "examples": 1,
+}
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
 AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **RECORD}
 
