@@ -30,7 +30,7 @@ from jaxtyping import Float
 
 from crossflow.curves import Curve
 from crossflow.paired import on_common_ground
-from crossflow.statistics import derived_seed, resampled_means, unbiased
+from crossflow.statistics import derived_seed, percentiles, resampled_means, unbiased
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported", "not supported", "undecided", "not tested"
 NEGLIGIBLE = 5.0
@@ -149,12 +149,17 @@ Statistic = Callable[..., Numbers]
 
 
 class Asked(NamedTuple):
-    """A criterion before it is judged: what it is, how it follows from mean curves, and where it is met."""
+    """A criterion before it is judged: what it is, how it follows from mean curves, and where it is met.
+
+    Attributes:
+        chooses: Whether the statistic takes the largest of a curve, which has a bias (see `statistics.unbiased`).
+    """
 
     what: str
     statistic: Statistic
     sign: str
     threshold: float
+    chooses: bool = True
 
 
 def _criteria(
@@ -169,7 +174,11 @@ def _criteria(
     resampled = np.split(resampled_means(beside, pictures, seed), cuts, axis=1)
     found = []
     for one in asked:
-        value, low, high = unbiased(float(one.statistic(*means)[0]), one.statistic(*resampled))
+        value, samples = float(one.statistic(*means)[0]), one.statistic(*resampled)
+        if one.chooses:
+            value, low, high = unbiased(value, samples)
+        else:
+            low, high = (float(end[0]) for end in percentiles(samples[:, None]))
         verdict = judge(low, high, one.sign, one.threshold)
         found.append(Criterion(one.what, value, low, high, one.sign, one.threshold, verdict))
     return tuple(found)
@@ -220,7 +229,7 @@ def two_stages(case: Case) -> Finding:
         Asked("loss by related → question (%)", lambda other, related, *_: loss(related), ">", NEGLIGIBLE),
         Asked(
             "depth of related → question less that of other → question",
-            lambda other, related, *_: depth(-related) - depth(-other), ">", 0.0,
+            lambda other, related, *_: depth(-related) - depth(-other), ">", 0.0, chooses=False,
         ),
     ]  # fmt: skip
     control = "related~random->question"
@@ -240,10 +249,10 @@ def picture_before_question(case: Case) -> Finding:
         ("image->question", "question->last"),
         Asked("loss by image → question (%)", lambda image, question: loss(image), ">", NEGLIGIBLE),
         Asked("loss by question → last (%)", lambda image, question: loss(question), ">", NEGLIGIBLE),
-        Asked("depth of image → question", lambda image, question: depth(-image), "<", MIDDLE),
+        Asked("depth of image → question", lambda image, question: depth(-image), "<", MIDDLE, chooses=False),
         Asked(
             "depth of question → last less that of image → question",
-            lambda image, question: depth(-question) - depth(-image), ">", 0.0,
+            lambda image, question: depth(-question) - depth(-image), ">", 0.0, chooses=False,
         ),
     )  # fmt: skip
 
@@ -263,7 +272,7 @@ def lower_case_before_capitalised(case: Case) -> Finding:
         Asked("largest mean probability of the capitalised answer", lambda low, high: high.max(axis=-1), ">", APPEARS),
         Asked(
             "depth of the capitalised answer less that of the lower-case one",
-            lambda low, high: depth(high) - depth(low), ">", 0.0,
+            lambda low, high: depth(high) - depth(low), ">", 0.0, chooses=False,
         ),
     )  # fmt: skip
     drawn = derived_seed(case.seed, case.model, case.category, "claim", "7")
