@@ -42,6 +42,7 @@ include: "workflow/rules/knockout.smk"
 include: "workflow/rules/lens.smk"
 include: "workflow/rules/summary.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/provenance.smk"
 include: "workflow/rules/pages.smk"
 
@@ -53,4 +54,5 @@ rule all:
         FILES["claims"],
         FILES["pages"],
         FILES["figures"],
+        FILES["explorer"],
         FILES["record"],

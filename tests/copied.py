@@ -20,6 +20,7 @@ FIGURES = {
     "figure_overview_random_llava_w3": 1,
     "figure_heat_map_random_llava_w3": 1,
     "examples": 1,
+    "explorer": 1,
 }
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
 AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **RECORD}

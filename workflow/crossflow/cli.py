@@ -39,6 +39,7 @@ VERBS = {
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "page": "write a table as a page for the report",
+    "explorer": "write a page to look around in a study",
     "examples": "draw a few single questions of a category",
     "figure": "draw one figure from the summary",
 }

@@ -352,6 +352,7 @@ def stage_files(study: Study) -> dict[str, list[str]]:
             for category in study.categories
             for suffix in ("pdf", "png")
         ],
+        "explorer": [f"{results}/explorer.html"],
         "record": [f"{results}/provenance.json"]
         + [f"{results}/provenance/{table}.html" for table in ("facts", "times")],
     }

@@ -35,7 +35,7 @@ def stages(config: dict[str, object]) -> dict[str, list[str]]:
         "answers": files["answers"],
         "knockout": files["knockout"],
         "lens": files["lens"],
-        "figures": [*files["summary"], *files["claims"], *files["pages"], *files["figures"]],
+        "figures": [*files["summary"], *files["claims"], *files["pages"], *files["figures"], *files["explorer"]],
         "record": files["record"],
     }
 
