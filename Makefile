@@ -41,7 +41,8 @@ $(VENV)/complete: envs/lock.txt pyproject.toml
 demo: environment
 	$(SNAKEMAKE) $(JOBS) --config study=mini
 	@echo
-	@echo "The figures are in results/mini/figures, the tables in results/mini/summary."
+	@echo "The figures are in results/mini/figures, the tables in results/mini/summary, what they say about the"
+	@echo "study's claims in results/mini/claims.md; results/mini/explorer.html is a page to look around in."
 	@echo "Comparing the tables with resources/expected/mini ..."
 	@$(SNAKEMAKE) --quiet all --config study=mini -- compare
 

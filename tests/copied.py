@@ -17,13 +17,13 @@ SUMMARY = {"summary": 1, "claims": 1, "page_effects": 1, "page_answers": 1, "pag
 FIGURES = {
     "figure_to_last": 1,
     "figure_patches_to_question": 1,
-    "figure_overview_random_llava_w3": 1,
-    "figure_heat_map_random_llava_w3": 1,
-    "examples": 1,
-    "explorer": 1,
+    "figure_overview": 1,
+    "figure_heat_map": 1,
 }
+# What shows single questions with their pictures.
+QUESTIONS_SHOWN = {"examples": 1, "explorer": 1}
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
-AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **RECORD}
+AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN, **RECORD}
 
 
 class Tree:

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import yaml
 
-from copied import AFTER_KNOCKOUT, FIGURES, RECORD, SUMMARY, Copy, Tree
+from copied import AFTER_KNOCKOUT, FIGURES, QUESTIONS_SHOWN, RECORD, SUMMARY, Copy, Tree
 
 pytestmark = pytest.mark.workflow
 
@@ -175,7 +175,7 @@ def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone:
     assert clone.repro() == NOTHING
     source.write_text(source.read_text() + "\n# edited\n")
     # The tables come out the same, so there is nothing new to record.
-    assert clone.repro() == {**SUMMARY, **FIGURES}
+    assert clone.repro() == {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN}
     assert clone.planned() == NOTHING
     report = clone.root / "workflow" / "rules" / "provenance.smk"
     report.write_text(report.read_text().replace("sort_keys=True", "sort_keys=True, indent=1"))

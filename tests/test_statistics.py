@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from crossflow.statistics import clustered_mean, derived_seed, resampled_means, simultaneous_band, unbiased
+from crossflow.seeds import derived_seed
+from crossflow.statistics import clustered_mean, resampled_means, simultaneous_band, unbiased
 
 
 def _coverage(clustered: bool) -> float:

@@ -12,7 +12,7 @@ import yaml
 
 from copied import AFTER_KNOCKOUT, BIN, FIGURES, RECORD, SUMMARY, Copy, Tree
 from crossflow.figure_kinds import kinds_of
-from crossflow.flows import PUBLISHED_FLOWS
+from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 
@@ -54,14 +54,26 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
         answers, _ = read_parquet(results / "answers" / "mini-llava" / f"{category}.parquet", ANSWERS)
         assert len(answers) == config["questions_per_category"]
     effects = pd.read_csv(results / "summary" / "effects.csv")
-    assert list(dict.fromkeys(effects.flow)) == list(PUBLISHED_FLOWS)
+    flows = list(dict.fromkeys(effects.flow))
+    assert flows[: len(PUBLISHED_FLOWS)] == list(PUBLISHED_FLOWS)
+    assert {"related~random->question", "related~moved->question", *CONTROL_FLOWS} <= set(flows)
     harmful = effects[effects.high < 0].groupby("category").flow.unique()
     for category in CATEGORIES:
         assert {"question->last", "image->question"} <= set(harmful[category]), category
     assert "within tolerance of resources/expected/mini" in copy.snakemake("--", "compare")
     copy.snakemake("--", "expected_figures")
-    figures = {path.name for path in (results / "figures").iterdir() if not path.name.startswith("answer-tracking")}
-    assert figures == {path.name for path in (results / "expected").iterdir()}
+    figures = {path.name for path in (results / "figures").iterdir()}
+    kinds = tuple(f"{kind}-mini" for kind in kinds_of(flows))
+    assert {name for name in figures if name.startswith(kinds)} == {
+        path.name for path in (results / "expected").iterdir()
+    }
+    assert {f"{name}-mini-llava-w3.png" for name in ("overview", "heat-map")} <= figures
+    assert {f"examples-mini-llava-{category}.pdf" for category in CATEGORIES} <= figures
+    verdicts = {
+        claim["claim"]: claim["verdict"] for claim in json.loads((results / "claims.json").read_text())["claims"]
+    }
+    assert [verdicts[claim] for claim in (1, 2, 4, 5)] == ["supported"] * 4
+    assert (results / "explorer.html").stat().st_size < 25e6
     log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava-w3-ChooseAttr.log"
     assert "noise floor" in log.read_text()
     assert "question/s" in log.read_text()
@@ -120,10 +132,14 @@ EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, "knockout": 1, **AFTER_KNOCKOUT
         ({"windows": [5]}, {"knockout": 1, **AFTER_KNOCKOUT}),
         (
             {"windows": [3, 5]},
-            {"knockout": 1, **SUMMARY, "figure_to_last": 2, "figure_patches_to_question": 2, **RECORD},
+            # The examples are of the first window.
+            {"knockout": 1, **SUMMARY, **dict.fromkeys(FIGURES, 2), "figure_window_sweep": 1, "explorer": 1, **RECORD},
         ),
         ({"engine": "reference"}, {"knockout": 1, **AFTER_KNOCKOUT}),
-        ({"flows": ["image->last"]}, {"knockout": 1, **SUMMARY, "figure_to_last": 1, **RECORD}),
+        (
+            {"flows": ["image->last"]},
+            {rule: n for rule, n in {"knockout": 1, **AFTER_KNOCKOUT}.items() if rule != "figure_patches_to_question"},
+        ),
         ({"questions_per_category": 6}, EVERY_JOB_OF_CI),
         # Only the new category's own jobs, and what is made of all categories together.
         ({"categories": ["ChooseAttr", "QueryAttr"]}, EVERY_JOB_OF_CI),
@@ -195,7 +211,7 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, ci, "),
+        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, "),
         (["--config", "studie=ci"], "params.yaml, its top level: "),
     ],
 )

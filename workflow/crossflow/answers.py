@@ -17,7 +17,7 @@ from crossflow.attention import Mode, Plain, using
 from crossflow.forward import picture_removed
 from crossflow.gqa import ChosenQuestion
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.statistics import derived_seed
+from crossflow.seeds import derived_seed
 
 
 class Answer(NamedTuple):

@@ -30,7 +30,8 @@ from jaxtyping import Float
 
 from crossflow.curves import Curve
 from crossflow.paired import on_common_ground
-from crossflow.statistics import derived_seed, percentiles, resampled_means, unbiased
+from crossflow.seeds import derived_seed
+from crossflow.statistics import percentiles, resampled_means, unbiased
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported", "not supported", "undecided", "not tested"
 NEGLIGIBLE = 5.0

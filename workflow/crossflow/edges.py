@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from crossflow.flows import MOVED, Flow, Part, Window, window_named
 from crossflow.gqa import Box
 from crossflow.positions import Positions
-from crossflow.statistics import derived_seed
+from crossflow.seeds import derived_seed
 
 Indices = Int[np.ndarray, " _"]
 MOVES = 100

@@ -20,7 +20,7 @@ from PIL import Image
 from crossflow.curves import MEASURES, Knockouts
 from crossflow.figure_style import looks_of
 from crossflow.gqa import ChosenQuestion
-from crossflow.statistics import derived_seed
+from crossflow.seeds import derived_seed
 
 MOST_QUESTIONS = 300
 _THUMBNAIL = 224  # pixels of the longer side

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from crossflow.errors import CrossflowError
-from crossflow.figure_style import FURTHER_LOOKS, PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, arrow
+from crossflow.figure_style import FURTHER_LOOKS, PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, arrow, window_in_words
 from crossflow.figures import (
     Panel,
     Row,
@@ -29,7 +29,6 @@ from crossflow.figures import (
     limits,
     line_of,
     ticks,
-    window_in_words,
 )
 
 _UP = "change in answer probability (%)"

@@ -19,25 +19,27 @@ OVERVIEW, HEAT_MAP = "overview", "heat-map"
 SWEEP, COMPARISON = "window-sweep", "model-comparison"
 
 
-def grids_of(windows: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
-    """Figures of many panels: their names -> kind, models and windows (one word each for the command line).
+# Figures of many panels: kind -> name of the file, in which models and windows may stand.
+GRIDS = {
+    OVERVIEW: f"{OVERVIEW}-{{model}}-w{{window}}",
+    HEAT_MAP: f"{HEAT_MAP}-{{model}}-w{{window}}",
+    SWEEP: f"{SWEEP}-{{model}}",
+    COMPARISON: COMPARISON,
+}
+
+
+def grids_of(windows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of a study's figures of many panels: sweeps of several windows, a comparison of several models.
 
     Args:
         windows: Model -> its windows.
     """
-    grids = {
-        f"{kind}-{model}-w{window}": {"kind": [kind], "models": [model], "windows": [window]}
-        for kind in (OVERVIEW, HEAT_MAP)
-        for model, chosen in windows.items()
-        for window in chosen
-    }
-    for model, chosen in windows.items():
-        if len(chosen) > 1:
-            grids[f"{SWEEP}-{model}"] = {"kind": [SWEEP], "models": [model], "windows": list(chosen)}
-    if len(windows) > 1:
-        first = [chosen[0] for chosen in windows.values()]
-        grids[COMPARISON] = {"kind": [COMPARISON], "models": list(windows), "windows": first}
-    return grids
+    curves = [(model, window) for model, chosen in windows.items() for window in chosen]
+    names = [
+        GRIDS[kind].format(model=model, window=window) for kind in (OVERVIEW, HEAT_MAP) for model, window in curves
+    ]
+    names += [GRIDS[SWEEP].format(model=model) for model, chosen in windows.items() if len(chosen) > 1]
+    return names + ([COMPARISON] if len(windows) > 1 else [])
 
 
 def kinds_of(flows: Sequence[str]) -> dict[str, list[str]]:

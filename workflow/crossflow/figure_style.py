@@ -97,6 +97,12 @@ def arrow(flow: str) -> str:
     return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def window_in_words(window: str) -> str:
+    """What stands above a figure."""
+    ends = {"bottom": "windows from the first layer to this one", "top": "windows from this layer to the last"}
+    return ends.get(window, f"window {window}")
+
+
 def looks_of(flows: Sequence[str]) -> dict[str, Look]:
     """Flow -> its look: the study's own flows look the same in every figure, others by their order."""
     further = iter(cycle(FURTHER_LOOKS))

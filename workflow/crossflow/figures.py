@@ -118,12 +118,6 @@ def cut_layers(window: str, layers: int) -> list[int]:
     return [centre for centre, found in windows.items() if found.last - found.first + 1 < width]
 
 
-def window_in_words(window: str) -> str:
-    """What stands above a figure."""
-    ends = {"bottom": "windows from the first layer to this one", "top": "windows from this layer to the last"}
-    return ends.get(window, f"window {window}")
-
-
 def _numbers(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([float(row[name] or "nan") for row in rows])
 

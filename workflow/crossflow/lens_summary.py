@@ -8,7 +8,8 @@ import pandas as pd
 
 from crossflow.errors import CrossflowError
 from crossflow.figures import Line, Panel
-from crossflow.statistics import clustered_mean, derived_seed
+from crossflow.seeds import derived_seed
+from crossflow.statistics import clustered_mean
 from crossflow.summary import number
 
 

@@ -12,7 +12,8 @@ from itertools import combinations
 import numpy as np
 
 from crossflow.curves import Curve, Knockouts
-from crossflow.statistics import Estimate, clustered_mean, derived_seed
+from crossflow.seeds import derived_seed
+from crossflow.statistics import Estimate, clustered_mean
 from crossflow.summary import number
 
 PAIRS = (

@@ -8,8 +8,6 @@ Source: C. A. Field and A. H. Welsh, Bootstrapping clustered data, J. R. Statist
 B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentile intervals.
 """
 
-import hashlib
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +33,6 @@ class Estimate(NamedTuple):
     high: Float[np.ndarray, " columns"]
     band_low: Float[np.ndarray, " columns"]
     band_high: Float[np.ndarray, " columns"]
-
-
-def derived_seed(seed: int, *names: str) -> int:
-    """Derive a seed for a combination of names, the same on every machine and in every order of work."""
-    digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
-    return int.from_bytes(digest[:16], "big")
 
 
 def resampled_means(

@@ -22,7 +22,8 @@ import pandas as pd
 
 from crossflow.curves import MEASURES, Curve, Knockouts
 from crossflow.errors import CrossflowError
-from crossflow.statistics import clustered_mean, derived_seed
+from crossflow.seeds import derived_seed
+from crossflow.statistics import clustered_mean
 from crossflow.tables import BASELINES
 
 ALL = "all"

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from crossflow import parameters, remote
 from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import LENS_KINDS, grids_of, kinds_of
+from crossflow.figure_kinds import GRIDS, LENS_KINDS, kinds_of
 from crossflow.remote import read_sources
 from crossflow.sources import sources_of
 
@@ -61,6 +61,18 @@ def source(name: str) -> str:
     """What the table of sources says of a file, so that another address or checksum fetches it again."""
     remote = SOURCES[name]
     return f"{remote.url} {remote.bytes} {remote.sha256}"
+
+
+def curves_shown(wildcards) -> list[str]:
+    """Models and windows of a figure of many panels, as options: those of its name, or else all that it compares."""
+    models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
+    if hasattr(wildcards, "window"):
+        windows = [wildcards.window]
+    elif hasattr(wildcards, "model"):
+        windows = STUDY.windows[wildcards.model]
+    else:
+        windows = [STUDY.windows[model][0] for model in STUDY.models]
+    return ["--model", *models, "--window", *windows]
 
 
 def first_knockouts(model: str) -> list[str]:

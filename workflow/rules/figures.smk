@@ -43,11 +43,11 @@ for kind, flows in kinds_of([*STUDY.flows, *STUDY.controls]).items():
             " --provenance {params.provenance:q} 2>&1 | tee {log:q}"
 
 
-for name, grid in grids_of(STUDY.windows).items():
+for kind, name in GRIDS.items():
 
     rule:
         name:
-            f"figure_{name.replace('-', '_')}"
+            f"figure_{kind.replace('-', '_')}"
         input:
             f"{RESULTS}/summary/effects.csv",
             f"{RESULTS}/summary/bands.csv",
@@ -56,10 +56,10 @@ for name, grid in grids_of(STUDY.windows).items():
             pdf=f"{RESULTS}/figures/{name}.pdf",
             png=report(
                 f"{RESULTS}/figures/{name}.png",
-                caption=f"../report/{grid['kind'][0]}.rst",
+                caption=f"../report/{kind}.rst",
                 category="Figures",
-                subcategory=", ".join(grid["models"]),
-                labels={"flows": grid["kind"][0], "window": ", ".join(grid["windows"])},
+                subcategory="{model}" if "{model}" in name else "all models",
+                labels={"flows": kind, "window": "{window}" if "{window}" in name else ""},
             ),
         log:
             f"{LOGS}/figures/{name}.log",
@@ -68,13 +68,12 @@ for name, grid in grids_of(STUDY.windows).items():
         params:
             provenance=lambda wildcards, output: parameters.record_of(output[0]),
             summary=lambda wildcards, input: str(Path(input[0]).parent),
-            kind=grid["kind"],
-            models=grid["models"],
-            windows=grid["windows"],
+            kind=kind,
+            curves=lambda wildcards: curves_shown(wildcards),
             categories=STUDY.categories,
         shell:
             "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
-            " --summary {params.summary:q} --kind {params.kind} --model {params.models} --window {params.windows}"
+            " --summary {params.summary:q} --kind {params.kind} {params.curves}"
             " --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
             " --provenance {params.provenance:q} 2>&1 | tee {log:q}"
 

@@ -9,7 +9,7 @@ import torch
 from crossflow import figure_style, overlay
 from crossflow.errors import CrossflowError
 from crossflow.examples import Example, choose, curves_of, draw
-from crossflow.figures import window_in_words
+from crossflow.figure_style import window_in_words
 from crossflow.gqa import Pictures, read_chosen
 from crossflow.models import MultimodalModel, sketch_model
 from crossflow.tables import ANSWERS, read_parquet

@@ -49,7 +49,7 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         bands=bands,
         noise=_optional(folder / "noise.csv", tables.NOISE),
     )
-    return figures.draw(panels, f"{model}, {figures.window_in_words(window)}")
+    return figures.draw(panels, f"{model}, {figure_style.window_in_words(window)}")
 
 
 def run(arguments: argparse.Namespace) -> None:

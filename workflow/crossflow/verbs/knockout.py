@@ -16,8 +16,8 @@ from crossflow.journal import hash_file, journal_beside
 from crossflow.models import load_model
 from crossflow.planning import announce
 from crossflow.question_knockouts import knock_out
+from crossflow.seeds import derived_seed
 from crossflow.selection import SELECTIONS, selected
-from crossflow.statistics import derived_seed
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
 from crossflow.verbs.options import (
     add_model_arguments,
