@@ -77,6 +77,16 @@ def test_every_mean_interval_and_band_is_in_the_page() -> None:
     assert curve["measures"]["margin_change"]["n"] == 6
 
 
+def test_a_question_has_the_curves_of_the_studys_flows_alone() -> None:
+    flows = {**FLOWS, "related~random1->question": bump(2, 5)}
+    table = knockout_table(flows, pictures=2)
+    asked = ChosenQuestion(sorted(table.question_ids)[0], "1", "c", "d", "?", "a", None, None, ())
+    row = explorer.question_row(table, asked, {"generated": "A", "correct": True, "p_clean": 0.5}, "why")
+    assert list(row["curves"]) == list(FLOWS)
+    assert all(len(curve) == 12 for curve in row["curves"].values())
+    assert row["options"] is None
+
+
 def test_text_from_data_can_not_leave_its_script() -> None:
     page = _page()
     (held,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)

@@ -100,11 +100,11 @@ def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
 
 
 def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[str, Any], why: str) -> dict[str, Any]:
-    """What the page shows of one question."""
+    """What the page shows of one question; its curves are those of the study's flows, without controls."""
     curves = {}
     for flow, curve in table.curves.items():
         (places,) = np.nonzero(curve.question_ids == question.question_id)
-        if len(places):
+        if len(places) and "~" not in flow:
             curves[flow] = [_short(float(value)) for value in curve.change[places[0]]]
     options = [question.true_option, question.false_option] if question.true_option else None
     return {
