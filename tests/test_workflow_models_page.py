@@ -10,7 +10,7 @@ from copied import Copy
 from hub_server import hub_of
 from tiny_families import FAMILIES, write
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 
 def _blocks(page: str, language: str) -> list[str]:
