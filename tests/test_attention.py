@@ -5,6 +5,7 @@ import torch
 
 from crossflow.attention import _MODE as ACTIVE
 from crossflow.attention import attend, using
+from crossflow.split_attention import _by_products, _fused, _on_cuda, attend_split, masks_of
 
 
 def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -43,13 +44,51 @@ def test_attention_follows_its_definition_for_full_grouped_and_single_heads(
     torch.testing.assert_close(attend(query, key, value, visible, 0.5).double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("start", [0, 7])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_a_shared_prefix_equals_a_copied_one(tensors: dict[str, torch.Tensor], kv_heads: int) -> None:
-    query, visible = tensors["query"], tensors["visible"]
-    key, value = tensors["key"][:, :kv_heads].clone(), tensors["value"][:, :kv_heads].clone()
-    key[:, :, :7], value[:, :, :7] = key[:1, :, :7], value[:1, :, :7]
-    shared = attend(query, key[:, :, 7:], value[:, :, 7:], visible, 0.5, (key[:1, :, :7], value[:1, :, :7]))
-    torch.testing.assert_close(shared, attend(query, key, value, visible, 0.5), rtol=1e-5, atol=1e-6)
+def test_a_shared_prefix_equals_a_copied_one(kv_heads: int, start: int) -> None:
+    torch.manual_seed(1)
+    rows, suffix, positions = 3, 5, start + 5
+    visible = (torch.rand(3, suffix, positions) < 0.6) | torch.eye(positions, dtype=torch.bool)[start:]
+    visible[0] = torch.ones(suffix, positions, dtype=torch.bool).tril(start)
+    if start:
+        # A query that sees nothing of the prefix, and one that sees none of its own keys.
+        visible[1, 0, :start] = False
+        visible[2, 4, start:], visible[2, 4, 0] = False, True
+    query = torch.randn(rows, 4, suffix, 8)
+    prefix = torch.randn(2, 1, kv_heads, start, 8).expand(-1, rows, -1, -1, -1)
+    own = torch.randn(2, rows, kv_heads, suffix, 8)
+    key, value = torch.cat([prefix, own], dim=3)
+
+    def one_after_another(part: torch.Tensor) -> torch.Tensor:
+        return part.transpose(0, 1).flatten(1, 2)
+
+    masks = masks_of(visible, start, torch.float32, plain=True)
+    for variants in (None, torch.tensor([2, 0, 1])):
+        mixed = attend_split(*(one_after_another(part) for part in (query, *own)), *prefix[:, 0], masks, variants, 0.5)
+        seen = visible[:1] if variants is None else visible[variants]
+        expected = one_after_another(attend(query, key, value, seen, 0.5))
+        torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_from_plain_products_is_that_of_the_kernel(tensors: dict[str, torch.Tensor], causal: bool) -> None:
+    query, key, value = tensors["query"], tensors["key"][:, :, :5], tensors["value"][:, :, :5]
+    bias = None if causal else torch.zeros(3, 1, 5, 5).masked_fill_(~tensors["visible"][:, None, :, 7:], -torch.inf)
+    for ours, theirs in zip(
+        _by_products(query, key, value, bias, causal, 0.5), _fused(query, key, value, bias, causal, 0.5), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_kernels_of_a_gpu_are_called_as_pytorch_declares_them(dtype: torch.dtype) -> None:
+    # Shapes alone, by PyTorch's declarations for tensors without data.
+    query, key = (torch.empty(2, 4, length, 16, dtype=dtype, device="meta") for length in (5, 13))
+    for bias in (None, torch.empty(1, 1, 5, 16, dtype=dtype, device="meta")[..., :13]):
+        mixed, total = _on_cuda(query, key, key, bias, False, 0.5)
+        assert mixed.shape == query.shape
+        assert total.shape == query.shape[:3]
 
 
 def test_nothing_flows_through_a_blocked_edge(tensors: dict[str, torch.Tensor]) -> None:

@@ -207,19 +207,21 @@ def test_a_layer_that_looks_ahead_without_attention_is_caught(mini: MultimodalMo
 def test_an_engine_that_is_not_exact_is_caught(mini: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = checking.ENGINES["knockout"]
 
-    def rough(model: Any, clean: Any, rows: Any) -> Reading:
-        reading = exact(model, clean, rows)
+    def rough(model: Any, work: Any) -> list[Reading]:
+        ((clean, _),), (reading,) = work, exact(model, work)
         logits = reading.logits.clone()
         logits[-1, int(clean.logits.argmax())] -= 1e-3
-        return reading._replace(logits=logits)
+        return [reading._replace(logits=logits)]
 
     monkeypatch.setitem(checking.ENGINES, "knockout", rough)
     assert _failed(_found(mini)) == {"floor", "engine"}
 
 
 def test_knockouts_that_do_nothing_prove_nothing(mini: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def idle(model: Any, clean: Any, rows: Any) -> Reading:
-        return Reading(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows)))
+    def idle(model: Any, work: Any) -> list[Reading]:
+        return [
+            Reading(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows))) for clean, rows in work
+        ]
 
     for name in checking.ENGINES:
         monkeypatch.setitem(checking.ENGINES, name, idle)

@@ -1,7 +1,9 @@
 """The two long jobs, answers and knockouts, from their tables to their tables: whole, killed, and on broken input."""
 
 import json
+import os
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crossflow import planning, preparing
 from crossflow.cli import main
 from crossflow.gqa import write_chosen
+from crossflow.journal import Journal
 from crossflow.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
 from crossflow.verbs import answers as answers_verb
 from crossflow.verbs import knockout as knockout_verb
@@ -44,8 +48,8 @@ class Study:
             "3",
         ]
 
-    def run_answers(self) -> int:
-        tables = ["--output", str(self.answers), "--skipped", str(self.skipped)]
+    def run_answers(self, *options: str) -> int:
+        tables = ["--output", str(self.answers), "--skipped", str(self.skipped), *options]
         return main(["answers", "--questions", str(self.questions), "--root", str(self.world), *tables, *self.model])
 
     def run_knockout(self, *options: str, select: str = "all") -> int:
@@ -167,17 +171,18 @@ def test_the_reference_engine_gives_the_same_table(study: Study) -> None:
     assert ours.flow.tolist() == theirs.flow.tolist()
 
 
-@pytest.mark.parametrize("finished", [0, 1, 3])
+@pytest.mark.parametrize("finished", [0, 1, 2])
 def test_a_killed_job_resumes_and_writes_the_same_bytes(
     study: Study, finished: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", 2)
     assert study.run_answers() == 0
     assert study.run_knockout() == 0
     whole = study.answers.read_bytes(), study.knockout.read_bytes()
 
-    for verb, work, run, table in (
-        (answers_verb, "_row", study.run_answers, study.answers),
-        (knockout_verb, "knock_out", study.run_knockout, study.knockout),
+    for verb, work, pieces, run, table in (
+        (answers_verb, "_row", 5, study.run_answers, study.answers),
+        (knockout_verb, "knock_out", 3, study.run_knockout, study.knockout),
     ):
         table.unlink()
         original = getattr(verb, work)
@@ -198,8 +203,65 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
             resumed: list[object] = []
             patch.setattr(verb, work, lambda *a, original=original, resumed=resumed: resumed.append(a) or original(*a))
             assert run() == 0
-        assert len(resumed) == 5 - finished
+        assert len(resumed) == pieces - finished
     assert (study.answers.read_bytes(), study.knockout.read_bytes()) == whole
+
+
+def test_questions_that_were_together_are_together_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", 3)
+    assert study.run_answers() == 0
+    assert study.run_knockout() == 0
+    whole = study.knockout.read_bytes()
+    study.knockout.unlink()
+    kept: list[str] = []
+
+    def until_the_second(self: Journal, key: str, entry: object, add: Callable = Journal.add) -> None:
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        add(self, key, entry)
+        kept.append(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", until_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            study.run_knockout()
+    together: list[int] = []
+    original = knockout_verb.knock_out
+    monkeypatch.setattr(knockout_verb, "knock_out", lambda *a: together.append(len(a[1])) or original(*a))
+    assert study.run_knockout() == 0
+    assert together == [3, 2]
+    assert study.knockout.read_bytes() == whole
+
+
+def test_processes_that_prepare_questions_change_nothing(study: Study) -> None:
+    baselines = ["--baselines", "zeroed", "swapped"]
+    assert study.run_answers(*baselines) == 0
+    assert study.run_knockout() == 0
+    whole = study.answers.read_bytes(), study.knockout.read_bytes()
+    study.answers.unlink()
+    study.knockout.unlink()
+    assert study.run_answers(*baselines, "--workers", "2") == 0
+    assert study.run_knockout("--workers", "2") == 0
+    assert (study.answers.read_bytes(), study.knockout.read_bytes()) == whole
+
+
+def test_a_killed_process_that_prepares_questions_ends_the_job_in_one_sentence(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare = preparing._prepare
+
+    def killed(model: object, pictures: object, asking: preparing.Asking) -> object:
+        if asking.question.question_id == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prepare(model, pictures, asking)
+
+    last = pd.read_csv(study.questions, dtype=str).question_id.tolist()[-1]
+    monkeypatch.setattr(preparing, "_prepare", killed)
+    assert study.run_answers("--workers", "1") == 1
+    assert "A process that prepares questions ended early" in _last_line(capsys)
+    monkeypatch.undo()
+    assert study.run_answers() == 0
+    assert len(read_parquet(study.answers, ANSWERS)[0]) == 5
 
 
 def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) -> None:
@@ -228,8 +290,9 @@ def test_a_study_whose_pictures_are_all_missing_fails_in_one_sentence(
 
 
 def test_a_picture_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
-    study: Study, capsys: pytest.CaptureFixture[str]
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", 2)
     assert study.run_answers() == 0
     ids = pd.read_csv(study.questions, dtype=str).image_id.tolist()
     shutil.copy(study.world / "images.zip", study.root / "kept.zip")

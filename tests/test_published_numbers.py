@@ -94,7 +94,8 @@ def test_every_knockout_equals_the_published_number(
                     rows += rows_of(f"{flow} {window}", [Edges(source, target)], str(window), published.layers)
                     expected += theirs
         clean = run_clean(model, question, min(row.start for row in rows))
-        measured = measure(clean.reading, ENGINES[engine](model, clean, rows), Asked(case["first_token"], (), None))
+        (reading,) = ENGINES[engine](model, [(clean, rows)])
+        measured = measure(clean.reading, reading, Asked(case["first_token"], (), None))
         np.testing.assert_allclose(measured["p_knockout"], expected, rtol=0, atol=TOLERANCE)
         compared += len(expected)
     empty = len([None for question_id, _ in MISSING if question_id in published.cases])

@@ -16,7 +16,7 @@ from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, Window, parse_flow, 
 from crossflow.forward import Blocking, full_forward, picture_removed, run_clean
 from crossflow.gqa import Pictures
 from crossflow.models import MultimodalModel, Prepared
-from crossflow.question_knockouts import knock_out
+from crossflow.question_knockouts import Answered, knock_out
 from tiny import draw_world, load_tiny
 
 LAYERS = 4
@@ -49,7 +49,9 @@ def _columns(
     **options: Any,
 ) -> dict[str, Any]:
     flows = flows or {name: list(range(LAYERS)) for name in FLOWS}
-    return knock_out(model, prepared, flows, window, "a b c", ANSWER, ENGINES[engine], 0, **options)
+    answered = Answered(prepared, "a b c", ANSWER)
+    (outcome,) = knock_out(model, [answered], flows, window, ENGINES[engine], 0, **options)
+    return outcome.columns()
 
 
 @pytest.mark.parametrize("window", ["1", "2", "bottom", "top"])
@@ -154,7 +156,7 @@ def test_attention_mass_is_the_share_of_the_clean_weights_on_blocked_edges(
     names = ["image->question", "related->question", "question->last", "only:image->question->last"]
     flows = [edges_of(parse_flow(name), prepared.positions, 0, "") for name in names]
     clean = run_clean(model, prepared, int(prepared.positions["all"][0]))
-    found = attention_mass(clean, flows)
+    found = attention_mass(clean, flows).numpy()
     seen = _Weights()
     full_forward(model, prepared, seen)
     for number, edges in enumerate(flows):
@@ -170,7 +172,6 @@ def test_attention_mass_is_the_share_of_the_clean_weights_on_blocked_edges(
 
 def test_the_answer_of_a_model_can_be_scored(model: MultimodalModel, prepared: Prepared) -> None:
     generated = answer(model, prepared)
-    columns = knock_out(
-        model, prepared, {"image->last": [0]}, "1", generated.text, generated.tokens, ENGINES["knockout"], 0, True
-    )
-    assert np.isfinite(columns["answer_logprob_change"]).all()
+    answered = Answered(prepared, generated.text, generated.tokens)
+    (outcome,) = knock_out(model, [answered], {"image->last": [0]}, "1", ENGINES["knockout"], 0, True)
+    assert np.isfinite(outcome.columns()["answer_logprob_change"]).all()

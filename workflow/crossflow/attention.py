@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -64,6 +65,12 @@ class Call:
         self.mask = mask
         self.scaling = scaling
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether the model asks for plain causal attention of as many queries as keys."""
+        square = self.query.shape[-2] == self.key.shape[-2]
+        return self.mask is None and square and getattr(self.module, "is_causal", True)
+
     def visible(self) -> Bool[Tensor, "queries keys"]:
         """The edges that the model allows, from its own mask (None = causal; the queries are the last keys)."""
         if self.mask is not None:
@@ -83,7 +90,8 @@ class Plain:
     """No knockout and nothing recorded: the model's own attention."""
 
     def attend(self, call: Call) -> Tensor:
-        return attend(call.query, call.key, call.value, call.visible()[None], call.scaling)
+        visible = None if call.is_causal else call.visible()[None]
+        return attend(call.query, call.key, call.value, visible, call.scaling)
 
 
 _PLAIN = Plain()
@@ -104,49 +112,26 @@ def attend(
     query: Float[Tensor, "rows heads queries width"],
     key: Float[Tensor, "rows kv_heads keys width"],
     value: Float[Tensor, "rows kv_heads keys width"],
-    visible: Bool[Tensor, "any_rows queries all_keys"],
+    visible: Bool[Tensor, "any_rows queries keys"] | None,
     scaling: float,
-    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Float[Tensor, "rows heads queries width"]:
-    """Softmax attention over each row's own keys and, before them, a prefix that all rows share.
-
-    The scores of the prefix come from one product of all rows' queries with the shared keys, so the prefix is
-    never copied, neither per row nor per head of a group. One softmax in fp32 runs over prefix and own keys
-    together; an edge that is not visible gets the weight 0 exactly.
+    """Softmax attention by PyTorch's fused kernels; an edge that is not visible gets the weight 0 exactly.
 
     Args:
-        query: The rows' queries; grouped heads are consecutive, as in transformers' ``repeat_kv``.
-        key, value: The rows' own keys and values.
-        visible: True where attention is allowed; prefix first. One row stands for all.
+        query: Grouped heads are consecutive, as in transformers' ``repeat_kv``.
+        key, value: With as many heads, or fewer.
+        visible: True where attention is allowed, one row for all or for each; None = causal, queries are keys.
         scaling: Factor of the scores.
-        prefix: Shared keys and values ``(1, kv_heads, prefix, width)``.
     """
-    rows, heads, queries, width = query.shape
-    kv_heads = key.shape[1]
-    group = heads // kv_heads
-    # (kv_heads, rows, group * queries, width): the shared prefix needs the rows of one head side by side
-    query = query.reshape(rows, kv_heads, group * queries, width).transpose(0, 1)
-    scores = query @ key.permute(1, 0, 3, 2)
-    if prefix is not None:
-        shared_key, shared_value = prefix[0][0], prefix[1][0]
-        stacked = query.reshape(kv_heads, rows * group * queries, width)
-        shared = stacked @ shared_key.transpose(1, 2)
-        scores = torch.cat([shared.view(kv_heads, rows, group * queries, -1), scores], dim=-1)
-        # The scores are the largest tensors of a run: none outlives its use, and the next two steps work in place.
-        del shared
-
-    keys = scores.shape[-1]
-    scores = scores.view(kv_heads, rows, group, queries, keys).mul_(scaling)
-    scores = scores.masked_fill_(~visible[None, :, None], float("-inf"))
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = weights.view(kv_heads, rows, group * queries, keys)
-
-    own = keys - key.shape[2]
-    mixed = weights[..., own:] @ value.transpose(0, 1)
-    if prefix is not None:
-        shared = weights[..., :own].reshape(kv_heads, rows * group * queries, own) @ shared_value
-        mixed = mixed + shared.view_as(mixed)
-    return mixed.transpose(0, 1).reshape(rows, heads, queries, width)
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=None if visible is None else visible[:, None],
+        is_causal=visible is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 def _attention_function(

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from crossflow.edges import Edges, blocked
 from crossflow.forward import CleanRun
 
 
-def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[np.ndarray, "flows layers"]:
+def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[Tensor, "flows layers"]:
     """The share of the targets' attention, 0..1, that goes to blocked sources in each layer of the clean run.
 
     The softmax weights are summed over a target's blocked sources, then averaged over heads and over the targets that
@@ -33,4 +34,4 @@ def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[n
             scores = scores.reshape(heads, suffix, -1).masked_fill(~record.visible, -torch.inf)
             weights = torch.softmax(scores, dim=-1).mean(dim=0)
             shares.append(torch.einsum("fsp,sp->f", reached.float(), weights) / targets)
-        return torch.stack(shares, dim=1).double().cpu().numpy()
+        return torch.stack(shares, dim=1).double()

@@ -313,7 +313,7 @@ def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check
         for row in rows_of("nothing", [Edges(np.arange(0), positions[target])], str(width), layers)
     ]
     clean = run_clean(model, prepared, int(positions["question"][0]))
-    logits = ENGINES["knockout"](model, clean, rows).logits
+    logits = ENGINES["knockout"](model, [(clean, rows)])[0].logits
     floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), TOLERANCES[model.settings.dtype]
     found = f"a knockout of nothing changes a probability by at most {floor:.1e} (allowed {most:.0e})"
     return Check("floor", floor <= most, found)
@@ -328,7 +328,7 @@ def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Chec
         edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
         rows += rows_of(name, edges, str(width), layers, centres) if edges else []
     clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
-    ours, theirs = (ENGINES[name](model, clean, rows).logits for name in ("knockout", "reference"))
+    ours, theirs = (ENGINES[name](model, [(clean, rows)])[0].logits for name in ("knockout", "reference"))
     apart, most = _largest_difference(ours, theirs), TOLERANCES[model.settings.dtype]
     effect = _largest_difference(theirs, clean.logits.expand_as(theirs))
     found = (

@@ -5,16 +5,22 @@ from typing import Protocol, runtime_checkable
 
 from crossflow.edges import Row
 from crossflow.forward import CleanRun, Reading
-from crossflow.knockout import run_knockouts
+from crossflow.knockout import run_together
 from crossflow.models import MultimodalModel
 from crossflow.reference import run_reference
+
+Work = Sequence[tuple[CleanRun, Sequence[Row]]]
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """From the clean run of a question and its rows to what is read off the end of each row."""
+    """From the clean runs of some questions and the rows of each to what is read off the end of these rows."""
 
-    def __call__(self, model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Reading: ...
+    def __call__(self, model: MultimodalModel, work: Work) -> list[Reading]: ...
 
 
-ENGINES: dict[str, Engine] = {"knockout": run_knockouts, "reference": run_reference}
+def _one_by_one(model: MultimodalModel, work: Work) -> list[Reading]:
+    return [run_reference(model, clean, rows) for clean, rows in work]
+
+
+ENGINES: dict[str, Engine] = {"knockout": run_together, "reference": _one_by_one}

@@ -60,7 +60,9 @@ class LayerRecord:
         key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
         query: From position ``first`` on, likewise, with as many heads as the layer has.
         scaling: Factor of the attention scores.
-        visible: The edges that the model allows, for queries from ``first`` on.
+        visible: The edges that the model allows, for queries from ``first`` on. Layers that ask for the same mask share
+            it.
+        is_causal: Whether the model asks for plain causal attention.
         reads_ahead: A 0-d boolean tensor: does a position before ``first`` attend to one from ``first`` on?
         followed: A 0-d boolean tensor: does the model change what the layer returned, from ``first`` on, before the
             next layer (as Qwen3-VL, which adds features of the picture)?
@@ -73,6 +75,7 @@ class LayerRecord:
     query: Float[Tensor, "1 heads suffix head_width"]
     scaling: float
     visible: Bool[Tensor, "suffix positions"]
+    is_causal: bool
     reads_ahead: Bool[Tensor, ""]
     followed: Bool[Tensor, ""]
 
@@ -99,20 +102,26 @@ class CleanRun:
         return self.reading.logits[0]
 
 
-class _Recording:
+class _Recording(Plain):
     """Attend plainly and keep keys, values and allowed edges of each layer."""
 
     def __init__(self, first: int) -> None:
         self.first = first
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, float, Tensor, Tensor]] = {}
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, float, Tensor, bool, Tensor]] = {}
+        # By the mask that was asked for, which is kept so that its identity stays its own.
+        self.edges: dict[tuple[int, bool], tuple[Tensor | None, Tensor, Tensor]] = {}
 
     def attend(self, call: Call) -> Tensor:
-        visible = call.visible()
-        reads_ahead = visible[: self.first, self.first :].any()
-        # A slice alone would keep all queries alive.
+        asked = id(call.mask), call.is_causal
+        if asked not in self.edges:
+            visible = call.visible()
+            # A slice alone would keep all queries' edges alive.
+            later = visible[self.first :].clone()
+            self.edges[asked] = (call.mask, later, visible[: self.first, self.first :].any())
+        _, later, reads_ahead = self.edges[asked]
         query = call.query[:, :, self.first :].clone()
-        self.seen[call.layer] = (call.key, call.value, query, call.scaling, visible[self.first :].clone(), reads_ahead)
-        return attend(call.query, call.key, call.value, visible[None], call.scaling)
+        self.seen[call.layer] = (call.key, call.value, query, call.scaling, later, call.is_causal, reads_ahead)
+        return super().attend(call)
 
 
 class _Calls:
@@ -200,12 +209,12 @@ class Blocking:
     """
 
     def __init__(self, edges: Iterable[Edges], window: Window | None = None, beyond: bool = False) -> None:
-        self.edges = tuple(edges)
+        self.edges = tuple(pair for pair in edges if len(pair.sources))
         self.window = window
         self.beyond = beyond
 
     def attend(self, call: Call) -> Tensor:
-        if self.window is not None and call.layer not in self.window:
+        if not self.edges or (self.window is not None and call.layer not in self.window):
             return Plain().attend(call)
         visible = call.visible().clone()
         queries, keys = visible.shape

@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -91,6 +92,29 @@ def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], 
     elif finished:
         log.info("taking up %s: %d finished", path, len(finished))
     return file, finished
+
+
+@contextmanager
+def writing_behind() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Give away pieces of work, such as additions to a journal, to be done one after another in a thread.
+
+    At most one piece is under way: to give the next away is to wait for it. All are done when the block ends, also by
+    an exception.
+
+    Raises:
+        Exception: whatever a piece of work raised; at the next one, or at the end.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        under_way: list[Future[None]] = []
+
+        def give_away(work: Callable[[], None]) -> None:
+            while under_way:
+                under_way.pop().result()
+            under_way.append(thread.submit(work))
+
+        yield give_away
+        while under_way:
+            under_way.pop().result()
 
 
 @contextmanager

@@ -11,8 +11,7 @@ every run makes the same batches, and so the same table.
 """
 
 import os
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,21 +91,33 @@ class Sizes:
         """Bytes of the key and the value of one position in one layer."""
         return 2 * self.kv_heads * self.head_width * self.itemsize
 
-    def _layer(self, rows: int, queries: int, keys: int) -> int:
-        """The fullest moment of a decoder layer in bytes, its input included."""
-        positions, item = rows * queries, self.itemsize
-        # The scores, again in fp32 if they are not, and their softmax in fp32; the mask and two made from it.
-        per_score = item + (_FP32 if item < _FP32 else 0) + _FP32
-        scores = positions * keys * (self.heads * per_score + 3)
-        # The residual stream and its norm; queries and what is mixed, in two orders each; keys and values.
-        beside = positions * ((2 * self.width + 4 * self.heads * self.head_width) * item + self._key_value)
-        # A suffix's own weights are copied out of those of prefix and suffix; a CPU copies the keys in half precision.
-        copied = positions * queries * self.heads * item if queries < keys else 0
-        copied += keys * self._key_value // 2 if item < _FP32 else 0
+    def _layer(self, queries: int, keys: int, start: int = 0) -> int:
+        """The fullest moment of a decoder layer in bytes, its input included.
+
+        Args:
+            queries: Positions that go through the layer.
+            keys: Positions that they attend to.
+            start: How many of these are a prefix that suffixes share.
+        """
+        item = self.itemsize
+        states = 2 * self.width * item + self._key_value
+        queried = self.heads * self.head_width * item
+        # The residual stream and its norm; keys and values; queries and what is mixed, in two orders each.
+        beside = states + 4 * queried
+        # While the keys are rotated: queries before and after, three parts of the keys' sum.
+        rotated = states + 2 * queried + 3 * self._key_value // 2
+        # What is mixed from the prefix and from the suffix, in fp32 too, and merged.
+        beside += self.heads * self.head_width * (item + (2 * _FP32 if item < _FP32 else 0)) if start else 0
+        # The mask, and what is made from it.
+        scores = keys * (item + 1)
         # The residual stream and its norm; gate, up and their product.
-        mlp = positions * (2 * self.width + 3 * self.intermediate) * item
-        norm = positions * self.width * (2 * item + 3 * _FP32)
-        return max(scores + beside + copied, mlp, norm)
+        mlp = (2 * self.width + 3 * self.intermediate) * item
+        norm = self.width * (2 * item + 3 * _FP32)
+        return queries * max(beside + scores, rotated, mlp, norm)
+
+    def _copied(self, keys: int) -> int:
+        """Bytes of keys or values as a CPU's kernel reads them in half precision."""
+        return keys * self._key_value // 2 if self.itemsize < _FP32 else 0
 
     def _tower(self) -> int:
         """Encoding the picture: its pixels twice and a layer's MLP, or the projector and the packing of its tiles."""
@@ -114,24 +125,31 @@ class Sizes:
         projected = self.tower_positions * self.tower_width + 6 * max(self.tower_positions, self.visual) * self.width
         return max(layer, projected) * self.itemsize
 
+    @property
+    def _converted(self) -> int:
+        """Bytes of the part of the output embedding that is in fp32."""
+        return _FP32 * min(self.vocabulary * self.width, CONVERTED_AT_ONCE) if self.itemsize < _FP32 else 0
+
     def _logits(self, rows: int) -> int:
-        """Logits of a batch of rows, in parts and together, and the part of the output embedding in fp32."""
-        part = min(self.vocabulary * self.width, CONVERTED_AT_ONCE) if self.itemsize < _FP32 else 0
-        return (part + 2 * rows * self.vocabulary) * _FP32
+        """Bytes of the logits of a batch of rows, in parts and together."""
+        return 2 * rows * self.vocabulary * _FP32
 
     def forward(self, positions: int) -> int:
         """Bytes of a full multimodal forward, without what it leaves behind."""
         hidden = positions * self.width * self.itemsize
-        layer = self._layer(1, positions, positions) + 3 * hidden  # embeddings, the picture's part, its place
+        layer = (
+            self._layer(positions, positions) + self._copied(positions) + 3 * hidden
+        )  # embeddings, the picture's part, its place
         probabilities = 2 * self.vocabulary * _FP64
-        return max(self._tower(), layer, hidden + self._logits(1) + probabilities)
+        return max(self._tower(), layer, hidden + self._logits(1) + self._converted + probabilities)
 
     def record(self, positions: int, first: int) -> int:
         """Bytes that a clean run leaves: keys, values, and from ``first`` on residual streams, queries and masks."""
         suffix = positions - first
         states = (self.width + self.heads * self.head_width) * self.itemsize
-        layer = positions * self._key_value + suffix * (states + positions)
-        shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64)  # rotary embedding, position numbers
+        layer = positions * self._key_value + suffix * states
+        # Rotary embedding and position numbers; the mask, which is rarely another in another layer.
+        shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64 + suffix)
         return self.layers * layer + shared + self.vocabulary * _FP32
 
     def clean_run(self, positions: int, first: int) -> int:
@@ -142,28 +160,37 @@ class Sizes:
         """Bytes of a generated answer; one layer of the cache is there twice while it grows."""
         return self.forward(positions) + (self.layers + 1) * (positions + new_tokens) * self._key_value
 
-    def rows(self, count: int, positions: int, start: int) -> int:
-        """Bytes of one batch of rows from position ``start`` on, beside the record."""
+    def row(self, positions: int, start: int) -> int:
+        """Bytes that one knockout adds to a batch, as a suffix from position ``start`` on."""
         suffix = positions - start
-        ending = count * suffix * self.width * self.itemsize + self._logits(count)
-        return max(self._layer(count, suffix, positions), ending)
+        return max(self._layer(suffix, positions, start), suffix * self.width * self.itemsize + self._logits(1))
+
+    def group(self, flows: int, positions: int, start: int) -> int:
+        """Bytes of the masks that the knockouts of one question from position ``start`` on share."""
+        return (flows + 1) * (positions - start) * positions * (self.itemsize + 3)
+
+    def batch(self, rows: Iterable[int]) -> int:
+        """Bytes of a batch of knockouts, beside the records; each as `row` has it."""
+        return sum(rows) + self._converted
+
+    def batches(self, rows: Sequence[int], room: int) -> list[range]:
+        """Consecutive rows that fit into ``room`` together, at least one at a time.
+
+        Args:
+            rows: What each adds to a batch, see `row`.
+            room: Bytes beside the weights, the records, the results, and what groups share.
+        """
+        batches, first, held = [], 0, self.batch([])
+        for number, size in enumerate(rows):
+            if number > first and held + size > room:
+                batches.append(range(first, number))
+                first, held = number, self.batch([])
+            held += size
+        return [*batches, range(first, len(rows))]
 
     def measures(self, rows: int) -> int:
         """Bytes of a question's results: the logits of all its rows, and the log-probabilities made from them."""
         return rows * self.vocabulary * (_FP32 + 2 * _FP64)
-
-    def most_rows(self, capacity: int, positions: int, first: int, start: int, total: int) -> int:
-        """How many rows from position ``start`` on fit into a batch; at least 1.
-
-        Args:
-            capacity: Bytes that are planned with.
-            positions: Length of the prompt.
-            first: First position of the record.
-            start: First position of the rows.
-            total: All rows of the question, whose logits are kept.
-        """
-        room = capacity - self.weights - self.record(positions, first) - self.measures(total)
-        return max(1, bisect_right(range(1, total + 1), room, key=lambda count: self.rows(count, positions, start)))
 
 
 def total_memory(device: torch.device) -> int:

@@ -113,6 +113,14 @@ class Prepared:
         """Number of positions that the model sees."""
         return int(self.inputs["input_ids"].shape[1])
 
+    def to(self, device: torch.device) -> "Prepared":
+        """The same on another device; from pinned memory nobody waits for the copy."""
+        return replace(self, inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()})
+
+    def pin_memory(self) -> "Prepared":
+        """The same in memory that a GPU copies from by itself; `torch.utils.data` calls this."""
+        return replace(self, inputs={name: value.pin_memory() for name, value in self.inputs.items()})
+
     def answered_by(self, tokens: Sequence[int]) -> "Prepared":
         """The same prompt followed by an answer, so that the whole of it can be scored (*teacher forcing*)."""
         given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
@@ -220,12 +228,8 @@ class MultimodalModel:
                 f"tokens, but the model makes {len(shown)} of its picture; the folder's processor is of another model."
             )
         visual = shown.among(tokens.visual)
-        return Prepared(
-            question,
-            {name: value.to(self.device) for name, value in self._inputs(tokens, processed).items()},
-            positions_of(tokens, question, visual),
-            visual,
-        )
+        prepared = Prepared(question, self._inputs(tokens, processed), positions_of(tokens, question, visual), visual)
+        return prepared.to(self.device)
 
     def _inputs(self, tokens: TokenizedPrompt, processed: Any) -> dict[str, Tensor]:
         """What the network's forward asks for; image processors return more than that."""

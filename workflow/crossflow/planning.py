@@ -16,6 +16,9 @@ from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 8
+"""Questions that are run together at most: more of them make no large matrix product faster."""
+
 # Targets that begin before the end of the picture, so that rows may be as long as the prompt.
 _BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
 
@@ -26,10 +29,11 @@ class Plan:
 
     Attributes:
         weights: The model.
-        question: What one question takes beside the weights, before any row: an answer, or a clean run.
-        rows: The largest batch of rows, and the record it runs against; 0 without any.
-        least: The same for a single row.
+        question: What questions take beside the weights, before any row: an answer, or the clean runs.
+        rows: The largest batch of rows, and the records it runs against; 0 without any.
+        least: What one question and a single row take.
         batch: Rows of the largest batch.
+        questions: How many questions are run together.
     """
 
     weights: int
@@ -37,6 +41,7 @@ class Plan:
     rows: int = 0
     least: int = 0
     batch: int = 0
+    questions: int = 1
 
     @property
     def total(self) -> int:
@@ -46,12 +51,13 @@ class Plan:
     @property
     def smallest(self) -> int:
         """What the job can not do without."""
-        return self.weights + max(self.question, self.least)
+        return self.weights + self.least
 
 
 def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
     """The memory of an answers job with prompts of up to so many positions."""
-    return Plan(sizes.weights, sizes.answer(positions, new_tokens))
+    needed = sizes.answer(positions, new_tokens)
+    return Plan(sizes.weights, needed, least=needed)
 
 
 def plan_knockout(
@@ -70,20 +76,29 @@ def plan_knockout(
     place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
     starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
     first = min(starts)
-    # The rows of one start are a batch; a row without edges, which shows the noise floor, joins each.
-    counts = {start: count * sizes.layers + 1 for start, count in starts.items()}
-    total = sum(counts.values())
-    kept = sizes.record(positions, first) + sizes.measures(total)
+    # A row without edges, which shows the noise floor, joins those of each start.
+    rows = [sizes.row(positions, start) for start, count in starts.items() for _ in range(count * sizes.layers + 1)]
+    kept = sizes.record(positions, first) + sizes.measures(len(rows))
+    kept += sum((count + 1) * sizes.group(1, positions, start) for start, count in starts.items())
     clean_run = sizes.clean_run(positions, first)
     if not batched:
         alone = kept + sizes.forward(positions)
-        return Plan(sizes.weights, clean_run, alone, alone, 1)
-    batches = {
-        start: min(count, sizes.most_rows(available, positions, first, start, total)) for start, count in counts.items()
-    }
-    needed, batch = max((sizes.rows(batch, positions, start), batch) for start, batch in batches.items())
-    one = max(sizes.rows(1, positions, start) for start in starts)
-    return Plan(sizes.weights, clean_run, kept + needed, kept + one, batch)
+        return Plan(sizes.weights, clean_run, alone, max(clean_run, alone), 1)
+
+    def needed(questions: int) -> tuple[int, int, int]:
+        """Bytes of the clean runs and of the largest batch, and its rows."""
+        together = rows * questions
+        batches = sizes.batches(together, available - sizes.weights - questions * kept)
+        largest = max(sizes.batch(together[batch.start : batch.stop]) for batch in batches)
+        return (questions - 1) * kept + clean_run, questions * kept + largest, max(map(len, batches))
+
+    least = max(clean_run, kept + sizes.batch([max(rows)]))
+    for questions in range(AT_ONCE, 0, -1):
+        runs, largest, batch = needed(questions)
+        whole = batch == len(rows) * questions and sizes.weights + max(runs, largest) <= available
+        if whole or questions == 1:
+            return Plan(sizes.weights, runs, largest, least, batch, questions)
+    raise AssertionError
 
 
 def _prompts(
@@ -136,7 +151,10 @@ def announce(
         parts = f"{_gib(plan.question)} for a question"
     else:
         plan = plan_knockout(sizes, positions, image_stop, flows, available, batched)
-        parts = f"{_gib(plan.question)} for a clean run, or {_gib(plan.rows)} for {plan.batch} rows at a time"
+        parts = (
+            f"{_gib(plan.question)} for clean runs, or {_gib(plan.rows)} for {plan.batch} rows at a time, of "
+            f"{plan.questions} questions"
+        )
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "this machine"
     if plan.smallest > available:
         advice = "set a dtype of half its size, or take" if sizes.itemsize > 2 else "take"

@@ -1,20 +1,31 @@
-"""All knockouts of one question, as the columns of its part of a knockout table."""
+"""All knockouts of some questions, as the columns of their parts of a knockout table."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from crossflow.attention_mass import attention_mass
 from crossflow.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engines import Engine
 from crossflow.flows import Window, parse_flow
-from crossflow.forward import run_clean
-from crossflow.measures import asked, measure
+from crossflow.forward import Reading, run_clean
+from crossflow.measures import Asked, asked, measure
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.tables import KNOCKOUT
 
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
+
+
+class Answered(NamedTuple):
+    """A question, the model's clean answer to it, and the answer's tokens."""
+
+    prepared: Prepared
+    generated: str
+    tokens: Sequence[int]
 
 
 def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
@@ -23,79 +34,118 @@ def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
     return [Row("", 0, Window(0, layers - 1), (Edges(np.arange(0), np.array([start])),)) for start in starts]
 
 
+@dataclass(frozen=True)
+class KnockedOut:
+    """A question whose knockouts have been run, and nothing read of them yet.
+
+    Attributes:
+        flows: Name -> its centre layers.
+        edges: Name -> what it blocks.
+        rows: What was run; after them, rows without edges.
+        whole_answer: All tokens of the answer were scored.
+        asked: The tokens that are looked at.
+        clean, reading: What was read off the clean run and off the rows; None if there was nothing to knock out.
+        mass: See `crossflow.attention_mass`, in the order of the flows that have edges.
+    """
+
+    flows: Mapping[str, Sequence[int]]
+    edges: Mapping[str, Sequence[Edges]]
+    rows: Sequence[Row]
+    whole_answer: bool
+    asked: Asked
+    clean: Reading | None = None
+    reading: Reading | None = None
+    mass: Tensor | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The question's part of a knockout table.
+
+        A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entries
+        ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a knockout of nothing,
+        absolute and in percent; None if there was nothing to knock out.
+        """
+        measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}
+        mass: dict[str, np.ndarray] = {}
+        noise_floor = noise_floor_percent = None
+        if self.clean is not None and self.reading is not None and self.mass is not None:
+            measured = measure(self.clean, self.reading, self.asked)
+            changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
+            noise_floor = float(changes[len(self.rows) :].max())
+            noise_floor_percent = float(np.abs(measured["change_percent"][len(self.rows) :]).max())
+            mass = dict(
+                zip([name for name, edges in self.edges.items() if edges], self.mass.cpu().numpy(), strict=True)
+            )
+        if not self.whole_answer:
+            measured["answer_logprob_change"] = [None] * len(measured["p_clean"])
+
+        place = {(row.flow, row.layer): number for number, row in enumerate(self.rows)}
+        windows = {(row.flow, row.layer): row.window for row in self.rows}
+        edges = {flow: count_edges(found) for flow, found in self.edges.items()}
+        cells = [(flow, layer) for flow, centres in self.flows.items() for layer in centres]
+        return {
+            "flow": [flow for flow, _ in cells],
+            "layer": [layer for _, layer in cells],
+            **{
+                name: [values[place[cell]] if cell in place else None for cell in cells]
+                for name, values in measured.items()
+            },
+            "edges": [edges[flow] for flow, _ in cells],
+            "attention": [
+                float(mass[flow][windows[flow, layer].first : windows[flow, layer].last + 1].mean())
+                if (flow, layer) in windows
+                else None
+                for flow, layer in cells
+            ],
+            "noise_floor": noise_floor,
+            "noise_floor_percent": noise_floor_percent,
+        }
+
+
 def knock_out(
     model: MultimodalModel,
-    prepared: Prepared,
+    questions: Sequence[Answered],
     flows: Mapping[str, Sequence[int]],
     window: str,
-    generated: str,
-    tokens: Sequence[int],
     engine: Engine,
     seed: int,
     whole_answer: bool = False,
-) -> dict[str, Any]:
-    """All flows of one question at their centre layers.
-
-    A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entries
-    ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a knockout of nothing,
-    absolute and in percent; None if there was nothing to knock out.
+) -> list[KnockedOut]:
+    """All flows of some questions at their centre layers.
 
     Args:
         model: The model.
-        prepared: The question.
+        questions: They are run together.
         flows: Name -> its centre layers.
         window: The window: a width, ``bottom`` or ``top``.
-        generated: The clean answer.
-        tokens: Its tokens.
         engine: How knockouts are computed.
         seed: Seed of random source sets.
         whole_answer: Score all of the answer's tokens, and not the first alone.
     """
     layers = len(model.layers)
-    question, positions = prepared.question, prepared.positions
-    special = set(model.processor.tokenizer.all_special_ids)
-    answer = [token for token in tokens if token not in special]
-    if whole_answer and answer[:1] == tokens[:1]:
-        prepared = prepared.answered_by(answer)
-    found = {name: edges_of(parse_flow(name), positions, seed, question.question_id) for name in flows}
-    rows: list[Row] = []
-    for name, edges in found.items():
-        if edges:
-            longer = [each.going_on(positions.length - 1, prepared.length - positions.length) for each in edges]
-            rows.extend(rows_of(name, longer, window, layers, flows[name]))
+    tokenizer = model.processor.tokenizer
+    special = set(tokenizer.all_special_ids)
+    outcomes, prompts = [], []
+    for prepared, generated, tokens in questions:
+        question, positions = prepared.question, prepared.positions
+        answer = [token for token in tokens if token not in special]
+        scored = whole_answer and answer[:1] == tokens[:1]
+        prompt = prepared.answered_by(answer) if scored else prepared
+        edges = {name: edges_of(parse_flow(name), positions, seed, question.question_id) for name in flows}
+        rows: list[Row] = []
+        for name, found in edges.items():
+            longer = [each.going_on(positions.length - 1, prompt.length - positions.length) for each in found]
+            rows.extend(rows_of(name, longer, window, layers, flows[name]) if longer else [])
+        outcomes.append(KnockedOut(flows, edges, rows, whole_answer, asked(tokenizer, question, generated, tokens[0])))
+        prompts.append(prompt)
 
-    measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}
-    mass: dict[str, np.ndarray] = {}
-    noise_floor = noise_floor_percent = None
-    if rows:
-        clean = run_clean(model, prepared, min(row.start for row in rows))
-        reading = engine(model, clean, rows + _zero_edge_rows(rows, layers))
-        measured = measure(clean.reading, reading, asked(model.processor.tokenizer, question, generated, tokens[0]))
-        changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
-        noise_floor = float(changes[len(rows) :].max())
-        noise_floor_percent = float(np.abs(measured["change_percent"][len(rows) :]).max())
-        present = [name for name, edges in found.items() if edges]
-        mass = dict(zip(present, attention_mass(clean, [found[name] for name in present]), strict=True))
-    if not whole_answer:
-        measured["answer_logprob_change"] = [None] * len(measured["p_clean"])
-
-    place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
-    windows = {(row.flow, row.layer): row.window for row in rows}
-    cells = [(flow, layer) for flow, centres in flows.items() for layer in centres]
-    return {
-        "flow": [flow for flow, _ in cells],
-        "layer": [layer for _, layer in cells],
-        **{
-            name: [values[place[cell]] if cell in place else None for cell in cells]
-            for name, values in measured.items()
-        },
-        "edges": [count_edges(found[flow]) for flow, _ in cells],
-        "attention": [
-            float(mass[flow][windows[flow, layer].first : windows[flow, layer].last + 1].mean())
-            if (flow, layer) in windows
-            else None
-            for flow, layer in cells
-        ],
-        "noise_floor": noise_floor,
-        "noise_floor_percent": noise_floor_percent,
+    work = {
+        number: (run_clean(model, prompt, min(row.start for row in rows)), [*rows, *_zero_edge_rows(rows, layers)])
+        for number, (prompt, rows) in enumerate(zip(prompts, (outcome.rows for outcome in outcomes), strict=True))
+        if rows
     }
+    with torch.inference_mode():
+        for (number, (clean, _)), reading in zip(work.items(), engine(model, list(work.values())), strict=True):
+            outcome = outcomes[number]
+            mass = attention_mass(clean, [found for found in outcome.edges.values() if found])
+            outcomes[number] = replace(outcome, clean=clean.reading, reading=reading, mass=mass)
+    return outcomes

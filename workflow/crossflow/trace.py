@@ -16,10 +16,10 @@ from PIL import Image
 
 from crossflow.answers import Answer, answer
 from crossflow.edges import Edges, Row, edges_of, rows_of
-from crossflow.engines import ENGINES
 from crossflow.flows import parse_flow
 from crossflow.forward import run_clean
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
+from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel, Prepared
 
 SEED = 0  # of random controls, where a flow is one
@@ -119,7 +119,7 @@ def trace(
     first_token = found.tokens[0]
     clean = run_clean(model, prepared, min(row.start for row in rows))
     p_clean = float(torch.softmax(clean.logits.double(), -1)[first_token])
-    p_knockout = torch.softmax(ENGINES["knockout"](model, clean, rows).logits.double(), -1)[:, first_token].tolist()
+    p_knockout = torch.softmax(run_knockouts(model, clean, rows).logits.double(), -1)[:, first_token].tolist()
     change = {(row.flow, row.layer): 100 * (p - p_clean) / p_clean for row, p in zip(rows, p_knockout, strict=True)}
     return Trace(
         found,

@@ -10,18 +10,19 @@ from tqdm import tqdm
 from crossflow.answers import Answer, answer, answer_blind, answer_zeroed, is_correct, swapped_pictures
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import ChosenQuestion, Pictures, read_chosen
+from crossflow.gqa import read_chosen
 from crossflow.journal import journal_beside
 from crossflow.measures import option_tokens
-from crossflow.models import MultimodalModel, load_model
+from crossflow.models import MultimodalModel, Prepared, load_model
 from crossflow.planning import announce
+from crossflow.preparing import Asking
 from crossflow.tables import ANSWERS, BASELINES, SKIPPED, write_csv, write_parquet
 from crossflow.verbs.options import (
     add_model_arguments,
     add_picture_arguments,
     determining,
     model_settings,
-    open_pictures,
+    preparing,
 )
 
 
@@ -37,18 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
 
 
+def _usable(prepared: Prepared | BrokenQuestion) -> Prepared:
+    if isinstance(prepared, BrokenQuestion):
+        raise prepared
+    return prepared
+
+
 def _row(
-    model: MultimodalModel, question: ChosenQuestion, pictures: Pictures, baselines: Sequence[str], swapped: str | None
+    model: MultimodalModel, prepared: Prepared, baselines: Sequence[str], swapped: Prepared | None
 ) -> dict[str, Any]:
-    prepared = model.prepare(question, pictures.open(question.image_id))
+    question = prepared.question
     seeing, blind = answer(model, prepared), answer_blind(model, prepared)
     first_token = seeing.tokens[0]
     options = option_tokens(model.processor.tokenizer, seeing.text, question.true_option, question.false_option)
     others: dict[str, Answer] = {}
     if "zeroed" in baselines:
         others["zeroed"] = answer_zeroed(model, prepared)
-    if "swapped" in baselines and swapped is not None:
-        others["swapped"] = answer(model, model.prepare(question, pictures.open(swapped)))
+    if swapped is not None:
+        others["swapped"] = answer(model, swapped)
     row: dict[str, Any] = dict.fromkeys(ANSWERS.names)
     for baseline, other in others.items():
         row[f"generated_{baseline}"] = other.text
@@ -78,20 +85,30 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(settings, device)
     skipped: dict[str, dict[str, Any]] = {}
     determined = determining(arguments) | {"baselines": arguments.baselines, "seed": arguments.seed}
-    swapped = swapped_pictures(questions, arguments.seed)
-    with open_pictures(arguments) as pictures, journal_beside(arguments.output, determined) as journal:
-        for question in tqdm(questions, desc=f"answers, {arguments.questions.stem}", unit="question"):
-            if question.question_id in journal.finished:
-                continue
-            try:
-                other = swapped.get(question.question_id)
-                journal.add(question.question_id, _row(model, question, pictures, arguments.baselines, other))
-            except BrokenQuestion as reason:
-                skipped[question.question_id] = {
-                    "question_id": question.question_id,
-                    "image_id": question.image_id,
-                    "reason": str(reason),
-                }
+    swapped = swapped_pictures(questions, arguments.seed) if "swapped" in arguments.baselines else {}
+    with journal_beside(arguments.output, determined) as journal:
+        pending = [question for question in questions if question.question_id not in journal.finished]
+        # Each question, and at once with the other picture if it has one.
+        askings = [
+            Asking(question, image_id)
+            for question in pending
+            for image_id in (question.image_id, swapped.get(question.question_id))
+            if image_id is not None
+        ]
+        name = f"answers, {arguments.questions.stem}"
+        with preparing(arguments, model, askings) as prepared:
+            for question in tqdm(pending, name, len(questions), unit="question", initial=len(questions) - len(pending)):
+                given = [next(prepared) for _ in range(1 + (question.question_id in swapped))]
+                try:
+                    seen, *other = [_usable(each) for each in given]
+                    row = _row(model, seen, arguments.baselines, other[0] if other else None)
+                    journal.add(question.question_id, row)
+                except BrokenQuestion as reason:
+                    skipped[question.question_id] = {
+                        "question_id": question.question_id,
+                        "image_id": question.image_id,
+                        "reason": str(reason),
+                    }
         if questions and len(skipped) == len(questions):
             first = next(iter(skipped.values()))
             raise CrossflowError(

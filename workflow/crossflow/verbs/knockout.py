@@ -2,20 +2,23 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from crossflow.devices import take_device
-from crossflow.edges import moved_boxes
 from crossflow.engines import ENGINES
-from crossflow.errors import BrokenQuestion, CrossflowError
+from crossflow.errors import CrossflowError
 from crossflow.flows import BOTTOM, MOVED, TOP, parse_flow
-from crossflow.gqa import read_chosen
-from crossflow.journal import hash_file, journal_beside
+from crossflow.gqa import ChosenQuestion, read_chosen
+from crossflow.journal import hash_file, journal_beside, writing_behind
 from crossflow.models import load_model
 from crossflow.planning import announce
-from crossflow.question_knockouts import knock_out
+from crossflow.preparing import Asking, still_usable
+from crossflow.question_knockouts import Answered, KnockedOut, knock_out
 from crossflow.seeds import derived_seed
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, KNOCKOUT, read_parquet, write_parquet
@@ -24,10 +27,12 @@ from crossflow.verbs.options import (
     add_picture_arguments,
     determining,
     model_settings,
-    open_pictures,
+    preparing,
 )
 
 log = logging.getLogger(__name__)
+
+Batch = Sequence[tuple[ChosenQuestion, Any]]
 
 
 def _window(text: str) -> str:
@@ -67,7 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     names = [*arguments.flows, *arguments.controls]
     flows = [parse_flow(name) for name in names]
     device = take_device(arguments.device)
-    announce(settings, [question for question, _ in chosen], device, names, batched=arguments.engine != "reference")
+    plan = announce(
+        settings, [question for question, _ in chosen], device, names, batched=arguments.engine != "reference"
+    )
     model = load_model(settings, device)
     layers = len(model.layers)
     _fits(arguments.window, layers, settings.path)
@@ -83,33 +90,49 @@ def run(arguments: argparse.Namespace) -> None:
         "select": arguments.select,
         "engine": arguments.engine,
     }
-    with open_pictures(arguments) as pictures, journal_beside(arguments.output, metadata) as journal:
-        for question, row in tqdm(chosen, desc=f"knockout, {arguments.questions.stem}", unit="question"):
-            if question.question_id in journal.finished:
-                continue
-            try:
-                picture = pictures.open(question.image_id)
-                boxes = [chosen.box for chosen in question.objects] if any(flow.is_moved for flow in flows) else []
-                place = derived_seed(arguments.seed, question.question_id, MOVED)
-                prepared = model.prepare(question, picture, moved_boxes(boxes, picture.size, place))
-            except BrokenQuestion as reason:
-                raise CrossflowError(
-                    f"Question {question.question_id} was answered but can not be used any more: {reason}."
-                ) from reason
-            journal.add(
-                question.question_id,
-                knock_out(
+    at_once = 1 if plan is None else plan.questions
+    # Always the same questions together, wherever a killed job left off: the rounding of a result depends on them.
+    batches = [chosen[first : first + at_once] for first in range(0, len(chosen), at_once)]
+    with journal_beside(arguments.output, metadata) as journal:
+        pending = [
+            batch for batch in batches if any(question.question_id not in journal.finished for question, _ in batch)
+        ]
+        askings = [
+            Asking(question, question.image_id, derived_seed(arguments.seed, question.question_id, MOVED))
+            if any(flow.is_moved for flow in flows)
+            else Asking(question, question.image_id)
+            for batch in pending
+            for question, _ in batch
+        ]
+
+        def write(batch: Batch, outcomes: Sequence[KnockedOut]) -> None:
+            for (question, _), outcome in zip(batch, outcomes, strict=True):
+                if question.question_id not in journal.finished:
+                    journal.add(question.question_id, outcome.columns())
+
+        progress = tqdm(total=len(chosen), desc=f"knockout, {arguments.questions.stem}", unit="question")
+        progress.update(sum(len(batch) for batch in batches) - sum(len(batch) for batch in pending))
+        with progress, preparing(arguments, model, askings) as prepared, writing_behind() as give_away:
+            for batch in pending:
+                answered = [
+                    Answered(
+                        still_usable(next(prepared), question),
+                        row.generated,
+                        [int(token) for token in row.answer_tokens],
+                    )
+                    for question, row in batch
+                ]
+                outcomes = knock_out(
                     model,
-                    prepared,
+                    answered,
                     centres,
                     arguments.window,
-                    row.generated,
-                    [int(token) for token in row.answer_tokens],
                     ENGINES[arguments.engine],
                     arguments.seed,
                     arguments.whole_answer,
-                ),
-            )
+                )
+                give_away(partial(write, batch, outcomes))
+                progress.update(len(batch))
         entries = [(question, journal.finished[question.question_id]) for question, _ in chosen]
         floors = {
             name: max((entry[name] for _, entry in entries if entry[name] is not None), default=None)

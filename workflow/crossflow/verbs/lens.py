@@ -6,12 +6,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from crossflow.devices import take_device
-from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.gqa import read_chosen
 from crossflow.journal import hash_file, journal_beside
 from crossflow.lens import track, tracked_tokens
 from crossflow.models import load_model
 from crossflow.planning import announce
+from crossflow.preparing import Asking, still_usable
 from crossflow.selection import SELECTIONS, selected
 from crossflow.tables import ANSWERS, LENS, read_parquet, write_parquet
 from crossflow.verbs.options import (
@@ -19,7 +19,7 @@ from crossflow.verbs.options import (
     add_picture_arguments,
     determining,
     model_settings,
-    open_pictures,
+    preparing,
 )
 
 
@@ -46,18 +46,15 @@ def run(arguments: argparse.Namespace) -> None:
     announce(settings, chosen, device)
     model = load_model(settings, device)
     metadata = determining(arguments) | {"answers": hash_file(arguments.answers), "select": arguments.select}
-    with open_pictures(arguments) as pictures, journal_beside(arguments.output, metadata) as journal:
-        for question in tqdm(chosen, desc=f"lens, {arguments.questions.stem}", unit="question"):
-            if question.question_id in journal.finished:
-                continue
-            try:
-                prepared = model.prepare(question, pictures.open(question.image_id))
-            except BrokenQuestion as reason:
-                raise CrossflowError(
-                    f"Question {question.question_id} was answered but can not be used any more: {reason}."
-                ) from reason
-            tokens = tracked_tokens(model.processor.tokenizer, question.answer, question.false_option)
-            journal.add(question.question_id, track(model, prepared, tokens))
+    with journal_beside(arguments.output, metadata) as journal:
+        pending = [question for question in chosen if question.question_id not in journal.finished]
+        askings = [Asking(question, question.image_id) for question in pending]
+        name = f"lens, {arguments.questions.stem}"
+        with preparing(arguments, model, askings) as prepared:
+            for question in tqdm(pending, name, len(chosen), unit="question", initial=len(chosen) - len(pending)):
+                ready = still_usable(next(prepared), question)
+                tokens = tracked_tokens(model.processor.tokenizer, question.answer, question.false_option)
+                journal.add(question.question_id, track(model, ready, tokens))
         write_parquet(
             arguments.output,
             LENS,

@@ -1,15 +1,20 @@
 """Options that several verbs share."""
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crossflow import __version__
+from crossflow.errors import BrokenQuestion
 from crossflow.gqa import Pictures
 from crossflow.hub import files_in, folder_of, hash_model, read_manifest
 from crossflow.journal import hash_file
-from crossflow.models import DTYPES, ModelSettings
+from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.patches import RULES
+from crossflow.preparing import Asking, prepared_ahead, workers_for
 from crossflow.prompts import TEMPLATES
 
 
@@ -25,6 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dtype", default="float32", choices=DTYPES)
     model.add_argument("--max-new-tokens", type=int, default=16)
     model.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
+    model.add_argument("--workers", type=int, help="processes that prepare questions (default: none beside a CPU)")
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +49,14 @@ def open_pictures(arguments: argparse.Namespace) -> Pictures:
     if arguments.root is None:
         return Pictures(arguments.pictures, by_file=True)
     return Pictures(arguments.root)
+
+
+def preparing(
+    arguments: argparse.Namespace, model: MultimodalModel, askings: Sequence[Asking]
+) -> AbstractContextManager[Iterator[Prepared | BrokenQuestion]]:
+    """The questions, prepared ahead as the options say; see `crossflow.preparing`."""
+    workers = workers_for(model.device) if arguments.workers is None else arguments.workers
+    return prepared_ahead(model, partial(open_pictures, arguments), askings, workers)
 
 
 def model_settings(arguments: argparse.Namespace) -> ModelSettings:

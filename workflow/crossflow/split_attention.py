@@ -1,0 +1,156 @@
+"""Attention of many rows to a prefix that all of them share, and to keys of their own.
+
+The prefix is never copied, neither per row nor per head of a group: all rows' queries stand side by side before it.
+Each row's own keys are attended to apart, and the two results are merged by the logarithms of the sums of their
+exponentials. The sums are those of one softmax over both (M. Milakov and N. Gimelshein, 2018; PyTorch's own context
+parallelism merges its blocks likewise).
+
+PyTorch's fused kernels return that logarithm, but only under private names; `_fused` is the one place that calls them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Kernels for CUDA read a bias in steps of 16 bytes.
+_STEP = 8
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class Masks(NamedTuple):
+    """What may be attended to from a suffix, in several variants of which the first is the model's own.
+
+    Attributes:
+        prefix: Added to the scores of the prefix, 0 or -inf; ``keys`` are padded to a multiple of `_STEP`.
+        own: Added to the scores of the suffix's own keys, likewise.
+        no_prefix: Where a query sees nothing of the prefix.
+        no_own: Where it sees none of its own keys.
+        illegal: Whether some query sees nothing at all.
+        plain: Whether the first variant is all of the prefix and causal among its own keys.
+    """
+
+    prefix: Float[Tensor, "variants suffix prefix_keys"]
+    own: Float[Tensor, "variants suffix own_keys"]
+    no_prefix: Bool[Tensor, "variants suffix"]
+    no_own: Bool[Tensor, "variants suffix"]
+    illegal: Bool[Tensor, " variants"]
+    plain: bool
+
+
+def _bias(visible: Bool[Tensor, "variants suffix keys"], dtype: torch.dtype) -> Tensor:
+    variants, suffix, keys = visible.shape
+    bias = torch.zeros(variants, suffix, -(-keys // _STEP) * _STEP, dtype=dtype, device=visible.device)
+    bias[..., :keys].masked_fill_(~visible, -torch.inf)
+    return bias
+
+
+def masks_of(visible: Bool[Tensor, "variants suffix positions"], start: int, dtype: torch.dtype, plain: bool) -> Masks:
+    """Masks for suffixes from position ``start`` on; the first variant is the model's own."""
+    prefix, own = visible[..., :start], visible[..., start:]
+    illegal = ~visible.any(-1).all(-1)
+    return Masks(_bias(prefix, dtype), _bias(own, dtype), ~prefix.any(-1), ~own.any(-1), illegal, plain)
+
+
+def _fused(
+    query: Float[Tensor, "batch heads queries width"],
+    key: Float[Tensor, "batch heads keys width"],
+    value: Float[Tensor, "batch heads keys width"],
+    bias: Float[Tensor, "any_batch 1 queries keys"] | None,
+    causal: bool,
+    scaling: float,
+) -> tuple[Float[Tensor, "batch heads queries width"], Float[Tensor, "batch heads queries"]]:
+    """Attention, and the logarithm of the sum of its exponentials; undefined where a query sees nothing."""
+    if query.device.type == "cpu":
+        cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        mixed, total = cpu(query, key, value, 0.0, causal, attn_mask=bias, scale=scaling)
+        return mixed, total
+    if query.device.type == "cuda" and query.dtype != torch.float64 and query.shape[-1] % _STEP == 0:
+        return _on_cuda(query, key, value, bias, causal, scaling)
+    return _by_products(query, key, value, bias, causal, scaling)
+
+
+def _on_cuda(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """As `_fused`: flash attention takes no bias, no fp32 and no wider heads."""
+    kernels = torch.ops.aten
+    if bias is None and query.dtype in _HALVES and query.shape[-1] <= 256:
+        mixed, total, *_ = kernels._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)
+    else:
+        every = None if bias is None else bias.expand(*query.shape[:2], -1, -1)
+        mixed, total, *_ = kernels._scaled_dot_product_efficient_attention(
+            query, key, value, every, True, 0.0, causal, scale=scaling
+        )
+    return mixed, total[..., : query.shape[2]]
+
+
+def _by_products(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """As `_fused`, from plain matrix products, for devices and types without such a kernel."""
+    scores = (query @ key.transpose(-1, -2)).mul_(scaling)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if bias is not None:
+        scores = scores + bias
+    if causal:
+        scores.masked_fill_(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+    total = torch.logsumexp(scores, dim=-1)
+    return torch.exp(scores - total[..., None]).to(value.dtype) @ value, total
+
+
+def attend_split(
+    query: Float[Tensor, "heads tokens width"],
+    key: Float[Tensor, "kv_heads tokens width"],
+    value: Float[Tensor, "kv_heads tokens width"],
+    prefix_key: Float[Tensor, "kv_heads prefix width"],
+    prefix_value: Float[Tensor, "kv_heads prefix width"],
+    masks: Masks,
+    variants: Int[Tensor, " rows"] | None,
+    scaling: float,
+) -> Float[Tensor, "heads tokens width"]:
+    """Attention of rows of suffixes, whose tokens stand one after another, to a prefix and to themselves.
+
+    Args:
+        query: All rows' queries; grouped heads are consecutive.
+        key, value: All rows' own keys and values.
+        prefix_key, prefix_value: Shared by all rows; may have no position.
+        masks: What may be attended to.
+        variants: Which of the masks each row has; None = all of them the first.
+        scaling: Factor of the scores.
+    """
+    heads, tokens, width = query.shape
+    kv_heads, start = prefix_key.shape[:2]
+    group, suffix = heads // kv_heads, masks.own.shape[1]
+    rows = tokens // suffix
+    if variants is None and not masks.plain:
+        variants = torch.zeros(rows, dtype=torch.long, device=query.device)
+
+    def by_row(part: Tensor) -> Tensor:
+        return part.view(len(part), rows, suffix, width).transpose(0, 1)
+
+    def own_heads(part: Tensor) -> Tensor:
+        return by_row(part) if group == 1 else by_row(part.repeat_interleave(group, dim=0))
+
+    own_bias = None if variants is None else masks.own[variants][:, None, :, :suffix]
+    own, own_total = _fused(by_row(query), own_heads(key), own_heads(value), own_bias, variants is None, scaling)
+    own = own.transpose(0, 1).reshape(heads, tokens, width)
+    if not start:
+        return own
+    own_total = own_total.transpose(0, 1).reshape(heads, tokens)
+
+    # A head of keys, with the heads of its group, is a batch of its own.
+    bias = None if variants is None else masks.prefix[variants].flatten(0, 1)[None, None, :, :start]
+    grouped = query.reshape(kv_heads, group, tokens, width)
+    shared_key, shared_value = (part[:, None].expand(-1, group, -1, -1) for part in (prefix_key, prefix_value))
+    shared, total = _fused(grouped, shared_key, shared_value, bias, False, scaling)
+    shared, total = shared.reshape(heads, tokens, width), total.reshape(heads, tokens)
+    if variants is not None:
+        # The kernels return anything at all for a query that sees nothing.
+        unseen, unseen_own = masks.no_prefix[variants].flatten(), masks.no_own[variants].flatten()
+        for part, logarithm, nothing in ((shared, total, unseen), (own, own_total, unseen_own)):
+            part.masked_fill_(nothing[:, None], 0)
+            logarithm.masked_fill_(nothing, -torch.inf)
+    share = torch.sigmoid_(own_total.sub_(total))[..., None]
+    return shared.to(share.dtype).lerp_(own.to(share.dtype), share).to(query.dtype)
