@@ -10,12 +10,10 @@ tokens that a picture can have and a question longer than any of GQA's, from `cr
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 import yaml
-from transformers import AutoModelForImageTextToText
 
 from crossflow.memory import GIB, USABLE, Sizes
-from crossflow.models import ARCHITECTURES, DTYPES, sizes_of
+from crossflow.models import DTYPES, outline_of
 from crossflow.planning import Plan, plan_knockout
 from crossflow.true_sizes import true_config
 
@@ -42,10 +40,9 @@ def card_bytes(gigabytes: int) -> int:
 
 def published_sizes(slug: str, dtype: str) -> Sizes:
     """The sizes of a published model."""
-    config = true_config(slug)
-    with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[dtype])
-    return sizes_of(network, ARCHITECTURES[config.model_type])
+    sizes = outline_of(true_config(slug), DTYPES[dtype])
+    assert sizes is not None
+    return sizes
 
 
 def need(sizes: Sizes, flows: list[str]) -> Need:

@@ -28,7 +28,7 @@ from crossflow.knockout import run_knockouts
 from crossflow.lens import track
 from crossflow.memory import GIB, Sizes
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
-from crossflow.planning import AT_ONCE, plan_knockout
+from crossflow.planning import ENOUGH, plan_knockout
 from tiny import draw_world, load_tiny
 
 QUESTION = ChosenQuestion("1", "1", "ChooseAttr", "", "Is the ball red or blue?", "red", "red", "blue", ())
@@ -172,8 +172,9 @@ def test_a_published_model_fits_into_its_card(
     assert needed.plan.batch > 32, "a card on which rows run in small batches is not the model's"
     whole = published["card_bytes"](80)
     large = plan_knockout(sizes, needed.positions, needed.positions - 64, PUBLISHED_FLOWS, int(0.9 * whole))
-    assert large.questions == AT_ONCE, "in 80 GB nothing is cut"
-    assert large.batch == AT_ONCE * 2 * (3 * sizes.layers + 1)
+    # Three flows to a question and what follows it, 64 positions, and three to the last.
+    assert large.questions == -(-ENOUGH // ((3 * sizes.layers + 1) * 65)) > 1
+    assert large.batch == large.questions * 2 * (3 * sizes.layers + 1), "in 80 GB nothing is cut"
 
 
 def test_batches_are_the_largest_that_fit(folder: Path) -> None:
@@ -230,7 +231,8 @@ def test_the_mini_studys_batches_are_whole_on_any_machine(repo: Path) -> None:
     _, sizes = read_outline(ModelSettings(repo / "resources" / "mini-llava", "vicuna-v1"))
     # 36 visual tokens and fewer than 100 of text.
     flows = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["mini"]["flows"]
-    assert plan_knockout(sizes, 136, 36, flows, GIB // 4).questions == AT_ONCE
+    plan = plan_knockout(sizes, 136, 36, flows, GIB // 4)
+    assert plan.batch == plan.questions * (len(flows) * sizes.layers + 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

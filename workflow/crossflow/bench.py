@@ -1,6 +1,6 @@
 """How fast knockouts are on this machine, beside the published procedure and beside what no program can avoid.
 
-Everything is measured in one run on one question: a model of true size (or a narrower one) with random weights, a
+Everything is measured in one run on questions of one shape: a model of true size (or narrower) with random weights, a
 prompt of true token counts, the published six flows at every centre layer.
 
 published
@@ -9,7 +9,7 @@ published
 reference
     `crossflow.reference`.
 engine
-    `crossflow.knockout`: one clean run, and a suffix per row.
+    `crossflow.knockout`: one clean run, and a suffix per row; as many questions together as a job would take.
 
 The *bound* is the ratio of operations between one full forward per row and what the engine can not avoid, counted as
 positions x layers. The *floor* is the time of the unavoidable operations (one clean forward with its tower, the
@@ -37,9 +37,11 @@ from crossflow.edges import Row, blocked, edges_of, rows_of
 from crossflow.flows import PUBLISHED_FLOWS, parse_flow
 from crossflow.forward import CleanRun, Reading, full_forward, run_clean
 from crossflow.gqa import ChosenQuestion
-from crossflow.knockout import run_knockouts
+from crossflow.knockout import run_together
+from crossflow.memory import capacity
 from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.patches import VisualTokens
+from crossflow.planning import plan_knockout
 from crossflow.positions import Positions
 from crossflow.reference import run_reference
 from crossflow.true_sizes import is_tiled, true_config
@@ -65,6 +67,7 @@ class Bench(NamedTuple):
     Attributes:
         positions: Length of the prompt.
         rows: Knockouts of a question.
+        together: Questions that the engine runs together.
         timings: Name -> seconds per question; that of a full forward is multiplied by the rows.
         bound: Ratio of operations, positions x layers.
         operations: Unavoidable ones of a question.
@@ -75,6 +78,7 @@ class Bench(NamedTuple):
 
     positions: int
     rows: int
+    together: int
     timings: dict[str, Timing]
     bound: float
     operations: float
@@ -89,11 +93,17 @@ class Bench(NamedTuple):
 
 
 def build_model(
-    slug: str, layers: int | None, width: int | None, tower: bool, dtype: str, device: torch.device
+    slug: str,
+    layers: int | None,
+    width: int | None,
+    tower: bool,
+    dtype: str,
+    device: torch.device,
+    side: int | None = None,
 ) -> MultimodalModel:
-    """A model of `crossflow.true_sizes` with random weights, made on the device."""
+    """A model of `crossflow.true_sizes`, by the arguments of `true_config`, with random weights made on the device."""
     torch.manual_seed(0)
-    config = true_config(slug, layers, width, tower)
+    config = true_config(slug, layers, width, tower, side)
     with torch.device(device):
         network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
             config,
@@ -107,10 +117,10 @@ def build_model(
     return MultimodalModel(settings, network.eval(), None, ARCHITECTURES[config.model_type], device)
 
 
-def build_question(model: MultimodalModel) -> Prepared:
-    """A prompt of true token counts with random tokens and pixels."""
+def build_question(model: MultimodalModel, number: int = 0) -> Prepared:
+    """A prompt of true token counts with random tokens and pixels, others for each number."""
     config: Any = model.network.config
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(number)
     width, height = PICTURE
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     pixels: dict[str, Tensor] = {}
@@ -125,7 +135,7 @@ def build_question(model: MultimodalModel) -> Prepared:
     names = ("system", "image", "separator", "question", "instruction", "last")
     sets = {name: np.arange(cuts[i], cuts[i + 1]) for i, name in enumerate(names)}
     related = np.zeros(visual, dtype=bool)
-    related[200 : 200 + RELATED] = True
+    related[visual // 3 : visual // 3 + RELATED] = True
     sets["related"], sets["other"] = sets["image"][related], sets["image"][~related]
     sets["padding"], sets["all"] = sets["image"][:0], np.arange(cuts[2], cuts[-1])
     ids = torch.randint(10, 31000, (1, cuts[-1]), generator=generator)
@@ -224,7 +234,17 @@ def _token_probabilities(reading: Reading, token: int) -> Tensor:
     return torch.softmax(reading.logits.double(), dim=-1)[:, token]
 
 
-def measure_speed(model: MultimodalModel, window: int, repeats: int, forwards: int) -> Bench:
+def questions_together(model: MultimodalModel, prepared: Prepared) -> int:
+    """How many questions of this shape a job would run together."""
+    assert model.sizes is not None
+    image_stop = int(prepared.positions["image"][-1]) + 1
+    room = capacity(model.device)
+    return plan_knockout(model.sizes, prepared.length, image_stop, PUBLISHED_FLOWS, room).questions
+
+
+def measure_speed(
+    model: MultimodalModel, window: int, repeats: int, forwards: int, together: int | None = None
+) -> Bench:
     """Time the engine, the reference and the published procedure in turns.
 
     Args:
@@ -232,14 +252,17 @@ def measure_speed(model: MultimodalModel, window: int, repeats: int, forwards: i
         window: Width of the window.
         repeats: Runs of the engine; the median counts.
         forwards: Full forwards of each of the others that are timed, spread over the rows.
+        together: Questions that the engine runs together; None = as many as a job would.
     """
     device, layers = model.device, len(model.layers)
     prepared = build_question(model)
     rows = rows_for(prepared, PUBLISHED_FLOWS, window, layers)
     first = min(row.start for row in rows)
+    together = together or questions_together(model, prepared)
+    questions = [prepared, *(build_question(model, number) for number in range(1, together))]
 
     def engine() -> Reading:
-        return run_knockouts(model, run_clean(model, prepared, first), rows)
+        return run_together(model, [(run_clean(model, question, first), rows) for question in questions])[0]
 
     def published(row: Row) -> Reading:
         return full_forward(model, prepared, Published(row, prepared.length, device))
@@ -268,10 +291,11 @@ def measure_speed(model: MultimodalModel, window: int, repeats: int, forwards: i
             seconds["engine"].append(timed(engine, device)[1])
     ours = _token_probabilities(fast, token)[chosen]
     timings = {name: Timing(len(rows) * float(np.mean(seconds[name])), len(chosen)) for name in found}
-    timings["engine"] = Timing(float(np.median(seconds["engine"])), len(seconds["engine"]))
+    timings["engine"] = Timing(float(np.median(seconds["engine"])) / together, len(seconds["engine"]))
     return Bench(
         prepared.length,
         len(rows),
+        together,
         timings,
         operation_bound(rows, prepared.length, layers),
         unavoidable(model, prepared, rows),

@@ -36,6 +36,7 @@ VERBS = {
     "trace": "ask one question about one picture, and draw its flows and map",
     "bench": "measure how fast knockouts are here, beside the published procedure",
     "check": "verify a model before it is studied",
+    "doctor": "look at all that a study needs, before it runs",
     "provenance": "collect by what, when and where a study's results were made",
     "compare": "compare summary tables with expected ones",
     "page": "write a table as a page for the report",

@@ -89,6 +89,13 @@ def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
     )
 
 
+def outline_of(config: Any, dtype: torch.dtype) -> Sizes | None:
+    """What a model's memory follows from, from its configuration alone; see `sizes_of`."""
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    return sizes_of(network, ARCHITECTURES[config.model_type])
+
+
 @dataclass(frozen=True)
 class Prepared:
     """One question, ready for the model.

@@ -17,7 +17,10 @@ from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8
-"""Questions that are run together at most: more of them make no large matrix product faster."""
+"""Questions that are run together at most."""
+
+ENOUGH = 8192
+"""Positions of a batch, over all its suffixes, beyond which no matrix product becomes faster."""
 
 # Targets that begin before the end of the picture, so that rows may be as long as the prompt.
 _BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
@@ -85,20 +88,18 @@ def plan_knockout(
         alone = kept + sizes.forward(positions)
         return Plan(sizes.weights, clean_run, alone, max(clean_run, alone), 1)
 
-    def needed(questions: int) -> tuple[int, int, int]:
-        """Bytes of the clean runs and of the largest batch, and its rows."""
+    def plan(questions: int) -> Plan:
         together = rows * questions
         batches = sizes.batches(together, available - sizes.weights - questions * kept)
         largest = max(sizes.batch(together[batch.start : batch.stop]) for batch in batches)
-        return (questions - 1) * kept + clean_run, questions * kept + largest, max(map(len, batches))
+        clean_runs = (questions - 1) * kept + clean_run
+        least = max(clean_run, kept + sizes.batch([max(rows)]))
+        return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, batches)), questions)
 
-    least = max(clean_run, kept + sizes.batch([max(rows)]))
-    for questions in range(AT_ONCE, 0, -1):
-        runs, largest, batch = needed(questions)
-        whole = batch == len(rows) * questions and sizes.weights + max(runs, largest) <= available
-        if whole or questions == 1:
-            return Plan(sizes.weights, runs, largest, least, batch, questions)
-    raise AssertionError
+    length = sum((positions - start) * (count * sizes.layers + 1) for start, count in starts.items())
+    fewer = (plan(questions) for questions in range(min(AT_ONCE, -(-ENOUGH // length)), 1, -1))
+    whole = (each for each in fewer if each.batch == len(rows) * each.questions and each.total <= available)
+    return next(whole, plan(1))
 
 
 def _prompts(

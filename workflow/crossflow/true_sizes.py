@@ -36,7 +36,9 @@ def is_tiled(slug: str) -> bool:
     return not slug.startswith("llava15")
 
 
-def true_config(slug: str, layers: int | None = None, width: int | None = None, tower: bool = True) -> Any:
+def true_config(
+    slug: str, layers: int | None = None, width: int | None = None, tower: bool = True, side: int | None = None
+) -> Any:
     """The configuration of a model of `TRUE_SIZES`, as transformers knows it.
 
     Args:
@@ -44,6 +46,7 @@ def true_config(slug: str, layers: int | None = None, width: int | None = None, 
         layers: Fewer decoder layers than it has.
         width: A narrower decoder of the same proportions; a multiple of the width of a head.
         tower: With its vision tower, or with a tiny one that sees pictures of the same size.
+        side: Pixels of a tile's side, if they are not the model's own.
     """
     sizes = _TEXTS[slug]
     full, heads = sizes["hidden_size"], sizes["num_attention_heads"]
@@ -59,7 +62,8 @@ def true_config(slug: str, layers: int | None = None, width: int | None = None, 
         vocab_size=sizes["vocab_size"],
     )
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = CLIPVisionConfig(**(_CLIP if tower else _CLIP | small))
+    seen = {"image_size": side or _CLIP["image_size"]}
+    vision = CLIPVisionConfig(**(_CLIP | ({} if tower else small) | seen))
     if is_tiled(slug):
         return LlavaNextConfig(text_config=text, vision_config=vision, image_grid_pinpoints=_PINPOINTS)
     return LlavaConfig(text_config=text, vision_config=vision)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from crossflow import parameters, remote
+from crossflow import config_files, parameters, remote
 from crossflow.errors import CrossflowError
 from crossflow.figure_kinds import GRIDS, LENS_KINDS, kinds_of
 from crossflow.remote import read_sources
@@ -18,6 +18,8 @@ from crossflow.sources import sources_of
 ROOT = Path(workflow.basedir)
 
 try:
+    for file in workflow.configfiles:
+        config_files.read_config(Path(file))  # for what snakemake passes over: a key that stands there twice
     parameters.check(config, ROOT / "workflow/schemas/params.schema.yaml")
     STUDY = parameters.read_study(config)
     DATASET = parameters.dataset_root(config, STUDY.dataset)

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from crossflow import parameters
+from crossflow.config_files import read_config
 from crossflow.errors import CrossflowError
 
 LOCKS = Path(".snakemake/locks")
@@ -65,8 +65,8 @@ def remove_others(folder: Path, wanted: Iterable[str]) -> None:
 
 def main(stage: str) -> int:
     """Run a stage. Returns snakemake's exit status."""
-    config = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     try:
+        config = read_config(Path("params.yaml"))
         parameters.check(config, Path("workflow/schemas/params.schema.yaml"))
         wanted = stages(config)
     except CrossflowError as error:

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-tower", action="store_true", help="a tiny vision tower, so that the decoder is compared")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the engine; the median counts (default 3)")
     parser.add_argument("--forwards", type=int, default=6, help="full forwards that are timed of each other way")
+    parser.add_argument(
+        "--together", type=int, help="questions that the engine runs together (default: as a job would)"
+    )
     parser.add_argument("--questions", type=int, default=6000, help="questions of the study whose hours are computed")
     parser.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
 
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = build_model(
         arguments.model, arguments.layers, arguments.width, not arguments.no_tower, arguments.dtype, device
     )
-    found = measure_speed(model, arguments.window, arguments.repeats, arguments.forwards)
+    found = measure_speed(model, arguments.window, arguments.repeats, arguments.forwards, arguments.together)
     text = model.network.config.get_text_config()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"device      {name}, torch {torch.__version__}")
@@ -55,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         if way in found.differences:
             line += f", from {runs} of {found.rows} forwards; {seconds / engine:6.1f} x the engine"
             line += f", largest difference in probability {found.differences[way]:.1e}"
+        elif found.together > 1:
+            line += f", {found.together} at a time"
         print(line)
     print(f"bound       {found.bound:9.1f} x by operations (positions x layers)")
     print(

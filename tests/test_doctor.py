@@ -1,0 +1,156 @@
+"""What the doctor finds, good and bad, one fault at a time."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from crossflow import doctor
+from crossflow.cli import main
+from crossflow.doctor import MISSING, NOTE, OK, Finding, examine
+
+
+@pytest.fixture
+def tree(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the doctor reads of a checkout."""
+    for name in ("params.yaml", "envs/lock.txt", "resources/sources.csv", "workflow/schemas/params.schema.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repo / name, tmp_path / name)
+    shutil.copytree(repo / "resources/mini-llava", tmp_path / "resources/mini-llava")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _found(study: str = "mini", **changes: Any) -> list[Finding]:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": study}
+    config["studies"][study] |= changes
+    return list(examine(config, offline=True))
+
+
+def _of(findings: list[Finding], what: str) -> list[Finding]:
+    found = [finding for finding in findings if finding.what.startswith(what)]
+    assert found, what
+    return found
+
+
+def test_the_mini_study_needs_nothing_more(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--offline"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith(MISSING)]
+    assert {line[9:37].split()[0] for line in lines} == {
+        "python",
+        "packages",
+        "device",
+        "params.yaml",
+        "data",
+        "model",
+        "disk",
+    }
+
+
+def test_what_is_missing_fails_the_command_and_hides_nothing_else(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(tree / "resources/mini-llava")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    assert main(["doctor", "--offline"]) == 1
+    printed = capsys.readouterr()
+    missing = [line for line in printed.out.splitlines() if line.startswith(MISSING)]
+    assert [line.split()[1] for line in missing] == ["model", "disk", "disk"]
+    assert "holds no config.json" in missing[0]
+    assert "0.0 GB are free: make room" in missing[1]
+    assert printed.err.strip() == "crossflow doctor: 3 of the things that the study mini needs are missing; see above."
+
+
+def test_an_overlay_is_laid_over_params_yaml(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "mine.yaml").write_text(
+        "study: mine\nstudies: {mine: {dataset: nowhere, models: [mini-llava], "
+        "categories: [ChooseRel], flows: [image->last]}}\n"
+    )
+    assert main(["doctor", "--offline", "--configfile", "mine.yaml"]) == 1
+    assert "datasets has no entry 'nowhere'" in capsys.readouterr().out
+    (tree / "mine.yaml").write_text("studies: {mini: {dataset: shapes, flows: 3}}\n")
+    assert main(["doctor", "--offline", "--configfile", "mine.yaml"]) == 1
+    assert "studies.mini.flows" in capsys.readouterr().err
+
+
+def test_packages_are_held_against_the_lock(tree: Path) -> None:
+    lock = tree / "envs/lock.txt"
+    assert _of(_found(), "packages") == [Finding(OK, "packages", _of(_found(), "packages")[0].found)]
+    lock.write_text("numpy==0.0.1\nno-such-package==1.0\n")
+    absent, other = _of(_found(), "packages")
+    assert absent.level == other.level == NOTE
+    assert "no-such-package" in absent.found
+    assert "(locked 0.0.1)" in other.found
+
+
+def test_a_model_that_does_not_fit_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "capacity", lambda device: 10**6)
+    (finding,) = _of(_found(), "model mini-llava")
+    assert finding.level == MISSING
+    assert "take a larger device" in finding.found
+
+
+def test_a_study_of_the_paper_is_planned_without_any_download(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "capacity", lambda device: 80 * 2**30)
+    findings = _found("paper")
+    assert {finding.level for finding in _of(findings, "model")} == {OK}
+    assert all("fetched by the run" in finding.found for finding in _of(findings, "model"))
+    assert len(_of(findings, "data gqa")) == 3
+    cache = _of(findings, "disk")[-1]
+    # 14.1 + 26.7 + 14.1 + 16.7 GB of weights, and what the folders before it need.
+    assert 71.6 < float(cache.found.partition(": ")[2].split()[0]) < 77
+
+
+def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "_reachable", lambda url: asked.append(url) or ("Timeout" if "images" in url else None))
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    findings = list(examine(config))
+    missing = [finding for finding in _of(findings, "data gqa") if finding.level == MISSING]
+    assert len(missing) == 1
+    assert "images.zip, which can not be reached (Timeout)" in missing[0].found
+    assert sum("huggingface.co" in url for url in asked) == 1
+    assert len(asked) == 4
+
+
+def test_a_data_set_of_ones_own_must_be_there(tree: Path) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "mini"}
+    config["datasets"]["shapes"] = {"kind": "gqa", "root": str(tree / "absent")}
+    (finding,) = _of(list(examine(config, offline=True)), "data")
+    assert finding.level == MISSING
+    assert "absent does not exist" in finding.found
+
+
+def test_a_folder_that_can_not_be_written_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert {finding.level for finding in _of(_found(), "disk")} == {MISSING}
+    assert "can not be written (Permission denied)" in _of(_found(), "disk")[0].found
+
+
+def test_a_lock_that_was_left_is_a_note(tree: Path) -> None:
+    assert not [finding for finding in _found() if finding.what == "lock"]
+    (tree / ".snakemake/locks").mkdir(parents=True)
+    (tree / ".snakemake/locks/0.input.lock").touch()
+    (finding,) = _of(_found(), "lock")
+    assert finding.level == NOTE
+    assert "snakemake --unlock" in finding.found
+
+
+def test_gpus_are_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory: Iterator[tuple[int, int]] = iter([(79 * 2**30, 80 * 2**30), (20 * 2**30, 80 * 2**30)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: next(memory))
+    first, second = doctor.check_device()
+    assert (first.level, first.found) == (OK, "cuda:0, a GPU, 80 GiB")
+    assert (second.level, second.found) == (NOTE, "cuda:1, a GPU, 80 GiB, 60 GiB of it taken by others")

@@ -1,0 +1,64 @@
+"""Reading params.yaml and files that are laid over it, more strictly than a YAML library does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossflow.errors import CrossflowError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: PyYAML itself silently takes the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key, (place, _) in zip(keys, node.value, strict=True):
+        if keys.count(key) > 1:
+            raise CrossflowError(
+                f"{place.start_mark.name}, line {place.start_mark.line + 1}: the key {key!r} stands there twice."
+            )
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)  # noqa: S506
+    except OSError as error:
+        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise CrossflowError(f"{path} is not text in UTF-8 (byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise CrossflowError(
+            f"{path}{place} is not YAML ({getattr(error, 'problem', None) or 'see its start'})."
+        ) from error
+    if not isinstance(content, dict):
+        raise CrossflowError(f"{path} holds no keys: settings as in params.yaml were expected.")
+    return content
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over settings, as snakemake merges them: mappings key by key, everything else whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def read_config(path: Path, overlay: Path | None = None) -> dict[str, Any]:
+    """Read params.yaml, and a file that is laid over it.
+
+    Raises:
+        CrossflowError: a file can not be read, is no YAML, or has a key twice.
+    """
+    config = _read_yaml(path)
+    return config if overlay is None else _laid_over(config, _read_yaml(overlay))

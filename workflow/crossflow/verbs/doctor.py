@@ -1,0 +1,37 @@
+"""``crossflow doctor``: looks at all that a study needs, before it runs."""
+
+import argparse
+from pathlib import Path
+
+from crossflow import parameters
+from crossflow.config_files import read_config
+from crossflow.doctor import MISSING, examine
+from crossflow.errors import CrossflowError
+
+SCHEMA = Path("workflow/schemas/params.schema.yaml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--configfile", type=Path, help="a file to lay over it, as for snakemake")
+    parser.add_argument("--study", help="default: the one that params.yaml names")
+    parser.add_argument("--offline", action="store_true", help="ask no server")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print one line per finding.
+
+    Raises:
+        CrossflowError: params.yaml can not be read, or something that the study needs is missing.
+    """
+    config = read_config(arguments.params, arguments.configfile)
+    if arguments.study:
+        config["study"] = arguments.study
+    parameters.check(config, SCHEMA)
+    missing = 0
+    for finding in examine(config, arguments.offline):
+        print(f"{finding.level:<9}{finding.what:<28}{finding.found}", flush=True)
+        missing += finding.level == MISSING
+    if missing:
+        raise CrossflowError(f"{missing} of the things that the study {config['study']} needs are missing; see above.")
