@@ -53,6 +53,7 @@ NOT_YES = "the answer does not fit the type: one of two that exist is yes, none 
 NO_OBJECT = "the program names no object of the picture"
 NO_SCENE = "no scene graph"
 NOT_IN_SCENE = "the object is not in the scene graph"
+NO_EXTENT = "the object's box has no width or no height"
 
 _SELECT = re.compile(r"\s*(?P<name>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 _RELATION = re.compile(
@@ -207,6 +208,8 @@ def attach_objects(classified: Classified, scene: Scene | None) -> ChosenQuestio
         return Rejection(classified.category, NO_SCENE)
     if any(reference.id not in scene.objects for reference in classified.objects):
         return Rejection(classified.category, NOT_IN_SCENE)
+    if any(min(scene.objects[reference.id].box[2:]) <= 0 for reference in classified.objects):
+        return Rejection(classified.category, NO_EXTENT)
     question = classified.question
     return ChosenQuestion(
         question.question_id,

@@ -145,6 +145,8 @@ def _text(record: Any, key: str) -> str:
     value = record[key]
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, expected text")
+    if not value.strip():
+        raise ValueError(f"{key} is empty")
     return value
 
 

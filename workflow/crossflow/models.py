@@ -7,7 +7,8 @@ keeps its own attention.
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -274,6 +274,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """One sentence for whatever transformers raises on a folder that is not as it should be."""
+    try:
+        yield
+    except CrossflowError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CrossflowError(f"The model in {path} can not be loaded: {lines[0]}") from error
+
+
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """A model without weights, from its configuration alone: it can prepare questions, and answers none.
 
@@ -281,16 +293,13 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
         CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
-    try:
+    with _loading(settings.path):
         processor = load_processor(settings.path, settings.image, architecture)
         config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
                 config, dtype=DTYPES[settings.dtype]
             )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
     return MultimodalModel(settings, network, processor, architecture, device)
 
 
@@ -311,7 +320,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
-    try:
+    with _loading(settings.path):
         processor = load_processor(settings.path, settings.image, architecture)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
@@ -321,9 +330,6 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CrossflowError(f"The model in {settings.path} can not be loaded: {reason}") from error
     network, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])

@@ -64,7 +64,11 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
     image = PurePosixPath(cells["image"])
     if image.is_absolute() or ".." in image.parts:
         raise _BadRow(f"the picture {image} does not lie in the folder")
-    if not (images / image).is_file():
+    try:
+        there = (images / image).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
         raise _BadRow(f"there is no picture {images / image}")
     category = cells.get("category") or DEFAULT_CATEGORY
     if not CATEGORY.fullmatch(category):
@@ -72,6 +76,10 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
     options = cells.get("true_option") or None, cells.get("false_option") or None
     if (options[0] is None) != (options[1] is None):
         raise _BadRow("one option is given and the other is not")
+    if options[0] is not None and options[0].lower() != cells["answer"].lower():
+        raise _BadRow(f"the true option {options[0]!r} is not the answer {cells['answer']!r}")
+    if options[0] is not None and options[0] == options[1]:
+        raise _BadRow(f"both options are {options[0]!r}")
     return ChosenQuestion(
         cells["question_id"],
         str(image),

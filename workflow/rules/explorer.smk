@@ -5,6 +5,10 @@ Makes: results/{study}/explorer.html, one page that needs no network and no serv
 """
 
 
+localrules:
+    explorer,
+
+
 rule explorer:
     """One page to look around in the study: curves, claims, and single questions with their pictures."""
     input:

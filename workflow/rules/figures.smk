@@ -7,6 +7,13 @@ Makes: results/{study}/figures/{kind}-{model}-w{window}.pdf and .png, one panel 
        when asked for: `snakemake expected_figures`.
 """
 
+
+localrules:
+    examples,
+    expected_figure,
+    expected_figures,
+
+
 for kind, flows in kinds_of([*STUDY.flows, *STUDY.controls]).items():
 
     rule:
@@ -29,6 +36,7 @@ for kind, flows in kinds_of([*STUDY.flows, *STUDY.controls]).items():
             ),
         log:
             f"{LOGS}/figures/{kind}-{{model}}-w{{window}}.log",
+        localrule: True
         conda:
             CPU_ENV
         params:
@@ -63,6 +71,7 @@ for kind, name in GRIDS.items():
             ),
         log:
             f"{LOGS}/figures/{name}.log",
+        localrule: True
         conda:
             CPU_ENV
         params:

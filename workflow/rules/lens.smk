@@ -6,6 +6,10 @@ Makes: results/{study}/lens/{model}/{category}.parquet, results/{study}/summary/
 """
 
 
+localrules:
+    lens_summary,
+
+
 rule lens:
     """Track the first token of the answer, and of the false option, through the layers."""
     input:

@@ -29,6 +29,7 @@ for table, (folder, title, category) in _tables.items():
             ),
         log:
             f"{LOGS}/pages/{table}.log",
+        localrule: True
         conda:
             CPU_ENV
         params:

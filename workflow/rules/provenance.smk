@@ -5,6 +5,12 @@ Needs: all results of the study, beside which each job has written its own recor
 Makes: results/{study}/hashes.json, of data and models; results/{study}/provenance.json, and two tables of it.
 """
 
+
+localrules:
+    hashes,
+    provenance,
+
+
 HASHES = FILES["data"][0]
 PROVENANCE = f"{RESULTS}/provenance.json"
 _data = list(

@@ -6,6 +6,12 @@ Makes: results/{study}/summary/*.csv but lens.csv, and metrics.json; results/{st
        tolerance of those in resources/expected/{study}.
 """
 
+
+localrules:
+    claims,
+    compare,
+
+
 COMPARED = FILES["summary"][: len(parameters.COMPARED_TABLES)]
 
 
