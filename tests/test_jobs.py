@@ -258,7 +258,7 @@ def test_a_killed_process_that_prepares_questions_ends_the_job_in_one_sentence(
     last = pd.read_csv(study.questions, dtype=str).question_id.tolist()[-1]
     monkeypatch.setattr(preparing, "_prepare", killed)
     assert study.run_answers("--workers", "1") == 1
-    assert "A process that prepares questions ended early" in _last_line(capsys)
+    assert "A process that prepares questions was killed" in _last_line(capsys)
     monkeypatch.undo()
     assert study.run_answers() == 0
     assert len(read_parquet(study.answers, ANSWERS)[0]) == 5

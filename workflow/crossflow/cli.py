@@ -74,4 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CrossflowError as error:
         print(f"crossflow {verb}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # A disk that is full or gone can show anywhere.
+        print(f"crossflow {verb}: {error.filename or 'A file'} failed: {error.strerror or error}.", file=sys.stderr)
+        return 1
     return 0

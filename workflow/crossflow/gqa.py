@@ -132,7 +132,8 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
                     bar.update(file.tell() - bar.n)
                     yield member
     except ijson.JSONError as error:
-        raise CrossflowError(f"{path} is not valid JSON, or is cut short ({error}).") from error
+        reason = str(error).strip().splitlines()[0]
+        raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 

@@ -286,6 +286,21 @@ def _loading(path: Path) -> Iterator[None]:
         raise CrossflowError(f"The model in {path} can not be loaded: {lines[0]}") from error
 
 
+def _require_picture_token(processor: Any, network: Any, path: Path) -> None:
+    """Refuse a tokenizer that does not write the token which the model replaces by the picture."""
+    wanted, tokenizer = network.config.image_token_id, processor.tokenizer
+    # Gemma 3's processor has another token in mind: the one that begins a picture.
+    known = (getattr(holder, "image_token_id", None) for holder in (tokenizer, processor))
+    found = next((token for token in known if token is not None), None)
+    if found is None:
+        found = tokenizer.convert_tokens_to_ids(processor.image_token)
+    if found != wanted or found >= network.get_input_embeddings().num_embeddings:
+        raise CrossflowError(
+            f"{path}: the tokenizer writes a picture as token {found}, but the model expects it as token {wanted}; the "
+            "folder's tokenizer is of another model."
+        )
+
+
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """A model without weights, from its configuration alone: it can prepare questions, and answers none.
 
@@ -300,6 +315,7 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
                 config, dtype=DTYPES[settings.dtype]
             )
+    _require_picture_token(processor, network, settings.path)
     return MultimodalModel(settings, network, processor, architecture, device)
 
 
@@ -313,11 +329,23 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
     return sketch.processor, sketch.sizes
 
 
+def _require_numbers(network: nn.Module, settings: ModelSettings) -> None:
+    weights = dict(network.named_parameters())
+    broken = ~torch.stack([weight.isfinite().all() for weight in weights.values()])
+    if bool(broken.any()):
+        first = list(weights)[int(broken.float().argmax())]
+        raise CrossflowError(
+            f"{settings.path}: {int(broken.sum())} weights hold values that are no finite numbers as {settings.dtype}, "
+            f"the first is {first}."
+        )
+
+
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """Load a model from its folder. Nothing is downloaded, and only safetensors are read.
 
     Raises:
-        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing.
+        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing
+            or no finite numbers.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):
@@ -334,4 +362,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
-    return MultimodalModel(settings, network.eval().to(device), processor, architecture, device)
+    _require_picture_token(processor, network, settings.path)
+    network.eval().to(device)
+    _require_numbers(network, settings)
+    return MultimodalModel(settings, network, processor, architecture, device)

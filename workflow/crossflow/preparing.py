@@ -81,6 +81,15 @@ def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> I
             raise each
 
 
+def _tells_of_a_worker(error: BaseException | None) -> bool:
+    """Whether a worker's death is behind an error: it is raised wherever this process happens to be, and may be wrapped."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 @contextmanager
 def prepared_ahead(
     model: MultimodalModel, open_pictures: Callable[[], Pictures], askings: Sequence[Asking], workers: int
@@ -107,13 +116,12 @@ def prepared_ahead(
     )
     try:
         yield _elsewhere(loader, model.device)
-    except RuntimeError as error:
-        # Raised wherever this process happens to be when a worker dies.
-        if not str(error).startswith("DataLoader worker"):
+    except Exception as error:
+        if not _tells_of_a_worker(error):
             raise
         raise CrossflowError(
-            f"A process that prepares questions ended early ({str(error).splitlines()[0]}); what was finished is "
-            "kept, run again."
+            "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if "
+            "memory is short)."
         ) from error
 
 

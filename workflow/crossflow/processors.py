@@ -56,6 +56,9 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
     """
     if image == "pad" and not architecture.pads:
         raise CrossflowError(f"{path} is asked for image: pad, which its architecture does not know; use processor.")
+    names = ("processor_config.json", "preprocessor_config.json")
+    if not any((path / name).is_file() for name in names):
+        raise CrossflowError(f"{path} holds neither {' nor '.join(names)}: the model's processor is missing.")
     processor: Any
     if architecture.processor is None:
         processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
