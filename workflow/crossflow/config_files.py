@@ -8,22 +8,22 @@ import yaml
 
 from crossflow.errors import CrossflowError
 
+_MERGE = "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
     """YAML in which a key may stand only once: PyYAML itself silently takes the last."""
 
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key, (place, _) in zip(keys, node.value, strict=True):
-        if keys.count(key) > 1:
-            raise CrossflowError(
-                f"{place.start_mark.name}, line {place.start_mark.line + 1}: the key {key!r} stands there twice."
-            )
-    return dict(loader.construct_pairs(node, deep=True))
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; what is merged into it by ``<<`` gives way to its own keys, as ever."""
+        places = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+        keys = [self.construct_object(place) for place in places]
+        for key, place in zip(keys, places, strict=True):
+            if keys.count(key) > 1:
+                raise CrossflowError(
+                    f"{place.start_mark.name}, line {place.start_mark.line + 1}: the key {key!r} stands there twice."
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -40,6 +40,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise CrossflowError(
             f"{path}{place} is not YAML ({getattr(error, 'problem', None) or 'see its start'})."
         ) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # A value that is not of its tag, such as a date of month 13; or brackets by the thousand.
+        reason = str(error).partition("\n")[0]
+        raise CrossflowError(f"{path} is not YAML ({reason}).") from error
     if not isinstance(content, dict):
         raise CrossflowError(f"{path} holds no keys: settings as in params.yaml were expected.")
     return content
