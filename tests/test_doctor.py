@@ -1,7 +1,8 @@
 """What the doctor finds, good and bad, one fault at a time."""
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 
 from crossflow import doctor
 from crossflow.cli import main
@@ -29,7 +31,7 @@ def tree(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _found(study: str = "mini", **changes: Any) -> list[Finding]:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": study}
     config["studies"][study] |= changes
-    return list(examine(config, offline=True))
+    return list(examine(lambda: config, offline=True))
 
 
 def _of(findings: list[Finding], what: str) -> list[Finding]:
@@ -50,6 +52,7 @@ def test_the_mini_study_needs_nothing_more(tree: Path, capsys: pytest.CaptureFix
         "data",
         "model",
         "disk",
+        "dvc",
     }
 
 
@@ -64,7 +67,7 @@ def test_what_is_missing_fails_the_command_and_hides_nothing_else(
     assert [line.split()[1] for line in missing] == ["model", "disk", "disk"]
     assert "holds no config.json" in missing[0]
     assert "0.0 GB are free: make room" in missing[1]
-    assert printed.err.strip() == "crossflow doctor: 3 of the things that the study mini needs are missing; see above."
+    assert printed.err.strip() == "crossflow doctor: 3 of the things that the study needs are missing; see above."
 
 
 def test_an_overlay_is_laid_over_params_yaml(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +79,7 @@ def test_an_overlay_is_laid_over_params_yaml(tree: Path, capsys: pytest.CaptureF
     assert "datasets has no entry 'nowhere'" in capsys.readouterr().out
     (tree / "mine.yaml").write_text("studies: {mini: {dataset: shapes, flows: 3}}\n")
     assert main(["doctor", "--offline", "--configfile", "mine.yaml"]) == 1
-    assert "studies.mini.flows" in capsys.readouterr().err
+    assert "studies.mini.flows" in capsys.readouterr().out
 
 
 def test_packages_are_held_against_the_lock(tree: Path) -> None:
@@ -111,7 +114,7 @@ def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: py
     asked: list[str] = []
     monkeypatch.setattr(doctor, "_reachable", lambda url: asked.append(url) or ("Timeout" if "images" in url else None))
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
-    findings = list(examine(config))
+    findings = list(examine(lambda: config))
     missing = [finding for finding in _of(findings, "data gqa") if finding.level == MISSING]
     assert len(missing) == 1
     assert "images.zip, which can not be reached (Timeout)" in missing[0].found
@@ -122,7 +125,7 @@ def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: py
 def test_a_data_set_of_ones_own_must_be_there(tree: Path) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "mini"}
     config["datasets"]["shapes"] = {"kind": "gqa", "root": str(tree / "absent")}
-    (finding,) = _of(list(examine(config, offline=True)), "data")
+    (finding,) = _of(list(examine(lambda: config, offline=True)), "data")
     assert finding.level == MISSING
     assert "absent does not exist" in finding.found
 
@@ -154,3 +157,148 @@ def test_gpus_are_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = doctor.check_device()
     assert (first.level, first.found) == (OK, "cuda:0, a GPU, 80 GiB")
     assert (second.level, second.found) == (NOTE, "cuda:1, a GPU, 80 GiB, 60 GiB of it taken by others")
+
+
+def test_parameters_that_are_not_valid_hide_nothing_else(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "params.yaml").write_text("study: mini\nstudy: ci\n")
+    assert main(["doctor", "--offline"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:37].split()[0] for line in lines] == [
+        "python", "packages", "device", "params.yaml", "disk", "disk", "dvc",
+    ]  # fmt: skip
+    assert [line for line in lines if line.startswith(MISSING)] == [
+        f"{MISSING:<9}{'params.yaml':<28}params.yaml, line 1: the key 'study' stands there twice."
+    ]
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("by what?\na second line")
+
+    whole = [finding.what for finding in _found()]
+    monkeypatch.setattr(doctor, "check_device", broken)
+    findings = _found()
+    assert [finding.what for finding in findings] == whole
+    (found,) = _of(findings, "device")
+    assert found == Finding(MISSING, "device", "this could not be looked at (ZeroDivisionError: by what?)")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors; weights are read from"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+            "model.safetensors is damaged or cut short",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "model-2.safetensors"}}'
+            ),
+            "lacks model-2.safetensors",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
+            "model.safetensors.index.json is not the index of a model's weights",
+        ),
+        (lambda folder: (folder / "processor_config.json").unlink(), "resources/mini-llava"),
+    ],
+    ids=["absent", "cut short", "a part absent", "broken index", "no processor"],
+)
+def test_a_model_that_is_not_whole_is_said(tree: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(tree / "resources/mini-llava")
+    (finding,) = _of(_found(), "model mini-llava")
+    assert finding.level == MISSING
+    assert message in finding.found
+    assert "\n" not in finding.found
+
+
+def test_a_window_that_covers_the_model_is_said_before_any_answer(tree: Path) -> None:
+    (finding,) = _of(_found(windows=[3, 16]), "model mini-llava")
+    assert finding == Finding(
+        MISSING, "model mini-llava", "A window of 16 layers does not fit mini-llava, which has 8."
+    )
+    assert _of(_found(windows=[15, "bottom"]), "model mini-llava")[0].level == OK
+
+
+def test_a_model_in_the_hubs_cache_needs_no_network(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    monkeypatch.setattr(doctor, "_reachable", lambda url: "Timeout")
+    lacking = _of(list(examine(lambda: config)), "model llava15-7b")
+    assert [finding.level for finding in lacking] == [MISSING, OK]
+    before = doctor.bytes_needed(config, doctor.parameters.read_study(config))
+    monkeypatch.setattr(doctor.hub, "cached_folder", lambda repo, revision: tree / "resources/mini-llava")
+    config["models"]["llava15-7b"]["dtype"] = "float32"
+    (found,) = _of(list(examine(lambda: config)), "model llava15-7b")
+    assert found.level == OK
+    assert "mini-llava; needs" in found.found
+    needed = doctor.bytes_needed(config, doctor.parameters.read_study(config))
+    assert set(before) - set(needed) == {Path(constants.HF_HUB_CACHE)}
+
+
+@pytest.mark.parametrize(("number", "images", "least"), [(30, "needed", 0), (30, "full", 2e10), (None, "needed", 2e10)])
+def test_room_is_asked_for_all_pictures_where_all_are_fetched(
+    tree: Path, number: int | None, images: str, least: float
+) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    config["studies"]["real-sample"]["questions_per_category"] = number
+    config["datasets"]["gqa"]["images"] = images
+    needed = doctor.bytes_needed(config, doctor.parameters.read_study(config))[Path("data")]
+    assert least <= needed < least + 3e9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "there is no picture"),
+        (lambda folder: shutil.rmtree(folder / "pictures"), "pictures does not exist"),
+        (lambda folder: (folder / "questions.csv").unlink(), "questions.csv does not exist"),
+    ],
+)
+def test_a_table_of_ones_own_is_read_with_its_pictures(
+    tree: Path, repo: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    shutil.copytree(repo / "resources/example", tree / "resources/example")
+    assert _of(_found("example"), "data")[0].level == OK
+    (unknown,) = _of(_found("example", categories=["side", "shade"]), "data")
+    assert "has no question of category 'shade'; it has " in unknown.found
+    spoil(tree / "resources/example")
+    (finding,) = _of(_found("example"), "data")
+    assert finding.level == MISSING
+    assert message in finding.found
+
+
+def test_a_data_set_without_pictures_is_said(tree: Path) -> None:
+    for name in ("val_balanced_questions.json", "val_sceneGraphs.json"):
+        (tree / name).write_text("{}")
+    config = yaml.safe_load(Path("params.yaml").read_text())
+    config["datasets"]["shapes"] = {"kind": "gqa", "root": str(tree)}
+    (finding,) = _of(list(examine(lambda: config, offline=True)), "data")
+    assert finding == Finding(MISSING, "data", f"{tree} holds neither images/ nor images.zip.")
+    (tree / "images").mkdir()
+    assert _of(list(examine(lambda: config, offline=True)), "data")[0].level == OK
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "level", "found"),
+    [
+        (0, "", OK, "every stage is up to date"),
+        (1, "", OK, "some stages have to run"),
+        (255, "ERROR: dvc.yaml is broken\nmore", NOTE, "`dvc status` fails (ERROR: dvc.yaml is broken): see"),
+        (None, "", NOTE, "`dvc status` takes more than 120 seconds"),
+    ],
+)
+def test_dvc_may_say_anything_but_fails_nothing(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, status: int | None, said: str, level: str, found: str
+) -> None:
+    def run(command: list[str], **options: Any) -> SimpleNamespace:
+        if status is None:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return SimpleNamespace(returncode=status, stderr=said)
+
+    assert [finding.level for finding in doctor.check_dvc()] == [NOTE], "no checkout"
+    (tree / ".dvc").mkdir()
+    monkeypatch.setattr(subprocess, "run", run)
+    (finding,) = doctor.check_dvc()
+    assert finding.level == level
+    assert finding.found.startswith(found)

@@ -6,6 +6,7 @@ Nothing is fetched, no weight is read and nothing is changed; every check is mad
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -16,14 +17,17 @@ from typing import Any, NamedTuple
 import requests
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
 
 from crossflow import hub, parameters
 from crossflow.download import new_session
 from crossflow.errors import CrossflowError
+from crossflow.gqa import Pictures
 from crossflow.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models import DTYPES, ModelSettings, outline_of, read_outline
 from crossflow.parameters import Study
 from crossflow.planning import plan_knockout
+from crossflow.question_table import read_question_table
 from crossflow.remote import TABLE, RemoteFile, read_sources
 from crossflow.true_sizes import TRUE_SIZES, true_config
 
@@ -34,7 +38,8 @@ TEXT = 128
 # Allowed for what a study writes beside what it fetches: tables, figures, pages.
 RESULTS = 2 * GIB
 PICTURE = 120_000  # bytes, a little over the mean of GQA's
-_SECONDS = 5.0
+_SECONDS = 5.0  # for a server to answer
+_SLOWEST = 120.0  # seconds for `dvc status`, which hashes what changed
 
 
 class Finding(NamedTuple):
@@ -124,6 +129,33 @@ def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
         yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: make room")
 
 
+def _require_whole(folder: Path) -> None:
+    """Refuse a model's folder that lacks weights, or holds some that are cut short; only their headers are read.
+
+    Raises:
+        CrossflowError: it does.
+    """
+    if absent := hub.lacking(folder):
+        raise CrossflowError(f"{folder} lacks {', '.join(absent)}; weights are read from safetensors only.")
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CrossflowError(f"{file} is damaged or cut short ({error}): fetch it again.") from error
+
+
+def _require_windows(study: Study, slug: str, layers: int) -> None:
+    """Refuse a window that covers a model from every centre layer, before answers are made in vain.
+
+    Raises:
+        CrossflowError: one does.
+    """
+    for window in study.windows[slug]:
+        if window.isdecimal() and int(window) >= 2 * layers:
+            raise CrossflowError(f"A window of {window} layers does not fit {slug}, which has {layers}.")
+
+
 def _sizes(config: Mapping[str, Any], slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
     if folder is not None:
         return read_outline(settings)[1]
@@ -169,16 +201,21 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         manifest = Path(parameters.manifest_of(entry["repo"], entry["revision"]))
         if manifest.is_file():
             folder = hub.folder_of(hub.read_manifest(manifest))
+        else:
+            folder = hub.cached_folder(entry["repo"], entry["revision"])
         where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"
         page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
         if folder is None and not offline and (reason := _reachable(page)):
             yield Finding(MISSING, what, f"{page} can not be reached ({reason}): look at the network, or log in")
+    if folder is not None:
+        _require_whole(folder)
     keys = [key for key in parameters.SETTINGS if key in entry]
     settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
     sizes = _sizes(config, slug, settings, folder)
     if sizes is None:
         yield Finding(NOTE, what, f"{where}; how much memory it needs is not known")
         return
+    _require_windows(study, slug, sizes.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fits, said = _fits(study, sizes, device)
     if fits:
@@ -206,6 +243,25 @@ def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, Re
     return [sources[name] for name in dict.fromkeys(wanted)]
 
 
+def _own_data(config: Mapping[str, Any], study: Study) -> str:
+    """Where a data set of one's own, or one that was fetched, is.
+
+    Raises:
+        CrossflowError: a file, a picture of a table, a category of it, or all pictures are not there.
+    """
+    root = parameters.dataset_root(config, study.dataset)
+    # Asking for the files is what tells of one that is not there.
+    files = [file for name in study.categories for file in parameters.question_files(config, study.dataset, name)]
+    if parameters.is_table(config, study.dataset):
+        known = {question.category for question in read_question_table(Path(files[0]), Path(root))}
+        if absent := [name for name in study.categories if name not in known]:
+            raise CrossflowError(f"{files[0]} has no question of category {absent[0]!r}; it has {', '.join(known)}.")
+    else:
+        with Pictures(Path(root)):
+            pass
+    return root
+
+
 def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Whether a study's questions and pictures are there, or can be fetched."""
     what = f"data {study.dataset}"
@@ -214,10 +270,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
         if config["datasets"][study.dataset]["kind"] == "shapes":
             yield Finding(OK, what, "drawn by the run")
         else:
-            # Asking for the files is what tells of one that is not there.
-            for category in study.categories:
-                parameters.question_files(config, study.dataset, category)
-            yield Finding(OK, what, parameters.dataset_root(config, study.dataset))
+            yield Finding(OK, what, _own_data(config, study))
     for source in unfetched:
         reason = None if offline else _reachable(source.url)
         said = f"{source.name} is fetched by the run from {source.url}"
@@ -234,27 +287,50 @@ def check_leftovers() -> Iterator[Finding]:
         yield Finding(NOTE, "lock", "the folder is locked: if no snakemake runs here, `snakemake --unlock`")
 
 
+def check_dvc() -> Iterator[Finding]:
+    """Whether DVC, which is optional, can read the folder."""
+    command = Path(sys.executable).with_name("dvc")
+    if not Path(".dvc").is_dir() or not command.is_file():
+        yield Finding(NOTE, "dvc", "results are not versioned here: that needs a checkout and the package dvc")
+        return
+    try:
+        ran = subprocess.run(
+            [command, "status", "--quiet"], capture_output=True, text=True, check=False, timeout=_SLOWEST
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it by itself")
+        return
+    if ran.returncode in (0, 1):  # whether a stage has to run
+        yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
+    else:
+        said = (ran.stderr.strip() or "no reason given").splitlines()[0]
+        yield Finding(NOTE, "dvc", f"`dvc status` fails ({said}): see `dvc status --verbose`")
+
+
 def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
     """Folder -> bytes that a run still writes there."""
     sources = _unfetched(config, study, read_sources(Path(TABLE)))
     fetched = sum(source.bytes or GIB for source in sources if source.name != "gqa-images")
-    if any(source.name == "gqa-images" for source in sources) and study.number != "all":
-        fetched += int(study.number) * len(study.categories) * PICTURE
+    for source in sources:
+        if source.name == "gqa-images":
+            whole = source.bytes or 0
+            full = config["datasets"][study.dataset].get("images") == "full" or study.number == "all"
+            fetched += whole if full else min(whole, int(study.number) * len(study.categories) * PICTURE)
     weights = 0
     for slug in study.models:
         entry = config["models"][slug]
-        if "repo" in entry and not Path(parameters.manifest_of(entry["repo"], entry["revision"])).is_file():
+        if "repo" in entry and hub.cached_folder(entry["repo"], entry["revision"]) is None:
             sizes = outline_of(true_config(slug), torch.float16) if slug in TRUE_SIZES else None
             weights += sizes.weights if sizes is not None else 0
     needed = {Path("results") / study.name: RESULTS, Path("data"): fetched}
     return needed | ({Path(constants.HF_HUB_CACHE): weights} if weights else {})
 
 
-def examine(config: Mapping[str, Any], offline: bool = False) -> Iterator[Finding]:
-    """All checks of the study that ``config`` names.
+def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Iterator[Finding]:
+    """All checks of a study; one that fails, in whatever way, hides no other.
 
     Args:
-        config: params.yaml, with what was laid over it; already held against its schema.
+        read: Reads params.yaml with what was laid over it, and holds it against its schema.
         offline: Ask no server.
     """
 
@@ -263,19 +339,28 @@ def examine(config: Mapping[str, Any], offline: bool = False) -> Iterator[Findin
             yield from check()
         except CrossflowError as error:
             yield Finding(MISSING, what, str(error))
+        except Exception as error:  # noqa: BLE001 (the other checks are still to be made)
+            said = str(error).partition("\n")[0]
+            yield Finding(MISSING, what, f"this could not be looked at ({type(error).__name__}: {said})")
 
-    yield from check_packages()
-    yield from check_device()
-    try:
+    known: list[tuple[Mapping[str, Any], Study]] = []
+
+    def check_parameters() -> Iterator[Finding]:
+        config = read()
         study = parameters.read_study(config)
-    except CrossflowError as error:
-        yield Finding(MISSING, "params.yaml", str(error))
-        return
-    yield Finding(
-        OK, "params.yaml", f"study {study.name}: {len(study.models)} models, {len(study.categories)} categories"
-    )
-    yield from attempt("data", lambda: check_data(config, study, offline))
-    for slug in study.models:
-        yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
-    yield from attempt("disk", lambda: check_disk(bytes_needed(config, study)))
-    yield from check_leftovers()
+        known.append((config, study))
+        counts = f"{len(study.models)} models, {len(study.categories)} categories"
+        yield Finding(OK, "params.yaml", f"study {study.name}: {counts}")
+
+    yield from attempt("packages", check_packages)
+    yield from attempt("device", check_device)
+    yield from attempt("params.yaml", check_parameters)
+    for config, study in known:
+        yield from attempt("data", partial(check_data, config, study, offline))
+        for slug in study.models:
+            yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
+        yield from attempt("disk", lambda: check_disk(bytes_needed(config, study)))  # noqa: B023 (called at once)
+    if not known:
+        yield from attempt("disk", lambda: check_disk({Path(name): 0 for name in ("results", "data")}))
+    yield from attempt("lock", check_leftovers)
+    yield from attempt("dvc", check_dvc)

@@ -130,22 +130,41 @@ def _check(folder: Path, name: str, file: HubFile | None) -> ModelFile:
     return found
 
 
+def lacking(folder: Path) -> list[str]:
+    """The names of the files that a model's folder lacks: its configuration, or weights in safetensors.
+
+    Raises:
+        CrossflowError: the index of its weights is none.
+    """
+    index = folder / "model.safetensors.index.json"
+    needed = {"config.json", "model.safetensors"}
+    if index.exists():
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            needed = {"config.json", *content["weight_map"].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CrossflowError(f"{index} is not the index of a model's weights ({error!r}).") from error
+    return sorted(needed - {path.name for path in files_in(folder)})
+
+
 def _complete(folder: Path) -> list[str]:
     """The names of a model's files in a folder of the cache, for which the hub can not be asked.
 
     Raises:
         CrossflowError: the model is not complete.
     """
-    names = [path.name for path in files_in(folder)]
-    index = folder / "model.safetensors.index.json"
-    needed = {"config.json"} | (
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if index.exists()
-        else {"model.safetensors"}
-    )
-    if lacking := sorted(needed - set(names)):
-        raise CrossflowError(f"{folder} lacks {', '.join(lacking)}, and the hub can not be reached.")
-    return names
+    if absent := lacking(folder):
+        raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub can not be reached.")
+    return [path.name for path in files_in(folder)]
+
+
+def cached_folder(repo: str, revision: str) -> Path | None:
+    """The folder of a model that is complete in the hub's cache, or None; no network is asked."""
+    try:
+        folder = _local(repo, revision)
+    except LocalEntryNotFoundError:
+        return None
+    return None if lacking(folder) else folder
 
 
 def fetch(repo: str, revision: str) -> Manifest:

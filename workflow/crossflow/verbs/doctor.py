@@ -1,7 +1,9 @@
 """``crossflow doctor``: looks at all that a study needs, before it runs."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from crossflow import parameters
 from crossflow.config_files import read_config
@@ -19,19 +21,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="ask no server")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print one line per finding.
-
-    Raises:
-        CrossflowError: params.yaml can not be read, or something that the study needs is missing.
-    """
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     config = read_config(arguments.params, arguments.configfile)
     if arguments.study:
         config["study"] = arguments.study
     parameters.check(config, SCHEMA)
+    return config
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print one line per finding.
+
+    Raises:
+        CrossflowError: something that the study needs is missing.
+    """
     missing = 0
-    for finding in examine(config, arguments.offline):
+    for finding in examine(partial(_settings, arguments), arguments.offline):
         print(f"{finding.level:<9}{finding.what:<28}{finding.found}", flush=True)
         missing += finding.level == MISSING
     if missing:
-        raise CrossflowError(f"{missing} of the things that the study {config['study']} needs are missing; see above.")
+        raise CrossflowError(f"{missing} of the things that the study needs are missing; see above.")
