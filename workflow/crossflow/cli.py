@@ -13,6 +13,7 @@ from pathlib import Path
 
 from crossflow import __version__
 from crossflow.errors import CrossflowError
+from crossflow.faults import told_in_one_sentence
 from crossflow.provenance import Job
 
 VERBS = {
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = Job(verb, argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        module.run(arguments)
+        with told_in_one_sentence():
+            module.run(arguments)
         if arguments.provenance:
             job.write(arguments.provenance)
     except CrossflowError as error:

@@ -148,15 +148,19 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a table of text cells (empty cell: ``""``); ids keep their leading zeros.
 
     Raises:
-        CrossflowError: the file is absent or its columns are not ``columns``.
+        CrossflowError: the file is absent, is no CSV in UTF-8, or its columns are not ``columns``.
     """
     if not path.is_file():
         raise CrossflowError(f"{path} does not exist.")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
-        return list(reader)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns_found, rows = reader.fieldnames, list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+    if tuple(columns_found or ()) != tuple(columns):
+        raise CrossflowError(f"{path} has the columns {columns_found}, expected {list(columns)}.")
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -185,8 +189,9 @@ def read_parquet(path: Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str,
         raise CrossflowError(f"{path} does not exist.")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise CrossflowError(f"{path} is not a readable parquet file ({error}).") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise CrossflowError(f"{path} is not a readable parquet file ({reason}).") from error
     if table.schema.names != schema.names:
         raise CrossflowError(f"{path} has the columns {table.schema.names}, expected {schema.names}.")
     return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
