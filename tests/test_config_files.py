@@ -6,6 +6,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from copied import Copy
 from crossflow.config_files import read_config
 from crossflow.errors import CrossflowError
 
@@ -69,3 +70,15 @@ def test_what_is_no_file_of_parameters_is_one_sentence(tmp_path: Path, content: 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CrossflowError, match=r"nowhere.yaml can not be read \(No such file or directory\)\.$"):
         read_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.workflow
+def test_the_workflow_refuses_a_key_twice_and_takes_merges(repo: Path, tmp_path: Path) -> None:
+    copy = Copy(repo, tmp_path)
+    mine = _write(tmp_path / "mine.yaml", "studies: {ci: {seed: 1}}\nstudies: {ci: {seed: 2}}\n")
+    said = copy.snakemake("-n", "--configfile", "mine.yaml", status=1)
+    assert f"{mine}, line 1: the key 'studies' stands there twice." in said
+    assert "Traceback" not in said
+    text = "study: other\nstudies:\n  ci: &ci {dataset: shapes, models: [random-llava], categories: [ChooseAttr], flows: [image->last]}\n"
+    _write(mine, f"{text}  other: {{<<: *ci, answers: all, seed: 3}}\n")
+    assert "results/other/claims.json" in copy.snakemake("-n", "--configfile", "mine.yaml")
