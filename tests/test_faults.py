@@ -1,6 +1,8 @@
 """Faults of the machine while a job runs: one sentence, a non-zero exit, and nothing lost."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,15 @@ def test_a_fault_of_the_machine_is_one_sentence(
 
     monkeypatch.setattr(hashes, "run", fail)
     assert _said(["hashes", "--files", "a", "--output", "b"], capsys) == sentence
+
+
+def test_a_package_that_is_not_installed_is_named(repo: Path) -> None:
+    hidden = "import sys; sys.modules['torch'] = None; from crossflow.cli import main; sys.exit(main(['doctor']))"
+    ran = subprocess.run(
+        [sys.executable, "-c", hidden], cwd=repo, env={"PYTHONPATH": "workflow"}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "crossflow doctor: The package torch is not installed: run `make environment`.\n"
 
 
 def test_an_error_of_the_program_is_no_fault_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

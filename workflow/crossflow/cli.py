@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("verb", choices=VERBS, metavar="VERB")
     verb = top.parse_args(argv[:1]).verb
 
-    module = importlib.import_module(f"crossflow.verbs.{verb.replace('-', '_')}")
+    try:
+        module = importlib.import_module(f"crossflow.verbs.{verb.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        if (error.name or "crossflow").partition(".")[0] == "crossflow":
+            raise
+        print(f"crossflow {verb}: The package {error.name} is not installed: run `make environment`.", file=sys.stderr)
+        return 1
     parser = argparse.ArgumentParser(prog=f"crossflow {verb}", description=VERBS[verb])
     module.add_arguments(parser)
     parser.add_argument("--provenance", type=Path, help="write here by what, when and where the result was made")

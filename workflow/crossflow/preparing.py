@@ -82,7 +82,7 @@ def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> I
 
 
 def _tells_of_a_worker(error: BaseException | None) -> bool:
-    """Whether a worker's death is behind an error: it is raised wherever this process happens to be, and may be wrapped."""
+    """Whether a worker's death is behind an error: it is raised wherever this process is, and may be wrapped."""
     while error is not None:
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             return True
