@@ -147,15 +147,22 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a table of text cells (empty cell: ``""``); ids keep their leading zeros.
 
     Raises:
-        CrossflowError: the file is absent or its columns are not ``columns``.
+        CrossflowError: the file is absent, is no CSV in UTF-8, or its columns are not ``columns``.
     """
     if not path.is_file():
         raise CrossflowError(f"{path} does not exist.")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != tuple(columns):
-            raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
-        return list(reader)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != tuple(columns):
+                raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+    # A cell too many has no column, and a column without a cell is None.
+    if any(None in row or None in row.values() for row in rows):
+        raise CrossflowError(f"{path} has a row that has not {len(columns)} cells; is it cut short?")
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:
