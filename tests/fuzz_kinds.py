@@ -125,9 +125,10 @@ def _gqa(files: tuple[bytes, bytes], folder: Path) -> None:
     _write(folder / "sceneGraphs" / "val_sceneGraphs.json", files[1])
     found = [found for _, found in filter_questions(folder, inputs.SPLIT, CATEGORIES)]
     chosen = [question for question in found if isinstance(question, ChosenQuestion)]
-    # Read by another parser than the package's.
-    records = json.loads(files[0]) if chosen else {}
-    graphs = json.loads(files[1]) if any(question.objects for question in chosen) else {}
+    # Read by another parser than the package's, to which two further control characters are blanks.
+    blanks = bytes.maketrans(b"\v\f", b"  ")
+    records = json.loads(files[0].translate(blanks)) if chosen else {}
+    graphs = json.loads(files[1].translate(blanks)) if any(question.objects for question in chosen) else {}
     for question in chosen:
         _right(question)
         record = records[question.question_id]
@@ -194,7 +195,8 @@ def _prompts(drawn: tuple[str, str], folder: Path) -> None:
     assert len(positions["image"]) == VISUAL
     ids = prompt.ids[positions["question"]].tolist()
     assert "".join(processor.tokenizer.decode(ids).split()) == "".join(text.split())
-    assert not set(ids) & set(processor.tokenizer.all_special_ids), "a token of the template's own in the question"
+    special = {token for token, added in processor.tokenizer.added_tokens_decoder.items() if added.special}
+    assert not set(ids) & special, "a token of the template's own in the question"
     covered = {at for start, stop in prompt.spans[positions["question"]] for at in range(start, stop)}
     asked = prompt.text.question
     assert {at for at in range(*asked) if not prompt.text.text[at].isspace()} <= covered

@@ -244,7 +244,7 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
 # Pillow tells a format by the content and runs Ghostscript on PostScript: a .jpg is never worth that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 # What damaged bytes raise, as found by damaging some.
-_UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
+UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 _UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 
@@ -286,7 +286,7 @@ class Pictures:
             raise CrossflowError(f"{root} holds neither images/ nor images.zip.")
         try:
             self._zip = zipfile.ZipFile(path)
-        except _UNREADABLE_ZIP as error:
+        except UNREADABLE_ZIP as error:
             raise CrossflowError(f"{path} is not a readable zip, or is cut short ({error}).") from error
         self._members = frozenset(self._zip.namelist())
 
@@ -319,7 +319,7 @@ class Pictures:
         try:
             with self._zip.open(member) as opened:
                 return where, _read_bounded(opened.read, where)
-        except _UNREADABLE_ZIP as error:
+        except UNREADABLE_ZIP as error:
             raise BrokenQuestion(f"the picture {where} can not be read ({error})") from error
 
     def open(self, image_id: str) -> Image.Image:

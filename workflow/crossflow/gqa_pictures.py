@@ -20,7 +20,7 @@ import requests
 
 from crossflow.download import NoRangesError, fetch_file, require_space
 from crossflow.errors import CrossflowError
-from crossflow.gqa import LARGEST_PICTURE
+from crossflow.gqa import LARGEST_PICTURE, UNREADABLE_ZIP
 from crossflow.remote import RemoteFile
 from crossflow.remote_zip import Member, fetch_members, read_directory
 from crossflow.tables import replacing
@@ -59,7 +59,7 @@ def _inside(archive: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(archive) as file:
             return {entry.filename: entry for entry in file.infolist()}
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE_ZIP as error:
         raise CrossflowError(f"{archive} is not a readable zip ({error}): delete it and run again.") from error
 
 

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 
 from crossflow.errors import CrossflowError
 from crossflow.journal import hash_file
+from crossflow.remote import require_safe
 
 try:  # the hub's client left httpx for httpx2 with its version 2
     from httpx2 import HTTPError as TransportError
@@ -70,6 +71,25 @@ def _wanted(name: str) -> bool:
 def files_in(folder: Path) -> list[Path]:
     """The files of a model's folder, by name: configuration, templates, tokenizer and weights."""
     return sorted(path for path in folder.iterdir() if path.is_file() and _wanted(path.name))
+
+
+def shards_of(folder: Path) -> set[str]:
+    """The names of the files that hold a model's weights.
+
+    Raises:
+        CrossflowError: the index of the weights is broken, or names a file that is not in the folder itself.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return {"model.safetensors"}
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        own = all(Path(name).name == name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CrossflowError(f"{index} is not the index of a model's weights ({error!r}).") from error
+    if not own:
+        raise CrossflowError(f"{index} names weights outside of its folder: they are not read.")
+    return names
 
 
 def hash_model(hashes: Mapping[str, str]) -> str:
@@ -137,12 +157,7 @@ def _complete(folder: Path) -> list[str]:
         CrossflowError: the model is not complete.
     """
     names = [path.name for path in files_in(folder)]
-    index = folder / "model.safetensors.index.json"
-    needed = {"config.json"} | (
-        set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if index.exists()
-        else {"model.safetensors"}
-    )
+    needed = {"config.json"} | shards_of(folder)
     if lacking := sorted(needed - set(names)):
         raise CrossflowError(f"{folder} lacks {', '.join(lacking)}, and the hub can not be reached.")
     return names
@@ -155,6 +170,7 @@ def fetch(repo: str, revision: str) -> Manifest:
         CrossflowError: one sentence: no such repository or revision, a licence that has to be accepted, too small a
             disk (before anything is fetched), no network, or a file that is not the hub's.
     """
+    require_safe(constants.ENDPOINT)
     page = f"https://huggingface.co/{repo}"
     try:
         try:

@@ -80,7 +80,7 @@ def _sentence(error: ValidationError) -> str:
             return error.message
 
 
-def check(config: Mapping[str, Any], schema: Path) -> None:
+def check(config: Mapping[Any, Any], schema: Path) -> None:
     """Hold a configuration against the schema.
 
     Raises:

@@ -241,6 +241,7 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     if _without_blanks(decoded) != _without_blanks(asked):
         raise BrokenQuestion(f"the question's tokens decode to {decoded!r}, not to {asked!r}")
     # Such as <|eot_id|>, with which a question would end its turn.
-    if special := sorted({*tokens} & {*tokenizer.all_special_ids}):
-        raise BrokenQuestion(f"the question holds the special token {tokenizer.decode(special[:1])!r}")
+    added = tokenizer.added_tokens_decoder
+    if special := [added[token].content for token in tokens if token in added and added[token].special]:
+        raise BrokenQuestion(f"the question holds the special token {special[0]}")
     return tokenized

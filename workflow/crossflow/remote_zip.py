@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from crossflow.download import CONNECTIONS, NoRangesError, fetch_part, require_space
 from crossflow.errors import CrossflowError
+from crossflow.gqa import UNREADABLE_ZIP
 from crossflow.remote import TABLE, RemoteFile, require_safe
 from crossflow.tables import replacing
 
@@ -63,7 +64,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
         raise NoRangesError from error
     except (RemoteIOError, requests.RequestException) as error:
         raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
-    except (RemoteZipError, zipfile.BadZipFile, struct.error, ValueError, EOFError) as error:
+    except (RemoteZipError, *UNREADABLE_ZIP) as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
     # Where members overlap or lie outside, what is unpacked is not what was asked for.
     if any(
@@ -76,7 +77,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
             entry.header_offset, stop, entry.compress_type, entry.compress_size, entry.file_size, entry.CRC
         )
         for entry, stop in zip(entries, stops, strict=True)
-        if not entry.is_dir()
+        if entry.filename and not entry.is_dir()
     }
     return size, members
 
