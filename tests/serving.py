@@ -47,7 +47,9 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             asked = self.headers.get("Range")
             if asked is None or not site.ranges:
                 return None
-            first, last = asked.removeprefix("bytes=").split("-")
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            if "-" in last:  # from before the beginning
+                return -1, -1
             if not first:
                 return size - int(last), size - 1
             return int(first), min(int(last), size - 1) if last else size - 1
@@ -69,6 +71,11 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 return
             size = path.stat().st_size
             part = self._range(size)
+            if part and not 0 <= part[0] <= part[1]:
+                self.send_response(416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             first, last = part or (0, size - 1)
             with site.lock:
                 number = len(site.asked)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
+from byte_tokenizers import LLAMA, LLAMA_3, PROCESSORS, VICUNA, chat_template, processor_of
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import BASIC_SETS, SET_NAMES
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
@@ -18,45 +17,7 @@ from crossflow.positions import Positions, find_words, positions_of
 from crossflow.prompts import TEMPLATES, render, repeated, tokenize
 from crossflow.random_model import build_tokenizer
 
-LLAMA_3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 VISUAL = 6
-
-
-def _bytes_tokenizer(begin: str, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE tokenizer, as Llama 3 has a large one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=[begin, *special, "<image>"], initial_alphabet=alphabet
-    )
-    tokenizer.train_from_iterator(["Is the cat on the left or the right side? Answer the question."], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=begin, extra_special_tokens={"image_token": "<image>"}
-    )
-
-
-def _processor(tokenizer: PreTrainedTokenizerFast, **more: Any) -> Any:
-    return SimpleNamespace(
-        tokenizer=tokenizer,
-        image_token="<image>",
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **more,
-    )
-
-
-def _chat_template(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-    (message,) = messages
-    parts = ["<image>" if part["type"] == "image" else "\n" + part["text"] for part in message["content"]]
-    assert add_generation_prompt
-    return f"<s>[user] {''.join(parts)} [assistant]"
-
-
-VICUNA = _processor(_bytes_tokenizer("<s>", ()), chat_template="given", apply_chat_template=_chat_template)
-LLAMA = _processor(_bytes_tokenizer(LLAMA_3[0], LLAMA_3[1:]))
-PROCESSORS = {"vicuna-v1": VICUNA, "llava-llama-3": LLAMA, "chat-template": VICUNA}
 assert PROCESSORS.keys() == TEMPLATES.keys()
 
 
@@ -168,15 +129,15 @@ def test_a_question_with_the_pictures_marker_is_broken() -> None:
 
 def test_a_question_that_the_template_changes_is_broken() -> None:
     def shouting(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        return _chat_template(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
+        return chat_template(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
 
-    processor = _processor(VICUNA.tokenizer, chat_template="given", apply_chat_template=shouting)
+    processor = processor_of(VICUNA.tokenizer, chat_template="given", apply_chat_template=shouting)
     with pytest.raises(BrokenQuestion, match="not found exactly once"):
         render("chat-template", "Is it red?", processor)
 
 
 def test_a_word_that_the_tokenizer_does_not_know_breaks_the_question() -> None:
-    processor = _processor(build_tokenizer(["Is", "it", "red", "?"]))
+    processor = processor_of(build_tokenizer(["Is", "it", "red", "?"]))
     with pytest.raises(BrokenQuestion, match="decode to 'Is it <unk> \\?'"):
         tokenize(render("vicuna-v1", "Is it blue?", processor), processor, repeated(processor, VISUAL))
 
@@ -185,8 +146,8 @@ def test_a_template_or_a_tokenizer_that_can_not_serve_is_an_error_of_the_study()
     with pytest.raises(CrossflowError, match="Prompt 'alpaca' is unknown"):
         render("alpaca", "Is it red?", VICUNA)
     with pytest.raises(CrossflowError, match="no chat template"):
-        render("chat-template", "Is it red?", _processor(VICUNA.tokenizer))
-    slow = _processor(VICUNA.tokenizer)
+        render("chat-template", "Is it red?", processor_of(VICUNA.tokenizer))
+    slow = processor_of(VICUNA.tokenizer)
     slow.tokenizer = SimpleNamespace(is_fast=False)
     with pytest.raises(CrossflowError, match=r"needs a tokenizer\.json"):
         tokenize(render("vicuna-v1", "Is it red?", slow), slow, repeated(slow, VISUAL))

@@ -148,7 +148,7 @@ def _steps(*steps: str) -> str:
         ({"operations": "[{'operation': 'select'}]"}, "its operations are not steps as in GQA's layout .*dependencies"),
         (
             {"operations": "[{'operation': 'select', 'dependencies': [1e999], 'argument': ''}]"},
-            "its operations are not steps as in GQA's layout .*infinity",
+            "its operations are not steps as in GQA's layout .*inf. is no list of whole numbers",
         ),
     ],
 )

@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _Loader)  # noqa: S506
+            content = _Loader(file).get_single_data()
     except OSError as error:
         raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
     except UnicodeDecodeError as error:

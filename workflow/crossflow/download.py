@@ -35,6 +35,14 @@ class _BrokenOffError(Exception):
     """The answer ended early: worth another try."""
 
 
+class _SafeAdapter(HTTPAdapter):
+    """Sends nothing to an address that is not TLS, redirects included, except on this machine."""
+
+    def send(self, request: requests.PreparedRequest, *positional: Any, **named: Any) -> requests.Response:
+        require_safe(request.url or "")
+        return super().send(request, *positional, **named)
+
+
 def new_session() -> requests.Session:
     """A session for `CONNECTIONS` threads that tries again, with growing pauses, what may pass by itself."""
     session = requests.Session()
@@ -45,7 +53,7 @@ def new_session() -> requests.Session:
         allowed_methods=("GET", "HEAD"),
     )
     for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=CONNECTIONS))
+        session.mount(scheme, _SafeAdapter(max_retries=retry, pool_maxsize=CONNECTIONS))
     # The bytes of a file are asked for, not an encoding of them.
     session.headers["Accept-Encoding"] = "identity"
     return session

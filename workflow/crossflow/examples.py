@@ -93,7 +93,7 @@ def draw(examples: Sequence[Example], heading: str) -> Figure:
             axes.set_axis_off()
         said = f"{example.generated!r} (p = {example.p_clean:.3f}; gold {asked.answer!r})"
         question = textwrap.fill(f"{example.why}: {asked.question}", 44)
-        left.set_title(f"{question}\n{said}", loc="left")
+        left.set_title(f"{question}\n{said}", loc="left", parse_math=False)  # a dollar sign is one
         for flow, (centres, change) in example.curves.items():
             look = looks[flow]
             step = max(1, len(centres) // 8)

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -160,5 +161,5 @@ def page(data: Mapping[str, Any], title: str) -> str:
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
     template, style, script = (path.read_text(encoding="utf-8") for path in page_sources())
     return Template(template).substitute(
-        title=title, style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script
+        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script
     )

@@ -10,10 +10,12 @@ size (112 MB) took 5 to 10 s and 160 MB at the peak. Boxes are kept raw: in GQA 
 
 import io
 import json
+import mmap
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -115,16 +117,23 @@ def scenes_file(root: Path, split: str) -> Path:
     return _find(root, "sceneGraphs", f"{split.partition('_')[0]}_sceneGraphs.json")
 
 
+# The parser would read it as a question mark.
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
+
+
 def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     """The members of a JSON object, one at a time; ``progress`` shows a bar over the file's bytes.
 
     Raises:
-        CrossflowError: the file is not one JSON object, is cut short, or can not be read.
+        CrossflowError: the file is not one JSON object of text, is cut short, or can not be read.
     """
     try:
         with path.open("rb") as file:
             if file.read(64).lstrip()[:1] != b"{":
                 raise CrossflowError(f"{path} is not a JSON object as in GQA's layout.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if _LONE_SURROGATE.search(content):
+                    raise CrossflowError(f"{path} holds text that is none: one half of a pair of surrogates.")
             file.seek(0)
             size = path.stat().st_size
             with tqdm(desc=path.name, total=size, unit="B", unit_scale=True, disable=not progress) as bar:
@@ -140,27 +149,47 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
 
 # What reading a record of another form raises; OverflowError: an infinite number is no integer.
 NOT_AS_IN_GQA = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_FARTHEST = 1 << 20  # pixels; drawing and arrays take no number without an end
 
 
-def _text(record: Any, key: str) -> str:
+def read_text(record: Any, key: str) -> str:
+    """A text of a record. Raises one of `NOT_AS_IN_GQA` if it is none, or can not be written as UTF-8."""
     value = record[key]
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, expected text")
-    if not value.strip():
-        raise ValueError(f"{key} is empty")
+    value.encode("utf-8")
     return value
+
+
+def _read_numbers(values: list[Any]) -> tuple[int, ...]:
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise TypeError(f"{values!r} is no list of whole numbers")
+    return tuple(values)
+
+
+def read_box(record: Any) -> Box:
+    """The box of a record. Raises one of `NOT_AS_IN_GQA` if it is none; the box may leave its picture."""
+    box = Box(*_read_numbers([record[side] for side in Box._fields]))
+    if min(box.w, box.h) < 0 or max(map(abs, box)) > _FARTHEST:
+        raise ValueError(f"{box} lies in no picture")
+    return box
 
 
 def parse_question(question_id: str, record: Any) -> Question:
     """One question from its record in GQA's layout. Raises one of `NOT_AS_IN_GQA` if it has another form."""
+    if not question_id.strip():
+        raise ValueError("its id is empty")
+    for key in ("imageId", "question", "answer"):
+        if not read_text(record, key).strip():
+            raise ValueError(f"its {key} is empty")
     return Question(
         question_id,
-        _text(record, "imageId"),
-        _text(record, "question"),
-        _text(record, "answer"),
-        _text(record["types"], "detailed"),
+        read_text(record, "imageId"),
+        read_text(record, "question"),
+        read_text(record, "answer"),
+        read_text(record["types"], "detailed"),
         tuple(
-            Step(str(step["operation"]), tuple(map(int, step["dependencies"])), str(step["argument"]))
+            Step(read_text(step, "operation"), _read_numbers(step["dependencies"]), read_text(step, "argument"))
             for step in record["semantic"]
         ),
     )
@@ -191,9 +220,7 @@ def _scene(image_id: str, record: Any) -> Scene:
     return Scene(
         image_id,
         {
-            object_id: SceneObject(
-                object_id, str(entry["name"]), Box(*(int(entry[side]) for side in ("x", "y", "w", "h")))
-            )
+            object_id: SceneObject(object_id, read_text(entry, "name"), read_box(entry))
             for object_id, entry in record["objects"].items()
         },
     )
@@ -221,8 +248,20 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
 # Pillow tells a format by the content and runs Ghostscript on PostScript: a .jpg is never worth that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
 # What damaged bytes raise, as found by damaging some.
-_UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
+UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 _UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+# The encoded bytes of a picture; the decoded ones are bounded by Pillow.
+LARGEST_PICTURE = 1 << 26
+
+
+def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
+    """A file, or a member of a zip whose few bytes may unpack to gigabytes."""
+    content = read(LARGEST_PICTURE + 1)
+    if len(content) > LARGEST_PICTURE:
+        raise BrokenQuestion(f"the picture {where} has more than {LARGEST_PICTURE >> 20} MiB")
+    return content
 
 
 class Pictures:
@@ -251,7 +290,7 @@ class Pictures:
             raise CrossflowError(f"{root} holds neither images/ nor images.zip.")
         try:
             self._zip = zipfile.ZipFile(path)
-        except _UNREADABLE_ZIP as error:
+        except UNREADABLE_ZIP as error:
             raise CrossflowError(f"{path} is not a readable zip, or is cut short ({error}).") from error
         self._members = frozenset(self._zip.namelist())
 
@@ -271,7 +310,8 @@ class Pictures:
         if self._zip is None:
             file = self._folder / path
             try:
-                return str(file), file.read_bytes()
+                with file.open("rb") as opened:
+                    return str(file), _read_bounded(opened.read, str(file))
             except FileNotFoundError as error:
                 raise BrokenQuestion(f"the picture {file} is missing") from error
             except (OSError, ValueError) as error:
@@ -281,8 +321,9 @@ class Pictures:
             raise BrokenQuestion(f"the picture {name} is missing from {self._zip.filename}")
         where = f"{self._zip.filename}/{member}"
         try:
-            return where, self._zip.read(member)
-        except _UNREADABLE_ZIP as error:
+            with self._zip.open(member) as opened:
+                return where, _read_bounded(opened.read, where)
+        except UNREADABLE_ZIP as error:
             raise BrokenQuestion(f"the picture {where} can not be read ({error})") from error
 
     def open(self, image_id: str) -> Image.Image:
@@ -317,24 +358,23 @@ def read_chosen(path: Path) -> list[ChosenQuestion]:
     """Read ``questions/{category}.csv``.
 
     Raises:
-        CrossflowError: the file is absent, has other columns, holds an id twice or objects that are not as written.
+        CrossflowError: the file is absent, has other columns, holds an id twice, or a row is not as written.
     """
     chosen: dict[str, ChosenQuestion] = {}
     for row in read_csv(path, QUESTIONS):
         question_id = row["question_id"]
         if question_id in chosen:
             raise CrossflowError(f"{path} holds question {question_id} twice.")
+        if not question_id.strip() or bool(row["true_option"]) != bool(row["false_option"]):
+            raise CrossflowError(f"{path}: question {question_id!r} lacks its id or one of its two options.")
         try:
             objects = tuple(
                 ChosenObject(
-                    entry["role"],
-                    entry["id"],
-                    entry["name"],
-                    Box(*(int(entry[side]) for side in ("x", "y", "w", "h"))),
+                    read_text(entry, "role"), read_text(entry, "id"), read_text(entry, "name"), read_box(entry)
                 )
                 for entry in json.loads(row["objects"])
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (*NOT_AS_IN_GQA, RecursionError) as error:
             raise CrossflowError(
                 f"{path}: the objects of question {question_id} are not a JSON list of role, id, name, x, y, w, h."
             ) from error

@@ -20,6 +20,7 @@ import requests
 
 from crossflow.download import NoRangesError, fetch_file, require_space
 from crossflow.errors import CrossflowError
+from crossflow.gqa import LARGEST_PICTURE, UNREADABLE_ZIP
 from crossflow.remote import RemoteFile
 from crossflow.remote_zip import Member, fetch_members, read_directory
 from crossflow.tables import replacing
@@ -58,7 +59,7 @@ def _inside(archive: Path) -> dict[str, zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(archive) as file:
             return {entry.filename: entry for entry in file.infolist()}
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE_ZIP as error:
         raise CrossflowError(f"{archive} is not a readable zip ({error}): delete it and run again.") from error
 
 
@@ -87,6 +88,8 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
         name = f"{image_id}.jpg"
         if Path(name).name != name or _name(image_id) not in directory:
             log.warning("%s holds no picture %s", remote.url, image_id)
+        elif directory[_name(image_id)].size > LARGEST_PICTURE:
+            log.warning("%s: the picture %s is far too large, it is left out", remote.url, image_id)
         elif not (parts / name).exists():
             missing[_name(image_id)] = directory[_name(image_id)]
     kept = archive.stat().st_size if archive.exists() else 0

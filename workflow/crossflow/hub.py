@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 
 from crossflow.errors import CrossflowError
 from crossflow.journal import hash_file
+from crossflow.remote import require_safe
 
 try:  # the hub's client left httpx for httpx2 with its version 2
     from httpx2 import HTTPError as TransportError
@@ -70,6 +71,25 @@ def _wanted(name: str) -> bool:
 def files_in(folder: Path) -> list[Path]:
     """The files of a model's folder, by name: configuration, templates, tokenizer and weights."""
     return sorted(path for path in folder.iterdir() if path.is_file() and _wanted(path.name))
+
+
+def shards_of(folder: Path) -> set[str]:
+    """The names of the files that hold a model's weights.
+
+    Raises:
+        CrossflowError: the index of the weights is broken, or names a file that is not in the folder itself.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return {"model.safetensors"}
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        own = all(Path(name).name == name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CrossflowError(f"{index} is not the index of a model's weights ({error!r}).") from error
+    if not own:
+        raise CrossflowError(f"{index} names weights outside of its folder: they are not read.")
+    return names
 
 
 def hash_model(hashes: Mapping[str, str]) -> str:
@@ -136,14 +156,7 @@ def lacking(folder: Path) -> list[str]:
     Raises:
         CrossflowError: the index of its weights is none.
     """
-    index = folder / "model.safetensors.index.json"
-    needed = {"config.json", "model.safetensors"}
-    if index.exists():
-        try:
-            content = json.loads(index.read_text(encoding="utf-8"))
-            needed = {"config.json", *content["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CrossflowError(f"{index} is not the index of a model's weights ({error!r}).") from error
+    needed = {"config.json"} | shards_of(folder)
     return sorted(needed - {path.name for path in files_in(folder)})
 
 
@@ -174,6 +187,7 @@ def fetch(repo: str, revision: str) -> Manifest:
         CrossflowError: one sentence: no such repository or revision, a licence that has to be accepted, too small a
             disk (before anything is fetched), no network, or a file that is not the hub's.
     """
+    require_safe(constants.ENDPOINT)
     page = f"https://huggingface.co/{repo}"
     try:
         try:

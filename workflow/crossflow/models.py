@@ -25,6 +25,7 @@ from crossflow import attention
 from crossflow.architectures import ARCHITECTURES, REFUSED, Architecture
 from crossflow.errors import CrossflowError
 from crossflow.gqa import Box, ChosenQuestion
+from crossflow.hub import shards_of
 from crossflow.memory import CONVERTED_AT_ONCE, Sizes
 from crossflow.patches import VisualTokens, visual_tokens
 from crossflow.positions import Positions, positions_of
@@ -257,8 +258,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+        model_type = str(config["model_type"])
+        # Transformers would pass over one that it can not read, and answers would end elsewhere.
+        if (generation := path / "generation_config.json").is_file():
+            file = generation
+            json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
     if model_type in REFUSED:
         raise CrossflowError(f"{path} is a model of type {model_type!r}, which is refused: {REFUSED[model_type]}.")
@@ -276,14 +281,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """One sentence for whatever transformers raises on a folder that is not as it should be."""
+    """One sentence for whatever comes of the files of others; tokenizers raises even a plain Exception."""
     try:
         yield
     except CrossflowError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CrossflowError(f"The model in {path} can not be loaded: {lines[0]}") from error
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise CrossflowError(f"The model in {path} can not be loaded ({reason.strip(' .,')}).") from error
 
 
 def _require_picture_token(processor: Any, network: Any, path: Path) -> None:
@@ -301,6 +306,14 @@ def _require_picture_token(processor: Any, network: Any, path: Path) -> None:
         )
 
 
+def _require_finite(path: Path, network: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite: every answer would be, too."""
+    for name, weight in network.named_parameters():
+        # Unlike torch.isfinite, the extremes need no copy of the weight; a NaN is both of them.
+        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
+
+
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """A model without weights, from its configuration alone: it can prepare questions, and answers none.
 
@@ -310,10 +323,10 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):
         processor = load_processor(settings.path, settings.image, architecture)
-        config = AutoConfig.from_pretrained(settings.path, local_files_only=True)
+        config = AutoConfig.from_pretrained(settings.path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=DTYPES[settings.dtype]
+                config, dtype=DTYPES[settings.dtype], trust_remote_code=False
             )
     _require_picture_token(processor, network, settings.path)
     return MultimodalModel(settings, network, processor, architecture, device)
@@ -329,32 +342,23 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
     return sketch.processor, sketch.sizes
 
 
-def _require_numbers(network: nn.Module, settings: ModelSettings) -> None:
-    weights = dict(network.named_parameters())
-    broken = ~torch.stack([weight.isfinite().all() for weight in weights.values()])
-    if bool(broken.any()):
-        first = list(weights)[int(broken.float().argmax())]
-        raise CrossflowError(
-            f"{settings.path}: {int(broken.sum())} weights hold values that are no finite numbers as {settings.dtype}, "
-            f"the first is {first}."
-        )
-
-
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """Load a model from its folder. Nothing is downloaded, and only safetensors are read.
+    """Load a model from its folder. Nothing is downloaded, only safetensors are read, and no code of the folder runs.
 
     Raises:
-        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing
-            or no finite numbers.
+        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing or no
+            numbers.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):
+        shards_of(settings.path)
         processor = load_processor(settings.path, settings.image, architecture)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
             dtype=DTYPES[settings.dtype],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             use_safetensors=True,
+            trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
@@ -363,6 +367,6 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
     _require_picture_token(processor, network, settings.path)
-    network.eval().to(device)
-    _require_numbers(network, settings)
+    network = network.eval().to(device)
+    _require_finite(settings.path, network)
     return MultimodalModel(settings, network, processor, architecture, device)

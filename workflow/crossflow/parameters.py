@@ -4,7 +4,7 @@ The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this 
 sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _sentence(error: ValidationError) -> str:
             return error.message
 
 
-def check(config: Mapping[str, Any], schema: Path) -> None:
+def check(config: Mapping[Any, Any], schema: Path) -> None:
     """Hold a configuration against the schema.
 
     Raises:
@@ -154,6 +154,14 @@ def read_study(config: Mapping[str, Any]) -> Study:
     )
 
 
+def _is(kind: Callable[[Path], bool], path: str | Path) -> bool:
+    """Whether there is a file or folder of that name; none has a name that the file system does not take."""
+    try:
+        return kind(Path(path))
+    except OSError:
+        return False
+
+
 def dataset_root(config: Mapping[str, Any], name: str) -> str:
     """The folder of a data set in GQA's layout: the user's own, or the one that rules fill; a table's pictures.
 
@@ -164,7 +172,7 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
     if dataset["kind"] == "table":
-        if not Path(dataset["pictures"]).is_dir():
+        if not _is(Path.is_dir, dataset["pictures"]):
             raise CrossflowError(
                 f"params.yaml, datasets.{name}.pictures: the folder {dataset['pictures']} does not exist."
             )
@@ -172,7 +180,7 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     root = dataset.get("root")
     if root is None:
         return FETCHED_GQA
-    if not Path(root).is_dir():
+    if not _is(Path.is_dir, root):
         raise CrossflowError(f"params.yaml, datasets.{name}.root: the folder {root} does not exist.")
     return str(root).rstrip("/")
 
@@ -195,7 +203,7 @@ def is_table(config: Mapping[str, Any], name: str) -> bool:
 
 def _existing(root: str, *choices: str) -> str:
     for choice in choices:
-        if (Path(root) / choice).is_file():
+        if _is(Path.is_file, Path(root) / choice):
             return f"{root}/{choice}"
     raise CrossflowError(f"{root} holds neither {' nor '.join(choices)}: a data set in GQA's layout was expected.")
 
@@ -228,7 +236,7 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
     """
     if is_table(config, name):
         file = str(config["datasets"][name]["file"])
-        if not Path(file).is_file():
+        if not _is(Path.is_file, file):
             raise CrossflowError(f"params.yaml, datasets.{name}.file: {file} does not exist.")
         return [file]
     return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
@@ -250,7 +258,7 @@ def picture_files(config: Mapping[str, Any], study: Study, category: str) -> lis
     if is_fetched(config, study.dataset):
         return [fetched_pictures(study, category)]
     path = f"{dataset_root(config, study.dataset)}/images.zip"
-    return [path] if config["datasets"][study.dataset]["kind"] == "shapes" or Path(path).is_file() else []
+    return [path] if config["datasets"][study.dataset]["kind"] == "shapes" or _is(Path.is_file, path) else []
 
 
 def manifest_of(repo: str, revision: str) -> str:
@@ -270,11 +278,11 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     path = model["path"]
     if Path(path) == Path(RANDOM_LLAVA):
         return [f"{RANDOM_LLAVA}/{name}" for name in MODEL_FILES]
+    if not _is(Path.is_file, Path(path) / "config.json"):
+        raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
     found = sorted(
         file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
     )
-    if not (Path(path) / "config.json").is_file():
-        raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
     return [str(file) for file in found]
 
 

@@ -35,8 +35,8 @@ def _without_video(path: Path, name: str) -> Any:
         },
     )
     load_pictures: Any = AutoImageProcessor.from_pretrained
-    pictures = load_pictures(path, backend="pil", local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    pictures = load_pictures(path, backend="pil", local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     settings, _ = kind.get_processor_dict(path, local_files_only=True)
     return kind.from_args_and_dict([pictures, tokenizer, None], settings)
 
@@ -52,7 +52,7 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
 
     Raises:
         CrossflowError: the folder's image processor, or the architecture, does not do what ``image`` says.
-        OSError, ValueError, ImportError: the folder is incomplete, or a package is missing.
+        Exception: the folder is incomplete or broken, or a package is missing.
     """
     if image == "pad" and not architecture.pads:
         raise CrossflowError(f"{path} is asked for image: pad, which its architecture does not know; use processor.")
@@ -62,7 +62,7 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
     processor: Any
     if architecture.processor is None:
         processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            path, backend="pil", local_files_only=True
+            path, backend="pil", local_files_only=True, trust_remote_code=False
         )
     else:
         processor = _without_video(path, architecture.processor)

@@ -111,11 +111,15 @@ def render(template: str, question: str, processor: Any) -> PromptText:
         processor: The model's processor; its ``image_token`` marks the picture.
 
     Raises:
-        BrokenQuestion: the picture's marker is in the question, or the question is not in the prompt exactly once.
+        BrokenQuestion: the question is no text in UTF-8, holds the picture's marker, or is not in the prompt once.
         CrossflowError: the template is unknown, or the model's folder has no chat template.
     """
     if template not in TEMPLATES:
         raise CrossflowError(f"Prompt {template!r} is unknown; known are {', '.join(TEMPLATES)}.")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BrokenQuestion(f"the question is no text ({error})") from error
     marker: str = processor.image_token
     if marker in question:
         raise BrokenQuestion(f"the question holds the picture's marker {marker}")
@@ -216,7 +220,7 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
 
     Raises:
         BrokenQuestion: the question's tokens do not decode to the question (blanks apart), as with a word that the
-            tokenizer does not know.
+            tokenizer does not know, or one of them is special.
         CrossflowError: the tokenizer gives no character offsets, or does not keep the visual tokens whole.
     """
     tokenizer = processor.tokenizer
@@ -232,9 +236,12 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     image = range(int(visual.argmax()), len(ids) - int(visual[::-1].argmax()))
     tokenized = TokenizedPrompt(ids, np.asarray(spans, dtype=np.int64), image, visual[image.start : image.stop], prompt)
     asked = prompt.text[slice(*prompt.question)]
-    decoded = tokenizer.decode(
-        tokenized.ids[tokenized.tokens_over(prompt.question)].tolist(), clean_up_tokenization_spaces=False
-    )
+    tokens = tokenized.ids[tokenized.tokens_over(prompt.question)].tolist()
+    decoded = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
     if _without_blanks(decoded) != _without_blanks(asked):
         raise BrokenQuestion(f"the question's tokens decode to {decoded!r}, not to {asked!r}")
+    # Such as <|eot_id|>, with which a question would end its turn.
+    added = tokenizer.added_tokens_decoder
+    if special := [added[token].content for token in tokens if token in added and added[token].special]:
+        raise BrokenQuestion(f"the question holds the special token {special[0]}")
     return tokenized

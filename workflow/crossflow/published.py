@@ -19,7 +19,7 @@ from typing import Any
 
 from crossflow.categories import Rejection, attach_objects, classify
 from crossflow.errors import CrossflowError
-from crossflow.gqa import NOT_AS_IN_GQA, Box, ChosenQuestion, Scene, SceneObject, parse_question
+from crossflow.gqa import NOT_AS_IN_GQA, Box, ChosenQuestion, Scene, SceneObject, parse_question, read_box
 
 FILES = {
     "ChooseAttr": "GQA_val_correct_question_with_choose_ChooseAttr.csv",
@@ -31,7 +31,6 @@ FILES = {
 }
 
 _COLUMNS = ("question_id", "img_id", "question", "answer", "type_detailed", "operations")
-_SIDES = ("x", "y", "w", "h")
 _ABSENT = "-"
 # Real programs are at most about 600 characters long. Python's parser is not made for hostile text without an end.
 _LONGEST_PROGRAM = 5000
@@ -57,7 +56,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         columns = list(reader.fieldnames or ())
         objects = _objects(columns) or ["central object"]
-        needed = [*_COLUMNS, *(f"{prefix} {column}" for prefix in objects for column in ("name", "id", *_SIDES))]
+        needed = [*_COLUMNS, *(f"{prefix} {column}" for prefix in objects for column in ("name", "id", *Box._fields))]
         wrong = [column for column in needed if columns.count(column) != 1]
         if wrong:
             raise CrossflowError(
@@ -94,9 +93,9 @@ def _scene(row: dict[str, str]) -> Scene:
         if object_id == _ABSENT:
             continue
         try:
-            box = Box(*(int(row[f"{prefix} {side}"]) for side in _SIDES))
+            box = read_box({side: int(row[f"{prefix} {side}"]) for side in Box._fields})
         except ValueError as error:
-            raise ValueError(f"the box of its {prefix} is not four whole numbers") from error
+            raise ValueError(f"the box of its {prefix} is not four whole numbers ({error})") from error
         if objects.setdefault(object_id, SceneObject(object_id, row[f"{prefix} name"], box)).box != box:
             raise ValueError(f"object {object_id} has two boxes")
     return Scene(row["img_id"], objects)

@@ -20,14 +20,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from crossflow.errors import CrossflowError
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
+from crossflow.gqa import NOT_AS_IN_GQA, ChosenObject, ChosenQuestion, read_box, read_text
 
 NEEDED = ("question_id", "image", "question", "answer")
 OPTIONAL = ("category", "true_option", "false_option", "objects")
 DEFAULT_CATEGORY = "questions"
 CATEGORY = re.compile("[A-Za-z0-9_-]+")
 _LISTED = 10  # bad rows that a message names
-_SIDES = ("x", "y", "w", "h")
 
 
 class _BadRow(Exception):
@@ -39,13 +38,11 @@ def _objects(text: str) -> tuple[ChosenObject, ...]:
         return ()
     try:
         entries = json.loads(text)
-        names = [entry["name"] for entry in entries]
-        boxes = [Box(*(entry[side] for side in _SIDES)) for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _BadRow("objects is no JSON list of name, x, y, w and h") from error
+        names = [read_text(entry, "name") for entry in entries]
+        boxes = [read_box(entry) for entry in entries]
+    except (*NOT_AS_IN_GQA, RecursionError) as error:
+        raise _BadRow(f"objects is no JSON list of name, x, y, w and h ({error})") from error
     for name, box in zip(names, boxes, strict=True):
-        if not isinstance(name, str) or any(not isinstance(side, int) or isinstance(side, bool) for side in box):
-            raise _BadRow("the name of an object is no text, or its box is not of whole numbers")
         if box.w < 1 or box.h < 1:
             raise _BadRow(f"the box of {name!r} has no area")
     numbers = [""] if len(names) == 1 else map(str, range(1, len(names) + 1))
@@ -66,8 +63,8 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
         raise _BadRow(f"the picture {image} does not lie in the folder")
     try:
         there = (images / image).is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        there = False
+    except (OSError, ValueError) as error:
+        raise _BadRow(f"{image} is not the name of a picture ({error})") from error
     if not there:
         raise _BadRow(f"there is no picture {images / image}")
     category = cells.get("category") or DEFAULT_CATEGORY

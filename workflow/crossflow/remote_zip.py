@@ -20,11 +20,13 @@ from tqdm import tqdm
 
 from crossflow.download import CONNECTIONS, NoRangesError, fetch_part, require_space
 from crossflow.errors import CrossflowError
+from crossflow.gqa import UNREADABLE_ZIP
 from crossflow.remote import TABLE, RemoteFile, require_safe
 from crossflow.tables import replacing
 
 _TRIES = 3
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_PIECE = 1 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -62,14 +64,20 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
         raise NoRangesError from error
     except (RemoteIOError, requests.RequestException) as error:
         raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
-    except (RemoteZipError, zipfile.BadZipFile, struct.error, ValueError, EOFError) as error:
+    except (RemoteZipError, *UNREADABLE_ZIP) as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
+    # Where members overlap or lie outside, what is unpacked is not what was asked for.
+    if any(
+        entry.header_offset < 0 or stop - entry.header_offset < _LOCAL_HEADER.size + entry.compress_size
+        for entry, stop in zip(entries, stops, strict=True)
+    ):
+        raise CrossflowError(f"{remote.url} is not a readable zip: the members in its directory overlap.")
     members = {
         entry.filename: Member(
             entry.header_offset, stop, entry.compress_type, entry.compress_size, entry.file_size, entry.CRC
         )
         for entry, stop in zip(entries, stops, strict=True)
-        if not entry.is_dir()
+        if entry.filename and not entry.is_dir()
     }
     return size, members
 
@@ -89,7 +97,7 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
         found = json.loads(kept.read_text(encoding="utf-8"))
         if remote.bytes is not None and (found["url"], found["bytes"]) == (remote.url, remote.bytes):
             return {name: Member(*numbers) for name, numbers in found["members"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # none, or none that can be read: it is asked for again
     size, members = _ask_directory(session, remote)
     if remote.bytes not in (None, size):
@@ -138,7 +146,7 @@ def _unpack(pieces: Iterator[bytes], member: Member) -> Iterator[bytes]:
 
 def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
+        while piece := file.read(_PIECE):
             yield piece
 
 
@@ -150,8 +158,7 @@ def _fetch_small(session: requests.Session, remote: RemoteFile, member: Member) 
         response.raise_for_status()
         if response.status_code != requests.codes.partial_content:
             raise NoRangesError
-        content = response.content
-    return b"".join(_unpack(iter([content]), member))
+        return b"".join(_unpack(response.iter_content(_PIECE), member))
 
 
 def _require_known(remote: RemoteFile, name: str, member: Member) -> None:

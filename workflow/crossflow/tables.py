@@ -154,12 +154,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise CrossflowError(f"{path} does not exist.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns_found, rows = reader.fieldnames, list(reader)
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != tuple(columns):
+                raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
-    if tuple(columns_found or ()) != tuple(columns):
-        raise CrossflowError(f"{path} has the columns {columns_found}, expected {list(columns)}.")
+    # A cell too many has no column, and a column without a cell is None.
+    if any(None in row or None in row.values() for row in rows):
+        raise CrossflowError(f"{path} has a row that has not {len(columns)} cells; is it cut short?")
     return rows
 
 

@@ -34,7 +34,7 @@ def draw_curves(found: Trace, picture: Image.Image, boxes: Sequence[Box], questi
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
     _show(left, picture, boxes)
     said = found.answer.text or "(nothing)"
-    left.set_title(f"{question}\n{said} (p = {found.p_clean:.3f})", wrap=True)
+    left.set_title(f"{question}\n{said} (p = {found.p_clean:.3f})", wrap=True, parse_math=False)
     # All in one panel: no two of the same colour.
     looks = dict(zip(found.curves, FURTHER_LOOKS, strict=False))
     for name, curve in found.curves.items():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import requests
 
-from crossflow.download import NoRangesError, fetch_file, new_session
+from crossflow.download import NoRangesError, fetch_file, new_session, require_space
 from crossflow.errors import CrossflowError
+from crossflow.gqa import UNREADABLE_ZIP
 from crossflow.remote import RemoteFile
 from crossflow.remote_zip import fetch_member, read_directory
 from crossflow.tables import replacing
@@ -31,16 +32,13 @@ def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path
     whole = path.with_name(remote.url.rpartition("/")[2])
     fetch_file(session, remote, whole)
     try:
-        with (
-            zipfile.ZipFile(whole) as archive,
-            archive.open(name) as member,
-            replacing(path) as temporary,
-            temporary.open("wb") as file,
-        ):
-            shutil.copyfileobj(member, file)
+        with zipfile.ZipFile(whole) as archive, archive.open(name) as member:
+            require_space(path.parent, archive.getinfo(name).file_size, f"{remote.url}, {name}")
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                shutil.copyfileobj(member, file)
     except KeyError as error:
         raise CrossflowError(f"{remote.url} holds no {name}.") from error
-    except zipfile.BadZipFile as error:
+    except UNREADABLE_ZIP as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
     finally:
         whole.unlink()
