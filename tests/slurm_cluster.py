@@ -94,21 +94,29 @@ class Cluster:
         return found
 
 
-def _daemons(folder: Path) -> None:
+def _start_munge() -> bool:
+    """Start munge, unless it runs already. Returns whether it was started here."""
+    if subprocess.run(["munge", "--no-input"], capture_output=True, check=False).returncode == 0:
+        return False
     Path("/run/munge").mkdir(exist_ok=True)
     shutil.chown("/run/munge", "munge", "munge")
-    if subprocess.run(["munge", "--no-input"], capture_output=True, check=False).returncode:
-        subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True, capture_output=True)
+    subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True, capture_output=True)
+    return True
+
+
+def _start(folder: Path) -> None:
     for program in ("slurmctld", "slurmd"):
         (folder / program).mkdir()
         subprocess.run([program], check=True, capture_output=True)
 
 
-def _stop(folder: Path) -> None:
+def _stop(folder: Path, munge: bool) -> None:
     for program in ("slurmd", "slurmctld"):
         pid = folder / f"{program}.pid"
         if pid.exists():
             subprocess.run(["kill", pid.read_text().strip()], check=False)
+    if munge:
+        subprocess.run(["runuser", "-u", "munge", "--", "munged", "--stop"], capture_output=True, check=False)
 
 
 @contextmanager
@@ -127,16 +135,18 @@ def slurm(folder: Path) -> Iterator[Cluster]:
         ETC / "slurm.conf": CONFIGURATION.format(host=cluster.node, folder=folder),
         ETC / "gres.conf": "Name=gpu File=/dev/null\n",
     }
+    munge = False
     try:
         for path, content in written.items():
             path.write_text(content)
         try:
-            _daemons(folder)
+            munge = _start_munge()
+            _start(folder)
         except (OSError, LookupError, subprocess.CalledProcessError) as error:
             pytest.skip(f"Slurm can not be started here ({error})")
         eventually(lambda: cluster.node_state() == "IDLE", 30, "the node is idle")
         yield cluster
     finally:
-        _stop(folder)
+        _stop(folder, munge)
         for path in written:
             path.unlink(missing_ok=True)
