@@ -448,9 +448,43 @@ def test_the_verb_fetches_a_member_with_and_without_ranges(
         output = tmp_path / f"{ranges}.json"
         assert cli.main([*command, "val_balanced_questions.json", "--output", str(output)]) == 0
         assert output.read_bytes() == questions
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["False.json", "True.json", "site", "sources.csv"]
+    left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
+    assert left == ["False.json", "False.json.sha256", "True.json", "True.json.sha256", "site", "sources.csv"]
     assert cli.main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
     assert "holds no absent.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("member", [None, "val_balanced_questions.json"])
+def test_what_is_fetched_again_must_be_what_came_the_first_time(
+    site: Site, questions: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], member: str | None
+) -> None:
+    (tmp_path / "sources.csv").write_text(f"{','.join(COLUMNS)}\nquestions,{site.url}/questions.zip,,,\n")
+    output = tmp_path / "fetched" / "questions"
+    command = ["fetch", "--sources", str(tmp_path / "sources.csv"), "--source", "questions", "--output", str(output)]
+    command += ["--member", member] if member else []
+    assert cli.main(command) == 0
+    first = output.read_bytes()
+    record = output.with_name("questions.sha256")
+    subprocess.run(["sha256sum", "--check", "--strict", record.name], cwd=output.parent, check=True)
+    output.unlink()
+    assert cli.main(command) == 0, "the same again"
+    with zipfile.ZipFile(site.root / "questions.zip", "w") as archive:
+        archive.writestr("val_balanced_questions.json", "{}")
+    output.with_name("questions.directory.json").unlink(missing_ok=True)
+    before = record.read_text()
+    assert cli.main(command) == 1
+    assert f"which is not that of the first time in {record}" in capsys.readouterr().err
+    assert (output.read_bytes(), record.read_text()) == (first, before)
+    assert not list(output.parent.glob("*.fetched*"))
+    record.unlink()
+    assert cli.main(command) == 0
+    assert output.read_bytes() != first
+    # Another address is another file.
+    sources = (tmp_path / "sources.csv").read_text()
+    (site.root / "other.zip").write_bytes((site.root / "questions.zip").read_bytes())
+    (tmp_path / "sources.csv").write_text(sources.replace("questions.zip", "other.zip"))
+    assert cli.main(command) == 0
+    assert "other.zip" in record.read_text()
 
 
 def test_no_ranges_is_told_from_other_failures(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from crossflow.errors import CrossflowError
 from crossflow.journal import journal_beside
 
 SETTINGS = {"model": "a", "window": 3}
@@ -79,3 +80,36 @@ def test_probabilities_come_back_bit_for_bit(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with journal_beside(table, SETTINGS) as journal:
         assert journal.finished["1"] == numbers
+
+
+def test_a_damaged_entry_and_what_follows_it_are_computed_again(tmp_path: Path) -> None:
+    table = tmp_path / "table.parquet"
+    _killed_after(table, ["1", "2", "3"])
+    whole = _journal(table).read_bytes()
+    # Such as a block that never reached the disk, or a number altered by hand.
+    for damage in (whole.replace(b'{"key": "2"}', b'{"key": "8"}'), whole.replace(b'{"key": "2"}', b"\0" * 12)):
+        assert damage != whole
+        _journal(table).write_bytes(damage)
+        with pytest.raises(KeyboardInterrupt), journal_beside(table, SETTINGS) as journal:
+            assert list(journal.finished) == ["1"]
+            journal.add("2", {"key": "2"})
+            journal.add("3", {"key": "3"})
+            raise KeyboardInterrupt
+        assert _journal(table).read_bytes() == whole
+
+
+def test_two_jobs_do_not_write_to_one_journal(tmp_path: Path) -> None:
+    table = tmp_path / "table.parquet"
+    with journal_beside(table, SETTINGS) as first:
+        first.add("1", {"key": "1"})
+        before = _journal(table).read_bytes()
+        for settings in (SETTINGS, SETTINGS | {"window": 5}):
+            with (
+                pytest.raises(CrossflowError, match=r"table\.journal\.jsonl is being written by another run"),
+                journal_beside(table, settings),
+            ):
+                pass
+        first.add("2", {"key": "2"})
+        assert _journal(table).read_bytes().startswith(before)
+        assert list(first.finished) == ["1", "2"]
+    assert list(tmp_path.iterdir()) == []

@@ -53,6 +53,17 @@ def test_a_table_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(CrossflowError, match=r"a\.csv is being written by another run"), replacing(path):
+            pass
+        assert temporary.read_text() == "first"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_table_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", ANSWERS, [ANSWER], {})
     with pytest.raises(CrossflowError, match="a.parquet has the columns"):

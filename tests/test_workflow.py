@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,20 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
     output = restored.snakemake(status=1)
     assert "A window of 16 layers does not fit data/made/random-llava, which has 8:" in output
     assert answers.read_bytes() == before
+    restored.edit_parameters(windows=[3])
+    assert restored.planned() == {}
+
+
+def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: Copy) -> None:
+    restored.edit_parameters(windows=[5])
+    locks = restored.root / ".snakemake" / "locks"
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(restored.snakemake, "--until", "knockout")
+        while not any(locks.glob("*")) and not first.done():
+            time.sleep(0.1)
+        assert "Directory cannot be locked" in restored.snakemake(status=1)
+        assert "Finished jobid" in first.result()
+    assert (restored.root / "results/ci/knockout/random-llava/w5/ChooseAttr.parquet").exists()
     restored.edit_parameters(windows=[3])
     assert restored.planned() == {}
 

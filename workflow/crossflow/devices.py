@@ -4,7 +4,6 @@ Snakemake counts GPUs but hands out no device ids, so a job takes a free one its
 as long as the process lives, released by the system however it ends.
 """
 
-import fcntl
 import os
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import IO
 import torch
 
 from crossflow.errors import CrossflowError
+from crossflow.locks import take
 from crossflow.provenance import note
 
 _held: list[IO[str]] = []
@@ -41,9 +41,7 @@ def _take(asked: str, patience: float) -> torch.device:
     while True:
         for index in range(torch.cuda.device_count()):
             lock = (folder / f"{_name_of(index)}.lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not take(lock):
                 lock.close()
                 continue
             _held.append(lock)

@@ -19,6 +19,7 @@ from urllib3.util.retry import Retry
 from crossflow.errors import CrossflowError
 from crossflow.journal import hash_file
 from crossflow.remote import TABLE, RemoteFile, require_safe
+from crossflow.tables import replacing
 
 CONNECTIONS = 8
 _TRIES = 5
@@ -212,3 +213,28 @@ def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> Non
             f"{remote.url}: what was fetched has the SHA-256 {found}, {TABLE} says {remote.sha256}; it was removed."
         )
     part.replace(path)
+
+
+def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, record: Path) -> None:
+    """Compare a fetched file with what came from there the first time, or record the checksum of the first.
+
+    Args:
+        member: What of a zip it is.
+        fetched: The file; it is removed if it is another one.
+        record: The checksum as ``sha256sum --check`` reads it, after a line that says where the file is from.
+
+    Raises:
+        CrossflowError: it is another one, or the record can not be written.
+    """
+    found, name = hash_file(fetched), record.stem
+    origin = f"# {remote.url}{f', {member}' if member else ''}"
+    known = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    if known[:1] == [origin] and known[1:] != [f"{found}  {name}"]:
+        fetched.unlink()
+        raise CrossflowError(
+            f"{origin[2:]}: what was fetched has the SHA-256 {found}, which is not that of the first time in {record}; "
+            "it was removed. Delete that record to accept it."
+        )
+    if known[:1] != [origin]:
+        with replacing(record) as temporary:
+            temporary.write_text(f"{origin}\n{found}  {name}\n", encoding="utf-8")

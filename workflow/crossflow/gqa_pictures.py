@@ -7,12 +7,10 @@
 ``images.zip`` only ever grows, and is replaced whole, so a killed job loses nothing and harms nothing.
 """
 
-import fcntl
 import logging
 import shutil
 import zipfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ import requests
 from crossflow.download import NoRangesError, fetch_file, require_space
 from crossflow.errors import CrossflowError
 from crossflow.gqa import LARGEST_PICTURE, UNREADABLE_ZIP
+from crossflow.locks import alone
 from crossflow.remote import RemoteFile
 from crossflow.remote_zip import Member, fetch_members, read_directory
 from crossflow.tables import replacing
@@ -34,19 +33,6 @@ class Picture(NamedTuple):
     image_id: str
     bytes: int
     crc32: str
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One job at a time writes to ``root``, also from another run; the lock ends with the process."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".images.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another job fetches pictures into %s: waiting for it", root)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _name(image_id: str) -> str:
@@ -122,7 +108,7 @@ def fetch_pictures(
         CrossflowError: something could not be fetched or written; what was fetched is kept.
     """
     archive = root / "images.zip"
-    with _alone(root):
+    with alone(root / ".images.lock", f"fetches pictures into {root}"):
         inside = _inside(archive)
         absent = sorted({image_id for image_id in image_ids if _name(image_id) not in inside})
         if full and not (archive.exists() and archive.stat().st_size == remote.bytes):

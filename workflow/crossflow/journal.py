@@ -2,13 +2,15 @@
 
 The journal lies beside the table and is no output of the workflow, so it survives a killed job; the next run takes
 up where it ended. Its first line is a fingerprint of everything that shapes the rows. A journal with another
-fingerprint is set aside under another name, never mixed in and never deleted.
+fingerprint is set aside under another name, never mixed in and never deleted. Every entry carries a checksum: from
+the first that is damaged on, entries are computed again. One process at a time writes to a journal.
 """
 
 import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from crossflow.errors import CrossflowError
+from crossflow.locks import take
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,12 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(key: str, entry: Any) -> str:
+    """A line of the journal: key, entry, and a checksum over both."""
+    text = json.dumps([key, entry])
+    return f"{text[:-1]}, {zlib.crc32(text.encode())}]\n"
 
 
 class Journal:
@@ -50,7 +59,7 @@ class Journal:
             CrossflowError: the disk is full or not writable; what was added before is kept.
         """
         try:
-            self._file.write(json.dumps([key, entry]) + "\n")
+            self._file.write(_line(key, entry))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -61,35 +70,58 @@ class Journal:
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any], int]:
-    """Fingerprint, entries, and the length in bytes up to the last whole line: a killed job may leave half a line."""
+    """Fingerprint, entries, and the length in bytes up to the last sound line: a killed job may leave half a line."""
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.splitlines()
+    first, *lines = content.splitlines(keepends=True) or [b""]
     try:
-        mark = json.loads(lines[0])["fingerprint"] if lines else None
-        return mark, dict(json.loads(line) for line in lines[1:]), len(whole)
+        mark = json.loads(first)["fingerprint"] if first.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
-        return None, {}, 0
+        mark = None
+    finished: dict[str, Any] = {}
+    length = len(first)
+    for line in lines:
+        try:
+            key, entry, _ = json.loads(line)
+            sound = line == _line(key, entry).encode()
+        except (ValueError, TypeError):
+            sound = False
+        if not sound:
+            break
+        finished[key] = entry
+        length += len(line)
+    return mark, finished, length
+
+
+def _begin(path: Path) -> IO[str]:
+    """Open a journal for appending, for this process alone."""
+    file = path.open("a", encoding="utf-8")
+    # Another process may have set it aside, or finished with it, since it was opened.
+    if take(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        return file
+    file.close()
+    raise CrossflowError(f"{path} is being written by another run: wait for it, or stop it, and run again.")
 
 
 def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], dict[str, Any]]:
     """Open a journal for appending, after what is already finished in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    finished: dict[str, Any] = {}
-    keep = 0
-    if path.exists():
-        found, finished, keep = _read(path)
-        if found != mark:
-            aside = path.with_name(f"{path.name}.{hash_file(path)[:12]}.set-aside")
-            log.warning("%s is of another study or version: set aside as %s", path, aside.name)
-            path.rename(aside)
-            finished, keep = {}, 0
-    file = path.open("a", encoding="utf-8")
-    file.truncate(keep)
-    if not keep:
+    file = _begin(path)
+    found, finished, keep = _read(path)
+    size = path.stat().st_size
+    if size and found != mark:
+        aside = path.with_name(f"{path.name}.{hash_file(path)[:12]}.set-aside")
+        log.warning("%s is of another study or version: set aside as %s", path, aside.name)
+        path.rename(aside)
+        file.close()
+        return _open(path, mark, settings)
+    if not size:
         file.write(json.dumps({"fingerprint": mark, "settings": settings}) + "\n")
         file.flush()
-    elif finished:
+        return file, {}
+    if keep < size:
+        log.warning("%s: the last %d bytes are damaged or unfinished and are left out", path, size - keep)
+        file.truncate(keep)
+    if finished:
         log.info("taking up %s: %d finished", path, len(finished))
     return file, finished
 

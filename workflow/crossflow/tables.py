@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossflow.errors import CrossflowError
+from crossflow.locks import take
 
 QUESTIONS = (
     "question_id",
@@ -121,19 +122,28 @@ _METADATA = b"crossflow"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its place only if the block succeeds."""
+    """Yield a temporary neighbour of ``path`` that takes its place only if the block succeeds.
+
+    Raises:
+        CrossflowError: it can not be written, or another process is writing it.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary.open("ab") as lock:
+            if not take(lock):
+                raise CrossflowError(f"{path} is being written by another run: wait for it, or stop it, and run again.")
+            try:
+                yield temporary
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise CrossflowError(f"{path} could not be written ({error.strerror or error}).") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import requests
 
-from crossflow.download import NoRangesError, fetch_file, new_session, require_space
+from crossflow.download import NoRangesError, fetch_file, new_session, require_as_at_first, require_space
 from crossflow.errors import CrossflowError
 from crossflow.gqa import UNREADABLE_ZIP
+from crossflow.locks import alone
 from crossflow.remote import RemoteFile
 from crossflow.remote_zip import fetch_member, read_directory
 from crossflow.tables import replacing
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path: Path) -> None:
     """The member out of the whole zip, which is fetched beside it and removed."""
     log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
-    whole = path.with_name(remote.url.rpartition("/")[2])
+    whole = path.with_name(f"{path.name}.zip")
     fetch_file(session, remote, whole)
     try:
         with zipfile.ZipFile(whole) as archive, archive.open(name) as member:
@@ -44,20 +45,29 @@ def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path
         whole.unlink()
 
 
+def _fetch_member(session: requests.Session, remote: RemoteFile, name: str, path: Path) -> None:
+    try:
+        members = read_directory(session, remote, path.with_name(f"{remote.name}.directory.json"))
+        if name not in members:
+            raise CrossflowError(f"{remote.url} holds no {name}.")
+        fetch_member(session, remote, name, members[name], path)
+    except NoRangesError:
+        _out_of_whole(session, remote, name, path)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Fetch it.
 
     Raises:
-        CrossflowError: it could not be fetched or written; what was fetched is kept.
+        CrossflowError: it could not be fetched or written, which keeps what was fetched; or it is not what was
+            fetched from there the first time, which leaves everything as it was.
     """
     remote, session, path = named_source(arguments), new_session(), arguments.output
-    if arguments.member is None:
-        fetch_file(session, remote, path)
-        return
-    try:
-        members = read_directory(session, remote, path.with_name(f"{remote.name}.directory.json"))
-        if arguments.member not in members:
-            raise CrossflowError(f"{remote.url} holds no {arguments.member}.")
-        fetch_member(session, remote, arguments.member, members[arguments.member], path)
-    except NoRangesError:
-        _out_of_whole(session, remote, arguments.member, path)
+    fetched = path.with_name(f"{path.name}.fetched")
+    with alone(path.with_name(f".{path.name}.lock"), f"fetches {path}"):
+        if arguments.member is None:
+            fetch_file(session, remote, fetched)
+        else:
+            _fetch_member(session, remote, arguments.member, fetched)
+        require_as_at_first(remote, arguments.member, fetched, path.with_name(f"{path.name}.sha256"))
+        fetched.replace(path)
