@@ -22,6 +22,9 @@ from crossflow.models import MultimodalModel, Prepared
 from crossflow.reference import run_reference
 from crossflow.true_sizes import TRUE_SIZES
 
+# The fp32 results against the published procedure in fp64; then engine against published procedure, in either.
+COLUMNS = ("engine", "reference", "published", "both fp32", "both fp64")
+
 
 def to_double(model: MultimodalModel) -> None:
     """Compute in fp64 throughout: transformers' norm would go through fp32."""
@@ -78,15 +81,14 @@ def main() -> None:
             probabilities(model, question, *size, (), token)[1]
             for question, (token, _) in tqdm(list(zip(questions, single, strict=True)), desc="fp64")
         ]
+    print("largest distance in probability of        ", *(f"{name:>11}" for name in COLUMNS))
     for number, ((_, fp32), fp64) in enumerate(zip(single, double, strict=True)):
-        apart = {name: float((found - fp64["published"]).abs().max()) for name, found in fp32.items()}
-        print(
-            f"question {number}: p {float(fp64['published'].min()):.3f} to {float(fp64['published'].max()):.3f}; largest "
-            f"distance from the published procedure in fp64: "
-            + ", ".join(f"{name} in fp32 {distance:.1e}" for name, distance in apart.items())
-            + f", engine in fp64 {float((fp64['engine'] - fp64['published']).abs().max()):.1e}; engine from published, both "
-            f"in fp32 {float((fp32['engine'] - fp32['published']).abs().max()):.1e}"
-        )
+        truth = fp64["published"]
+        pairs = [(found, truth) for found in fp32.values()]
+        pairs += [(fp32["engine"], fp32["published"]), (fp64["engine"], truth)]
+        distances = [float((one - other).abs().max()) for one, other in pairs]
+        span = f"p {float(truth.min()):.3f} to {float(truth.max()):.3f}"
+        print(f"  question {number}, {span:<27}", *(f"{distance:11.1e}" for distance in distances))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from crossflow.knockout import run_knockouts
 from crossflow.lens import track
 from crossflow.memory import GIB, Sizes
 from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
-from crossflow.planning import ENOUGH, plan_knockout
+from crossflow.planning import plan_knockout
 from tiny import draw_world, load_tiny
 
 QUESTION = ChosenQuestion("1", "1", "ChooseAttr", "", "Is the ball red or blue?", "red", "red", "blue", ())
@@ -173,20 +173,25 @@ def test_a_published_model_fits_into_its_card(
     whole = published["card_bytes"](80)
     large = plan_knockout(sizes, needed.positions, needed.positions - 64, PUBLISHED_FLOWS, int(0.9 * whole))
     # Three flows to a question and what follows it, 64 positions, and three to the last.
-    assert large.questions == -(-ENOUGH // ((3 * sizes.layers + 1) * 65)) > 1
+    assert large.questions == -(-memory.ENOUGH["cuda"] // ((3 * sizes.layers + 1) * 65)) > 1
     assert large.batch == large.questions * 2 * (3 * sizes.layers + 1), "in 80 GB nothing is cut"
 
 
 def test_batches_are_the_largest_that_fit(folder: Path) -> None:
     sizes = load_tiny(folder / "scores", **GEOMETRIES["scores"]).sizes
-    rows = [sizes.row(600, 550)] * 300 + [sizes.row(600, 599)] * 200
-    for room in np.linspace(sizes.batch(rows[:1]), sizes.batch(rows), 7).astype(int).tolist():
-        batches = sizes.batches(rows, room)
-        assert [number for batch in batches for number in batch] == list(range(500))
-        for batch in batches:
-            assert sizes.batch(rows[batch.start : batch.stop]) <= room
-            assert batch.stop == 500 or sizes.batch(rows[batch.start : batch.stop + 1]) > room
-    assert sizes.batches(rows, 0) == [range(number, number + 1) for number in range(500)]
+    rows = [(sizes.row(600, 550), 50)] * 300 + [(sizes.row(600, 599), 1)] * 200
+    bytes_, positions = (sum(part) for part in zip(*rows, strict=True))
+    for room in np.linspace(rows[0][0], bytes_, 7).astype(int).tolist():
+        for most in (50, 1000, positions):
+            batches = memory.batches(rows, room, most)
+            assert [number for batch in batches for number in batch] == list(range(500))
+            for batch in batches:
+                together, longer = rows[batch.start : batch.stop], rows[batch.start : batch.stop + 1]
+                for part, limit in enumerate((room, most)):
+                    assert sum(row[part] for row in together) <= limit
+                assert batch.stop == 500 or sum(row[0] for row in longer) > room or sum(row[1] for row in longer) > most
+    assert memory.batches(rows, 0, positions) == [range(number, number + 1) for number in range(500)]
+    assert memory.batches(rows, bytes_, positions) == [range(500)]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from crossflow.attention import Call, using
 from crossflow.edges import Row, blocked
 from crossflow.errors import CrossflowError
 from crossflow.forward import CleanRun, LayerRecord, Reading, read, require_legal_keys
-from crossflow.memory import capacity
+from crossflow.memory import ENOUGH, batches, capacity
 from crossflow.models import MultimodalModel
 from crossflow.split_attention import Masks, attend_split, masks_of
 
@@ -216,16 +216,18 @@ def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
 
 
 def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequence[CleanRun]) -> list[range]:
-    """Numbers of the knockouts that run together: as many as the device's memory is planned to hold."""
+    """Numbers of the knockouts that run together: as many as help, and as the device's memory is planned to hold."""
+    spans = [(clean.prepared.length, row.start) for clean, row in knockouts]
+    most = 2 * ENOUGH[model.device.type]
     if model.sizes is None:
-        return [range(len(knockouts))]
+        return batches([(0, length - start) for length, start in spans], 0, most)
     sizes = model.sizes
     kept = sum(sizes.record(clean.prepared.length, clean.first) for clean in cleans) + sizes.measures(len(knockouts))
-    flows = {(id(clean), row.start, row.flow): clean.prepared.length for clean, row in knockouts}
     # No more than one group for each flow.
+    flows = {(id(clean), row.start, row.flow): clean.prepared.length for clean, row in knockouts}
     kept += sum(sizes.group(1, length, start) for (_, start, _), length in flows.items())
-    room = capacity(model.device) - sizes.weights - kept
-    return sizes.batches([sizes.row(clean.prepared.length, row.start) for clean, row in knockouts], room)
+    room = capacity(model.device) - sizes.weights - kept - sizes.batch([])
+    return batches([(sizes.row(*span), span[0] - span[1]) for span in spans], room, most)
 
 
 def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence[Row]]]) -> list[Reading]:

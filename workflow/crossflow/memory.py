@@ -6,12 +6,12 @@ record. Counted are the tensors that live together in the fullest moment, nearly
 an MLP in some decoder layer. Every number is an upper bound, by less than half too large: `tests/test_memory.py` holds
 them against what torch allocates.
 
-Batches of rows follow from the device's *total* memory, not from what happens to be free: on the same kind of device
-every run makes the same batches, and so the same table.
+Batches of rows follow from the kind of device and its *total* memory, not from what happens to be free: on the same
+kind of device every run makes the same batches, and so the same table.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ CONVERTED_AT_ONCE = 2**22
 
 USABLE = 0.9
 """Share of a device's memory to plan with; the rest is for the driver, workspaces of kernels, and fragments."""
+
+ENOUGH = {"cuda": 8192, "cpu": 1024}
+"""Positions of a batch beyond which no product becomes faster; on a CPU, one of twice as many leaves the caches."""
 
 GIB = 2**30
 
@@ -173,24 +176,27 @@ class Sizes:
         """Bytes of a batch of knockouts, beside the records; each as `row` has it."""
         return sum(rows) + self._converted
 
-    def batches(self, rows: Sequence[int], room: int) -> list[range]:
-        """Consecutive rows that fit into ``room`` together, at least one at a time.
-
-        Args:
-            rows: What each adds to a batch, see `row`.
-            room: Bytes beside the weights, the records, the results, and what groups share.
-        """
-        batches, first, held = [], 0, self.batch([])
-        for number, size in enumerate(rows):
-            if number > first and held + size > room:
-                batches.append(range(first, number))
-                first, held = number, self.batch([])
-            held += size
-        return [*batches, range(first, len(rows))]
-
     def measures(self, rows: int) -> int:
         """Bytes of a question's results: the logits of all its rows, and the log-probabilities made from them."""
         return rows * self.vocabulary * (_FP32 + 2 * _FP64)
+
+
+def batches(rows: Iterable[tuple[int, int]], room: int, most: int) -> list[range]:
+    """Numbers of consecutive rows that run together: at least one, and as many as fit.
+
+    Args:
+        rows: Bytes and positions of each.
+        room: Bytes of a batch.
+        most: Positions of a batch.
+    """
+    found: list[range] = []
+    first = held = length = stop = 0
+    for number, (size, positions) in enumerate(rows):
+        if number > first and (held + size > room or length + positions > most):
+            found.append(range(first, number))
+            first, held, length = number, 0, 0
+        held, length, stop = held + size, length + positions, number + 1
+    return [*found, range(first, stop)]
 
 
 def total_memory(device: torch.device) -> int:

@@ -191,17 +191,17 @@ class MultimodalModel:
         return sizes_of(self.network, self.architecture)
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-        """Logits in fp32, whatever the model's type, from hidden states after the final norm.
+        """Logits in fp32, or fp64 if the model is, from hidden states after the final norm.
 
         An output embedding in half precision goes to fp32 in parts: the whole of it would be kept beside the model,
         2.0 GiB for a vocabulary of 128,256. Parts of this size change no bit on a CPU, and are no slower.
         """
         weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
-        normed = normed.float()
-        if weight.dtype == torch.float32:
+        normed = normed.to(torch.promote_types(normed.dtype, torch.float32))
+        if weight.dtype == normed.dtype:
             return normed @ weight.T
         parts = torch.split(weight, max(1, CONVERTED_AT_ONCE // weight.shape[1]))
-        return torch.cat([normed @ part.float().T for part in parts], dim=-1)
+        return torch.cat([normed @ part.to(normed.dtype).T for part in parts], dim=-1)
 
     def prepare(self, question: ChosenQuestion, picture: Image.Image, moved: Sequence[Box] = ()) -> Prepared:
         """Turn a question and its picture into model inputs and position sets.

@@ -10,7 +10,7 @@ import torch
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import parse_flow
 from crossflow.gqa import ChosenQuestion
-from crossflow.memory import GIB, Sizes, capacity, total_memory
+from crossflow.memory import ENOUGH, GIB, Sizes, batches, capacity, total_memory
 from crossflow.models import ModelSettings, read_outline
 from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 
@@ -18,9 +18,6 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Questions that are run together at most."""
-
-ENOUGH = 8192
-"""Positions of a batch, over all its suffixes, beyond which no matrix product becomes faster."""
 
 # Targets that begin before the end of the picture, so that rows may be as long as the prompt.
 _BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
@@ -64,7 +61,13 @@ def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
 
 
 def plan_knockout(
-    sizes: Sizes, positions: int, image_stop: int, flows: Sequence[str], available: int, batched: bool = True
+    sizes: Sizes,
+    positions: int,
+    image_stop: int,
+    flows: Sequence[str],
+    available: int,
+    batched: bool = True,
+    enough: int = ENOUGH["cuda"],
 ) -> Plan:
     """The memory of a knockout job.
 
@@ -75,12 +78,17 @@ def plan_knockout(
         flows: Names of the flows.
         available: Bytes to plan with; batches are cut to them.
         batched: Rows run together, as suffixes; otherwise each is a full forward, as the reference does it.
+        enough: Positions of a batch beyond which none is added; see `ENOUGH`.
     """
     place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
     starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
     first = min(starts)
     # A row without edges, which shows the noise floor, joins those of each start.
-    rows = [sizes.row(positions, start) for start, count in starts.items() for _ in range(count * sizes.layers + 1)]
+    rows = [
+        (sizes.row(positions, start), positions - start)
+        for start, count in starts.items()
+        for _ in range(count * sizes.layers + 1)
+    ]
     kept = sizes.record(positions, first) + sizes.measures(len(rows))
     kept += sum((count + 1) * sizes.group(1, positions, start) for start, count in starts.items())
     clean_run = sizes.clean_run(positions, first)
@@ -90,14 +98,14 @@ def plan_knockout(
 
     def plan(questions: int) -> Plan:
         together = rows * questions
-        batches = sizes.batches(together, available - sizes.weights - questions * kept)
-        largest = max(sizes.batch(together[batch.start : batch.stop]) for batch in batches)
+        parts = batches(together, available - sizes.weights - questions * kept - sizes.batch([]), 2 * enough)
+        largest = max(sizes.batch(size for size, _ in together[part.start : part.stop]) for part in parts)
         clean_runs = (questions - 1) * kept + clean_run
-        least = max(clean_run, kept + sizes.batch([max(rows)]))
-        return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, batches)), questions)
+        least = max(clean_run, kept + sizes.batch([max(rows)[0]]))
+        return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, parts)), questions)
 
-    length = sum((positions - start) * (count * sizes.layers + 1) for start, count in starts.items())
-    fewer = (plan(questions) for questions in range(min(AT_ONCE, -(-ENOUGH // length)), 1, -1))
+    length = sum(span for _, span in rows)
+    fewer = (plan(questions) for questions in range(min(AT_ONCE, -(-enough // length)), 1, -1))
     whole = (each for each in fewer if each.batch == len(rows) * each.questions and each.total <= available)
     return next(whole, plan(1))
 
@@ -151,7 +159,7 @@ def announce(
         plan = plan_answers(sizes, positions, settings.max_new_tokens)
         parts = f"{_gib(plan.question)} for a question"
     else:
-        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched)
+        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, ENOUGH[device.type])
         parts = (
             f"{_gib(plan.question)} for clean runs, or {_gib(plan.rows)} for {plan.batch} rows at a time, of "
             f"{plan.questions} questions"
