@@ -28,10 +28,10 @@ from crossflow.models import DTYPES
 FLOWS = [*PUBLISHED_FLOWS, *with_controls(list(PUBLISHED_FLOWS), 3, CONTROL_FLOWS)]
 DEVIATIONS: dict[str, tuple[int, ...]] = {
     "questions": (1, 2, 4, 8),
-    "flows": (1, 2, 3, 6, 12, 24),
+    "flows": (1, 3, 6, 12, 24),
     "window": (1, 3, 7, 15),
     "layers": (4, 8, 16, 32),
-    "visual tokens": (144, 576, 1296, 2304),
+    "visual tokens": (144, 576, 2304),
 }
 
 
