@@ -356,6 +356,12 @@ def journal_of_another_version(place: Place) -> str:
     return said
 
 
+def two_runs(place: Place) -> str:
+    place.run("answers")
+    with journal_beside(place.root / "knockout.parquet", {"of": "another run"}):
+        return place.said(*place.job("knockout"))
+
+
 CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
     "Settings": {
         "a key that is none": ("unknown_key", unknown_key),
@@ -409,6 +415,7 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
             "journal_of_another_version",
             journal_of_another_version,
         ),
+        "another run in the folder makes the same table": ("two_runs", two_runs),
     },
 }
 HEAD = """\
@@ -417,7 +424,7 @@ HEAD = """\
 One sentence that names what and where, a non-zero exit status, and nothing lost that was finished. Each line below was
 produced by its fault: `tests/test_bad_input.py` makes them all anew and compares them with this page, and
 `CROSSFLOW_WRITE_DOCS=1 pytest tests/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a long
-run. Kills of jobs are the business of `benchmarks/kills.py`, hostile files of `benchmarks/fuzz.py` (10,000 inputs).
+run. Kills are [the business of a campaign](faults.md), hostile files of `benchmarks/fuzz.py` (10,000 inputs).
 """
 
 

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     remote, session, path = named_source(arguments), new_session(), arguments.output
     fetched = path.with_name(f"{path.name}.fetched")
-    with alone(path.with_name(f".{path.name}.lock"), f"fetches {path}"):
+    with alone(path.with_name(f".{remote.name}.lock"), f"fetches from {remote.url}"):
         if arguments.member is None:
             fetch_file(session, remote, fetched)
         else:
