@@ -131,7 +131,7 @@ def main() -> None:
         for study in tqdm(list(studies()), desc="studies", unit="study")
     ]
     with arguments.table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*Cost._fields[:3], "engine_seconds", "published_seconds", "ratio"])
         writer.writerows(
             [*cost[:3], *(f"{part:.3f}" for part in cost[3:]), f"{cost.published / cost.engine:.1f}"] for cost in costs

@@ -1,8 +1,13 @@
 """The attention function: the same sums as the plain definition, and nothing through a blocked edge."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
+from crossflow import split_attention
 from crossflow.attention import _MODE as ACTIVE
 from crossflow.attention import attend, using
 from crossflow.split_attention import _by_products, _fused, _on_cuda, attend_split, masks_of
@@ -89,6 +94,40 @@ def test_the_kernels_of_a_gpu_are_called_as_pytorch_declares_them(dtype: torch.d
         mixed, total = _on_cuda(query, key, key, bias, False, 0.5)
         assert mixed.shape == query.shape
         assert total.shape == query.shape[:3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [8, 20, 128])
+def test_the_kernel_of_this_machine_is_sound(dtype: torch.dtype, width: int) -> None:
+    assert split_attention._is_sound.__wrapped__(torch.device("cpu"), dtype, width)
+
+
+def _with_other_sums(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mixed, total = _by_products(*arguments)
+    return mixed, total / math.log(2)
+
+
+def _with_other_arguments(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    raise TypeError("it takes no scale any more")
+
+
+@pytest.mark.parametrize("kernel", [_with_other_sums, _with_other_arguments])
+def test_a_kernel_that_has_changed_is_left_alone(
+    tensors: dict[str, torch.Tensor],
+    kernel: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    query, key = tensors["query"], tensors["key"]
+    expected = _fused(query, key, key, None, False, 0.5)
+    monkeypatch.setattr(split_attention, "_kernel", kernel)
+    split_attention._is_sound.cache_clear()
+    try:
+        found = _fused(query, key, key, None, False, 0.5)
+    finally:
+        split_attention._is_sound.cache_clear()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert "kernel for cpu and torch.float32 is not used: it " in caplog.text
 
 
 def test_nothing_flows_through_a_blocked_edge(tensors: dict[str, torch.Tensor]) -> None:

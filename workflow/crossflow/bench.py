@@ -38,7 +38,7 @@ from crossflow.flows import PUBLISHED_FLOWS, parse_flow
 from crossflow.forward import CleanRun, Reading, full_forward, run_clean
 from crossflow.gqa import ChosenQuestion
 from crossflow.knockout import run_together
-from crossflow.memory import ENOUGH, capacity
+from crossflow.memory import capacity, enough_positions
 from crossflow.models import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.patches import VisualTokens
 from crossflow.planning import plan_knockout
@@ -238,7 +238,7 @@ def questions_together(model: MultimodalModel, prepared: Prepared) -> int:
     """How many questions of this shape a job would run together."""
     assert model.sizes is not None
     image_stop = int(prepared.positions["image"][-1]) + 1
-    room, enough = capacity(model.device), ENOUGH[model.device.type]
+    room, enough = capacity(model.device), enough_positions(model.device)
     return plan_knockout(model.sizes, prepared.length, image_stop, PUBLISHED_FLOWS, room, enough=enough).questions
 
 

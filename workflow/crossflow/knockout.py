@@ -26,7 +26,7 @@ from crossflow.attention import Call, using
 from crossflow.edges import Row, blocked
 from crossflow.errors import CrossflowError
 from crossflow.forward import CleanRun, LayerRecord, Reading, read, require_legal_keys
-from crossflow.memory import ENOUGH, batches, capacity
+from crossflow.memory import batches, capacity, enough_positions
 from crossflow.models import MultimodalModel
 from crossflow.split_attention import Masks, attend_split, masks_of
 
@@ -218,7 +218,7 @@ def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
 def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequence[CleanRun]) -> list[range]:
     """Numbers of the knockouts that run together: as many as help, and as the device's memory is planned to hold."""
     spans = [(clean.prepared.length, row.start) for clean, row in knockouts]
-    most = 2 * ENOUGH[model.device.type]
+    most = 2 * enough_positions(model.device)
     if model.sizes is None:
         return batches([(0, length - start) for length, start in spans], 0, most)
     sizes = model.sizes

@@ -206,6 +206,11 @@ def total_memory(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def enough_positions(device: torch.device) -> int:
+    """Of `ENOUGH`, what holds for a device."""
+    return ENOUGH.get(device.type, ENOUGH["cpu"])
+
+
 def capacity(device: torch.device) -> int:
     """Bytes of a device's memory that are planned with."""
     return int(total_memory(device) * USABLE)

@@ -10,7 +10,7 @@ import torch
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.flows import parse_flow
 from crossflow.gqa import ChosenQuestion
-from crossflow.memory import ENOUGH, GIB, Sizes, batches, capacity, total_memory
+from crossflow.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
 from crossflow.models import ModelSettings, read_outline
 from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
 
@@ -159,7 +159,7 @@ def announce(
         plan = plan_answers(sizes, positions, settings.max_new_tokens)
         parts = f"{_gib(plan.question)} for a question"
     else:
-        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, ENOUGH[device.type])
+        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough_positions(device))
         parts = (
             f"{_gib(plan.question)} for clean runs, or {_gib(plan.rows)} for {plan.batch} rows at a time, of "
             f"{plan.questions} questions"

@@ -5,14 +5,19 @@ Each row's own keys are attended to apart, and the two results are merged by the
 exponentials. The sums are those of one softmax over both (M. Milakov and N. Gimelshein, 2018; PyTorch's own context
 parallelism merges its blocks likewise).
 
-PyTorch's fused kernels return that logarithm, but only under private names; `_fused` is the one place that calls them.
+PyTorch's fused kernels return that logarithm, but only under private names, which may change with its versions. So each
+is held against plain products on a small case before it is first used, and left alone if it fails.
 """
 
+import logging
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Kernels for CUDA read a bias in steps of 16 bytes.
 _STEP = 8
@@ -62,13 +67,19 @@ def _fused(
     scaling: float,
 ) -> tuple[Float[Tensor, "batch heads queries width"], Float[Tensor, "batch heads queries"]]:
     """Attention, and the logarithm of the sum of its exponentials; undefined where a query sees nothing."""
-    if query.device.type == "cpu":
-        cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        mixed, total = cpu(query, key, value, 0.0, causal, attn_mask=bias, scale=scaling)
-        return mixed, total
-    if query.device.type == "cuda" and query.dtype != torch.float64 and query.shape[-1] % _STEP == 0:
+    work = _kernel if _is_sound(query.device, query.dtype, query.shape[-1]) else _by_products
+    return work(query, key, value, bias, causal, scaling)
+
+
+def _kernel(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """As `_fused`, by a kernel of PyTorch's."""
+    if query.device.type != "cpu":
         return _on_cuda(query, key, value, bias, causal, scaling)
-    return _by_products(query, key, value, bias, causal, scaling)
+    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mixed, total = cpu(query, key, value, 0.0, causal, attn_mask=bias, scale=scaling)
+    return mixed, total
 
 
 def _on_cuda(
@@ -84,6 +95,41 @@ def _on_cuda(
             query, key, value, every, True, 0.0, causal, scale=scaling
         )
     return mixed, total[..., : query.shape[2]]
+
+
+@cache
+def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether the kernel for heads of a width gives what plain products give: causal, with a bias, without either."""
+    if device.type not in ("cpu", "cuda"):
+        return False
+    if device.type == "cuda" and (dtype == torch.float64 or width % _STEP):
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(heads: int, length: int) -> Tensor:
+        return torch.randn(1, heads, length, width, generator=generator).to(device, dtype)
+
+    query, key, value = normal(2, 6), normal(2, 6), normal(2, 6)
+    # As a group of heads meets the prefix.
+    shared_key, shared_value = (normal(1, 11).expand(-1, 2, -1, -1) for _ in range(2))
+    hidden = torch.rand(1, 1, 6, 2 * _STEP, generator=generator) < 0.3
+    hidden[..., 0] = False
+    bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf).to(device, dtype)[..., :11]
+    cases: list[tuple[Tensor, Tensor, Tensor, Tensor | None, bool]] = [
+        (query, key, value, None, True),
+        (query, shared_key, shared_value, None, False),
+        (query, shared_key, shared_value, bias, False),
+    ]
+    tolerance = 0.05 if dtype in _HALVES else 1e-4
+    try:
+        for case in cases:
+            pairs = zip(_kernel(*case, width**-0.5), _by_products(*case, width**-0.5), strict=True)
+            if not all(torch.allclose(ours.double(), plain.double(), 0, tolerance) for ours, plain in pairs):
+                raise RuntimeError("it gives other numbers")
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        log.warning("PyTorch's attention kernel for %s and %s is not used: %s", device.type, dtype, error)
+        return False
+    return True
 
 
 def _by_products(
