@@ -27,6 +27,7 @@ from crossflow.cli import main
 from crossflow.config_files import read_config
 from crossflow.errors import CrossflowError
 from crossflow.gqa import write_chosen
+from crossflow.journal import journal_beside
 from crossflow.tables import KNOCKOUT, SKIPPED, read_csv, read_parquet
 from tiny import draw_world, load_tiny
 

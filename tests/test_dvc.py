@@ -133,6 +133,7 @@ def test_a_changed_parameter_in_a_clone_runs_exactly_its_jobs(
     assert other.is_clean()
 
 
+@pytest.mark.slow
 def test_an_experiment_in_a_folder_of_its_own_runs_exactly_its_jobs(clone: Versioned) -> None:
     output = clone.run("dvc", "exp", "run", "--temp", "--name", "narrow", "-S", "studies.ci.windows=[1]")
     assert _jobs(output) == OTHER_WINDOW
