@@ -21,7 +21,7 @@ from tqdm import tqdm
 from crossflow.bench import Published, build_model, build_question, rows_for, timed
 from crossflow.figure_style import SETTINGS
 from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, with_controls
-from crossflow.forward import full_forward, run_clean
+from crossflow.forward import full_forward, run_clean_together
 from crossflow.knockout import run_together
 from crossflow.models import DTYPES
 
@@ -72,7 +72,8 @@ def measure(varied: str, value: int, study: Study, width: int, dtype: str, devic
     first = min(row.start for row in rows)
 
     def engine() -> None:
-        run_together(model, [(run_clean(model, question, first), rows) for question in questions])
+        cleans = run_clean_together(model, questions, [first] * len(questions))
+        run_together(model, [(clean, rows) for clean in cleans])
 
     def published(number: int) -> None:
         full_forward(model, questions[0], Published(rows[number], questions[0].length, device))

@@ -10,7 +10,7 @@ import torch
 from PIL import ImageChops
 from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from crossflow.answers import answer, answer_blind
+from crossflow.answers import Answer, answer, answer_blind, answer_seeing_and_blind
 from crossflow.attention import Plain
 from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
@@ -127,6 +127,18 @@ def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loade
     assert answers[0].tokens == answers[1].tokens
     assert len(answers[0].tokens) > 1, "the generated positions are to be blind too"
     torch.testing.assert_close(torch.softmax(blind[0].double(), -1), answers[0].probabilities, rtol=0, atol=1e-6)
+
+
+def test_a_blind_answer_that_goes_on_from_the_seeing_one_is_the_same(loaded: Loaded) -> None:
+    for prepared in loaded.prepared.values():
+        seeing, blind = answer_seeing_and_blind(loaded.model, prepared)
+        _assert_same(seeing, answer(loaded.model, prepared), 0)
+        _assert_same(blind, answer_blind(loaded.model, prepared), 1e-6)
+
+
+def _assert_same(ours: Answer, theirs: Answer, tolerance: float) -> None:
+    assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
+    torch.testing.assert_close(ours.probabilities, theirs.probabilities, rtol=0, atol=tolerance)
 
 
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:

@@ -83,7 +83,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     write_chosen(tmp_path / "q.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"][:3])
     command = ["answers", "--questions", "q.csv", "--root", "world", "--skipped", "s.csv", "--device", "cpu"]
     command += ["--model-path", "model", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
-    right, calls = answers_verb.answer_blind, []
+    right, calls = answers_verb.answer_seeing_and_blind, []
 
     def third_is_too_much(*arguments: object) -> object:
         calls.append(arguments)
@@ -92,7 +92,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
         return right(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers_verb, "answer_blind", third_is_too_much)
+        patch.setattr(answers_verb, "answer_seeing_and_blind", third_is_too_much)
         assert _said([*command, "--output", "a.parquet"], capsys) == DEVICE
     assert not (tmp_path / "a.parquet").exists()
     _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()

@@ -16,13 +16,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from crossflow import knockout as engine_module
 from crossflow import memory, planning
-from crossflow.answers import answer, answer_blind
+from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
 from crossflow.attention import Plain
 from crossflow.cli import main
 from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
 from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
-from crossflow.forward import full_forward, run_clean
+from crossflow.forward import full_forward, run_clean, run_clean_together
 from crossflow.gqa import ChosenQuestion, write_chosen
 from crossflow.knockout import run_knockouts
 from crossflow.lens import track
@@ -104,23 +104,26 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
     with _Allocations() as allocations:
         allocations.of("work forward", lambda: full_forward(model, prepared, Plain()).logits[0])
         clean = allocations.of("work clean", lambda: run_clean(model, prepared, first))
+        together = allocations.of("work together", lambda: run_clean_together(model, [prepared] * 3, [first] * 3))
+        del together
         for target, count in batches:
             rows = [Row("flow", 0, Window(0, 1), (Edges(sets["image"], sets[target]),))] * count
             allocations.of(f"work {target} {count}", lambda rows=rows: run_knockouts(model, clean, rows).logits)
-        for way in (answer, answer_blind):
+        for way in (answer, answer_blind, answer_seeing_and_blind):
             allocations.of(f"work {way.__name__}", lambda way=way: way(model, prepared))
         allocations.of("work lens", lambda: track(model, prepared, {"answer": 1}))
     held = allocations.held()
-    assert len(held) == 5 + len(batches)
+    assert len(held) == 7 + len(batches)
 
     _assert_planned(sizes.forward(positions), held["forward"].max())
     _assert_planned(sizes.clean_run(positions, first), held["clean"].max())
     _assert_planned(sizes.record(positions, first), held["clean"][-1])
+    _assert_planned(sizes.clean_runs(3, positions, first), held["together"].max())
     for target, count in batches:
         _assert_planned(
             sizes.batch([sizes.row(positions, int(sets[target][0]))] * count), held[f"{target} {count}"].max()
         )
-    for name in ("answer", "answer_blind"):
+    for name in ("answer", "answer_blind", "answer_seeing_and_blind"):
         _assert_planned(sizes.answer(positions, model.settings.max_new_tokens), held[name].max())
     # A lens job is planned as an answers job, whose cache it does not have.
     assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from crossflow.answers import answer, answer_blind
-from crossflow.attention import NAME
+from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
+from crossflow.attention import NAME, Call
 from crossflow.errors import CrossflowError
 from crossflow.forward import Blocking, full_forward, picture_removed
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
@@ -127,6 +127,23 @@ def test_a_blind_answer_never_looks_at_the_picture(folders: dict[str, Path], nam
     assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
     logits = full_forward(model, one, picture_removed(one)).logits[0]
     torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_a_blind_answer_goes_on_from_the_end_of_the_picture(
+    folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _load(folders[name])
+    prepared = model.prepare(QUESTION, _picture())
+    apart = answer(model, prepared), answer_blind(model, prepared)
+    spans: list[int] = []
+    attended = Call.visible
+    monkeypatch.setattr(Call, "visible", lambda call: spans.append(call.query.shape[2]) or attended(call))
+    together = answer_seeing_and_blind(model, prepared)
+    assert max(spans) == prepared.length - int(prepared.positions["image"][-1]) - 1
+    for ours, theirs in zip(together, apart, strict=True):
+        assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
+        torch.testing.assert_close(ours.probabilities, theirs.probabilities, rtol=0, atol=1e-6)
 
 
 def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:

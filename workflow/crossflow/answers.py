@@ -55,7 +55,7 @@ def _greedy(model: MultimodalModel) -> GenerationConfig:
     )
 
 
-def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Answer:
+def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode, cache: DynamicCache) -> Answer:
     first_states: list[Tensor] = []
 
     def keep(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -69,8 +69,6 @@ def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Answer:
     handle = model.norm.register_forward_hook(keep)
     try:
         with using(mode), torch.inference_mode():
-            # A cache made for the model forgets what a sliding window has left behind; positions would be shifted.
-            cache = DynamicCache()
             generated = model.network.generate(**prepared.inputs, generation_config=greedy, past_key_values=cache)
     finally:
         handle.remove()
@@ -81,14 +79,32 @@ def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Answer:
     return Answer(text, tokens, torch.softmax(logits.double(), dim=-1))
 
 
+def _empty_cache() -> DynamicCache:
+    # A cache made for the model forgets what a sliding window has left behind; positions would be shifted.
+    return DynamicCache()
+
+
 def answer(model: MultimodalModel, prepared: Prepared) -> Answer:
     """The model's greedy answer."""
-    return _generate(model, prepared, Plain())
+    return _generate(model, prepared, Plain(), _empty_cache())
 
 
 def answer_blind(model: MultimodalModel, prepared: Prepared) -> Answer:
     """The greedy answer with the visual tokens hidden from every other position, in every layer."""
-    return _generate(model, prepared, picture_removed(prepared))
+    return _generate(model, prepared, picture_removed(prepared), _empty_cache())
+
+
+def answer_seeing_and_blind(model: MultimodalModel, prepared: Prepared) -> tuple[Answer, Answer]:
+    """What `answer` and `answer_blind` give, at little more than the price of the first.
+
+    Removing the picture changes nothing up to its end, so the second goes on from there, on the keys and values of the
+    first.
+    """
+    cache = _empty_cache()
+    seeing = _generate(model, prepared, Plain(), cache)
+    image_stop = int(prepared.positions["image"][-1]) + 1
+    cache.crop(image_stop - cache.get_seq_length())
+    return seeing, _generate(model, prepared.without_pixels(), picture_removed(prepared), cache)
 
 
 def answer_zeroed(model: MultimodalModel, prepared: Prepared) -> Answer:

@@ -150,6 +150,8 @@ class Architecture:
             None where memory is not planned.
         processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
         pads: May ``image: pad`` be asked for?
+        stacks: Are visual tokens embeddings like any other, and may the tiles of several pictures go through the vision
+            tower one after another?
     """
 
     pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
@@ -162,6 +164,7 @@ class Architecture:
     pictures: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]] | None = None
     processor: str | None = None
     pads: bool = False
+    stacks: bool = False
 
 
 _IDEFICS = Architecture(
@@ -171,8 +174,8 @@ _IDEFICS = Architecture(
     expand=_expand_framed,
 )
 ARCHITECTURES = {
-    "llava": Architecture(_pack_one_tile, pictures=_one_tile, pads=True),
-    "llava_next": Architecture(_pack_anyres, pictures=_anyres),
+    "llava": Architecture(_pack_one_tile, pictures=_one_tile, pads=True, stacks=True),
+    "llava_next": Architecture(_pack_anyres, pictures=_anyres, stacks=True),
     # Positions of the picture attend to one another in both directions, so no target may lie in it.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
     "idefics3": _IDEFICS,

@@ -35,7 +35,7 @@ from crossflow.architectures import ARCHITECTURES
 from crossflow.attention import Call
 from crossflow.edges import Row, blocked, edges_of, rows_of
 from crossflow.flows import PUBLISHED_FLOWS, parse_flow
-from crossflow.forward import CleanRun, Reading, full_forward, run_clean
+from crossflow.forward import CleanRun, Reading, full_forward, run_clean, run_clean_together
 from crossflow.gqa import ChosenQuestion
 from crossflow.knockout import run_together
 from crossflow.memory import capacity, enough_positions
@@ -262,7 +262,8 @@ def measure_speed(
     questions = [prepared, *(build_question(model, number) for number in range(1, together))]
 
     def engine() -> Reading:
-        return run_together(model, [(run_clean(model, question, first), rows) for question in questions])[0]
+        cleans = run_clean_together(model, questions, [first] * len(questions))
+        return run_together(model, [(clean, rows) for clean in cleans])[0]
 
     def published(row: Row) -> Reading:
         return full_forward(model, prepared, Published(row, prepared.length, device))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crossflow.attention import Call, Mode, Plain, attend, using
 from crossflow.edges import Edges
+from crossflow.encoding import Inputs, encode_together
 from crossflow.errors import CrossflowError
 from crossflow.flows import Window
 from crossflow.models import MultimodalModel, Prepared
@@ -169,22 +170,35 @@ def _recorded_calls(layers: nn.ModuleList, first: int) -> Iterator[_Calls]:
             handle.remove()
 
 
-def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode) -> Reading:
-    """What one full multimodal forward in the given attention mode gives; one row."""
+def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs: Inputs | None = None) -> Reading:
+    """What one full forward in the given attention mode gives; one row.
+
+    Args:
+        model: The model.
+        prepared: The question.
+        mode: The attention.
+        inputs: The question's inputs from `encode_together`; None = its own, with its picture yet to be encoded.
+    """
     with using(mode), torch.inference_mode():
-        output = model.network.base_model(**prepared.inputs, use_cache=False)
+        output = model.network.base_model(**(inputs or prepared.inputs), use_cache=False)
         return read(model, output.last_hidden_state[:, prepared.positions.length - 1 :], prepared.answer)
 
 
-def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRun:
+def run_clean(model: MultimodalModel, prepared: Prepared, first: int, inputs: Inputs | None = None) -> CleanRun:
     """Run the clean prompt once and keep what the knockouts from position ``first`` on share.
+
+    Args:
+        model: The model.
+        prepared: The question.
+        first: The first position that any knockout changes.
+        inputs: See `full_forward`.
 
     Raises:
         CrossflowError: a layer was not called exactly once through the project's attention function.
     """
     recording = _Recording(first)
     with _recorded_calls(model.layers, first) as calls:
-        reading = full_forward(model, prepared, recording)
+        reading = full_forward(model, prepared, recording, inputs)
     if len(calls.outputs) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
         raise CrossflowError(
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
@@ -197,6 +211,20 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
         )
     ]
     return CleanRun(prepared, first, layers, reading)
+
+
+def run_clean_together(model: MultimodalModel, prompts: Sequence[Prepared], firsts: Sequence[int]) -> list[CleanRun]:
+    """`run_clean` of several questions, whose pictures are encoded in one call of the vision tower.
+
+    Args:
+        model: The model.
+        prompts: The questions.
+        firsts: For each, the first position that any knockout changes.
+    """
+    encoded = encode_together(model, prompts)
+    return [
+        run_clean(model, prompt, first, inputs) for prompt, first, inputs in zip(prompts, firsts, encoded, strict=True)
+    ]
 
 
 class Blocking:

@@ -159,6 +159,13 @@ class Sizes:
         """Bytes of a clean run, what it leaves included."""
         return self.forward(positions) + self.record(positions, first)
 
+    def clean_runs(self, questions: int, positions: int, first: int) -> int:
+        """Bytes of clean runs whose pictures are encoded together, what they leave included."""
+        embeddings = positions * self.width * self.itemsize
+        encoding = questions * (self._tower() + embeddings)
+        runs = (questions - 1) * (embeddings + self.record(positions, first)) + self.clean_run(positions, first)
+        return max(encoding, runs)
+
     def answer(self, positions: int, new_tokens: int) -> int:
         """Bytes of a generated answer; one layer of the cache is there twice while it grows."""
         return self.forward(positions) + (self.layers + 1) * (positions + new_tokens) * self._key_value

@@ -6,13 +6,11 @@ Three conditions: the picture, the picture removed (see `crossflow.answers.answe
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
-from crossflow.answers import answer, answer_blind, is_correct
+from crossflow.answers import answer_seeing_and_blind, answer_zeroed, is_correct
 from crossflow.gqa import ChosenQuestion, Pictures
 from crossflow.mini_recipe import Recipe
 from crossflow.models import MultimodalModel
@@ -58,9 +56,7 @@ def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], pict
     right = dict.fromkeys(CONDITIONS, 0)
     for question in tqdm(questions, desc=questions[0].category, unit="question"):
         prepared = model.prepare(question, pictures.open(question.image_id))
-        pixels = prepared.inputs["pixel_values"]
-        zeroed = replace(prepared, inputs={**prepared.inputs, "pixel_values": torch.zeros_like(pixels)})
-        given = (answer(model, prepared), answer_blind(model, prepared), answer(model, zeroed))
+        given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
         for condition, answered in zip(CONDITIONS, given, strict=True):
             right[condition] += is_correct(answered.text, question.answer)
     return {condition: Accuracy(count, len(questions)) for condition, count in right.items()}

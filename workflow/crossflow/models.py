@@ -34,6 +34,7 @@ from crossflow.prompts import TokenizedPrompt, render, tokenize
 
 # Positions of the picture are told apart by these; a model that misses them falls back on text positions, silently.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
+_OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -134,12 +135,14 @@ class Prepared:
         given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
         further = {"input_ids": given, "attention_mask": torch.ones_like(given)}
         inputs = {
-            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1)
-            if name in further.keys() | _KINDS_OF_TOKENS
-            else value
+            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1) if name in _OF_TOKENS else value
             for name, value in self.inputs.items()
         }
         return replace(self, inputs=inputs, answer=tuple(tokens))
+
+    def without_pixels(self) -> "Prepared":
+        """The same tokens and nothing of the picture, for a forward that goes on from behind it."""
+        return replace(self, inputs={name: value for name, value in self.inputs.items() if name in _OF_TOKENS})
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def plan_knockout(
         together = rows * questions
         parts = batches(together, available - sizes.weights - questions * kept - sizes.batch([]), 2 * enough)
         largest = max(sizes.batch(size for size, _ in together[part.start : part.stop]) for part in parts)
-        clean_runs = (questions - 1) * kept + clean_run
-        least = max(clean_run, kept + sizes.batch([max(rows)[0]]))
+        clean_runs = sizes.clean_runs(questions, positions, first)
+        least = max(sizes.clean_runs(1, positions, first), kept + sizes.batch([max(rows)[0]]))
         return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, parts)), questions)
 
     length = sum(span for _, span in rows)

@@ -12,7 +12,7 @@ from crossflow.attention_mass import attention_mass
 from crossflow.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engines import Engine
 from crossflow.flows import Window, parse_flow
-from crossflow.forward import Reading, run_clean
+from crossflow.forward import Reading, run_clean_together
 from crossflow.measures import Asked, asked, measure
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.tables import KNOCKOUT
@@ -138,13 +138,13 @@ def knock_out(
         outcomes.append(KnockedOut(flows, edges, rows, whole_answer, asked(tokenizer, question, generated, tokens[0])))
         prompts.append(prompt)
 
-    work = {
-        number: (run_clean(model, prompt, min(row.start for row in rows)), [*rows, *_zero_edge_rows(rows, layers)])
-        for number, (prompt, rows) in enumerate(zip(prompts, (outcome.rows for outcome in outcomes), strict=True))
-        if rows
-    }
+    numbers = [number for number, outcome in enumerate(outcomes) if outcome.rows]
+    firsts = [min(row.start for row in outcomes[number].rows) for number in numbers]
+    cleans = run_clean_together(model, [prompts[number] for number in numbers], firsts)
+    runs = [[*outcomes[number].rows, *_zero_edge_rows(outcomes[number].rows, layers)] for number in numbers]
     with torch.inference_mode():
-        for (number, (clean, _)), reading in zip(work.items(), engine(model, list(work.values())), strict=True):
+        readings = engine(model, list(zip(cleans, runs, strict=True)))
+        for number, clean, reading in zip(numbers, cleans, readings, strict=True):
             outcome = outcomes[number]
             mass = attention_mass(clean, [found for found in outcome.edges.values() if found])
             outcomes[number] = replace(outcome, clean=clean.reading, reading=reading, mass=mass)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from crossflow.answers import Answer, answer, answer_blind, answer_zeroed, is_correct, swapped_pictures
+from crossflow.answers import Answer, answer, answer_seeing_and_blind, answer_zeroed, is_correct, swapped_pictures
 from crossflow.devices import take_device
 from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.gqa import read_chosen
@@ -48,7 +48,7 @@ def _row(
     model: MultimodalModel, prepared: Prepared, baselines: Sequence[str], swapped: Prepared | None
 ) -> dict[str, Any]:
     question = prepared.question
-    seeing, blind = answer(model, prepared), answer_blind(model, prepared)
+    seeing, blind = answer_seeing_and_blind(model, prepared)
     first_token = seeing.tokens[0]
     options = option_tokens(model.processor.tokenizer, seeing.text, question.true_option, question.false_option)
     others: dict[str, Answer] = {}

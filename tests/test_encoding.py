@@ -1,0 +1,114 @@
+"""Pictures encoded together are the pictures encoded alone."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crossflow.attention import Plain
+from crossflow.edges import Edges, Row
+from crossflow.encoding import encode_together
+from crossflow.flows import Window
+from crossflow.forward import full_forward, run_clean, run_clean_together
+from crossflow.gqa import ChosenQuestion
+from crossflow.knockout import run_together
+from crossflow.models import MultimodalModel, Prepared
+from crossflow.reference import run_reference
+from loaded_families import Loaded
+from tiny import load_tiny
+
+# Under anyres, of different numbers of tiles and of visual tokens.
+SIZES = [(90, 60), (33, 120), (72, 72), (200, 60)]
+
+
+@pytest.fixture(scope="module", params=["llava", "llava_next"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MultimodalModel:
+    return load_tiny(
+        tmp_path_factory.mktemp("encoding") / request.param, architecture=request.param, layers=3, width=32
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(model: MultimodalModel) -> list[Prepared]:
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for size in SIZES]
+    asked = ["Is the ball red or blue?", "Is the ball red?", "Is the ball blue or red?", "Is the ball red?"]
+    return [
+        model.prepare(ChosenQuestion(str(number), "1", "", "", question, "", None, None, ()), picture)
+        for number, (question, picture) in enumerate(zip(asked, pictures, strict=True))
+    ]
+
+
+def _first(prepared: Prepared) -> int:
+    return int(prepared.positions["question"][0])
+
+
+def _towers(model: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tiles of each call of the vision tower, from now on."""
+    calls: list[int] = []
+    tower = model.network.base_model.vision_tower
+    forward = tower.forward
+
+    def counted(pixels: torch.Tensor, **arguments: object) -> object:
+        calls.append(len(pixels))
+        return forward(pixels, **arguments)
+
+    monkeypatch.setattr(tower, "forward", counted)
+    return calls
+
+
+def test_one_call_of_the_tower_encodes_them_all_and_changes_no_result(
+    model: MultimodalModel, prompts: list[Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [run_clean(model, prompt, _first(prompt)) for prompt in prompts]
+    tiles = sum(prompt.inputs["pixel_values"].flatten(0, -4).shape[0] for prompt in prompts)
+    calls = _towers(model, monkeypatch)
+    together = run_clean_together(model, prompts, [_first(prompt) for prompt in prompts])
+    assert calls == [tiles]
+    for prompt, ours, theirs in zip(prompts, together, alone, strict=True):
+        assert ours.prepared is prompt
+        torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-5)
+        for mine, other in zip(ours.layers, theirs.layers, strict=True):
+            torch.testing.assert_close(mine.key, other.key, rtol=0, atol=1e-5)
+            assert torch.equal(mine.visible, other.visible)
+    probabilities = [torch.softmax(clean.logits.double(), -1) for clean in alone]
+    assert min(float((one - other).abs().max()) for one, other in pairwise(probabilities)) > 1e-3, (
+        "questions that are mixed up would not be noticed"
+    )
+
+
+def test_a_picture_by_itself_is_bit_equal_to_the_models_own_forward(
+    model: MultimodalModel, prompts: list[Prepared]
+) -> None:
+    for prompt in prompts:
+        (inputs,) = encode_together(model, [prompt])
+        assert "pixel_values" not in inputs
+        ours = full_forward(model, prompt, Plain(), inputs).logits
+        assert torch.equal(ours, full_forward(model, prompt, Plain()).logits)
+
+
+def test_knockouts_of_pictures_encoded_together_are_the_references(
+    model: MultimodalModel, prompts: list[Prepared]
+) -> None:
+    """The reference encodes each picture in each of its forwards."""
+    cleans = run_clean_together(model, prompts, [_first(prompt) for prompt in prompts])
+    rows = [
+        [Row("image->question", 1, Window(0, 2), (Edges(shown.positions["image"], shown.positions["question"]),))]
+        for shown in prompts
+    ]
+    readings = run_together(model, list(zip(cleans, rows, strict=True)))
+    for clean, row, ours in zip(cleans, rows, readings, strict=True):
+        theirs = run_reference(model, clean, row).logits
+        difference = torch.softmax(ours.logits.double(), -1) - torch.softmax(theirs.double(), -1)
+        assert float(difference.abs().max()) <= 1e-6
+        assert not torch.allclose(theirs[0], clean.logits, atol=1e-4), "the knockout does nothing"
+
+
+def test_where_visual_tokens_are_more_than_embeddings_each_picture_stays_in_its_own_forward(tmp_path: Path) -> None:
+    loaded = Loaded("qwen3_vl", tmp_path)
+    prompts = list(loaded.prepared.values())
+    assert encode_together(loaded.model, prompts) == [prompt.inputs for prompt in prompts]
+    assert encode_together(loaded.model, []) == []
