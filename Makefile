@@ -11,8 +11,8 @@ TORCH := $(shell grep '^torch==' envs/lock.txt)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(CORES))
 
-# Files of tests side by side, each by one worker and one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile
+# Files of tests side by side, each by one worker and one thread, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

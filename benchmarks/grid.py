@@ -1,21 +1,26 @@
-"""What the published grid costs, computed from operation counts: nothing is run, nothing is measured.
+"""What the published studies cost, computed from operation counts: nothing is run, nothing is measured.
 
     PYTHONPATH=workflow .venv/bin/python benchmarks/grid.py
 
-Counted are multiply-adds of the matrix products, twice each, per question: the vision tower, the clean forward, and for
-every knockout its suffix from the first layer of its window on (the operations that no program can avoid), and beside
-it the published procedure, a full multimodal forward per knockout. Lengths are the published questions' means: 12
-tokens of question and 17 after them. Hours are for 6,000 questions at half of the 790 TFLOP/s that an H200 reaches in
-large half-precision products.
+Counted are multiply-adds of the matrix products, twice each, per question. Of its knockouts: the vision tower, the
+clean forward, and for every knockout its suffix from the first layer of its window on (the operations that no program
+can avoid), and beside it the published procedure, a full multimodal forward per knockout. The jobs *answers* and *lens*
+make a forward each. Lengths are the published questions' means: 12 tokens of question and 17 after them. Hours are at
+half of the 790 TFLOP/s that an H200 reaches in large half-precision products.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from crossflow.flows import window_at
 
 QUESTION, AFTER = 12, 17
 TO_LAST, TO_QUESTION = 3, 3  # of the six published flows
-QUESTIONS = 6_000
+PUBLISHED = 5_525  # questions of the published sets
 RATE = 0.5 * 790e12
 
 
@@ -64,31 +69,57 @@ def forward(size: Size) -> float:
     return size.layers * decoder + size.tiles * TILE
 
 
-def suffixes(size: Size) -> float:
+def suffixes(size: Size, window: int) -> float:
     """All knockouts of a question, as suffixes of the clean forward."""
     total = 0.0
     for layer in range(size.layers):
-        remaining = size.layers - window_at(layer, size.window, size.layers).first
+        remaining = size.layers - window_at(layer, window, size.layers).first
         for flows, suffix in ((TO_LAST, 1), (TO_QUESTION, QUESTION + AFTER)):
             total += flows * remaining * (suffix * size.token() + size.attention(suffix, size.positions))
     return total
 
 
+def knockouts(size: Size, window: int) -> float:
+    """All knockouts of a question: the job *knockout*."""
+    return forward(size) + suffixes(size, window)
+
+
+def study_cost(study: dict[str, Any]) -> tuple[int, float, float]:
+    """Questions of each model; operations of the study's knockouts, and of its other jobs on the models."""
+    per_category = study["questions_per_category"]
+    questions = PUBLISHED if per_category is None else per_category * len(study["categories"])
+    sizes = [MODELS[name] for name in study["models"]]
+    knocked_out = sum(knockouts(size, window) for size in sizes for window in study["windows"] or [size.window])
+    # Once to answer, the answer without the picture at next to nothing, and once for the lens.
+    others = sum((1 + study.get("lens", True)) * forward(size) for size in sizes)
+    return questions, questions * knocked_out, questions * others
+
+
+def row(cells: Sequence[object]) -> None:
+    """A row of a table in Markdown."""
+    print(f"| {' | '.join(map(str, cells))} |")
+
+
 def main() -> None:
-    """Print the table."""
-    print("| model | weights | TFLOP a question, published procedure | here | ratio | GPU-hours |")
-    print("|---|---|---|---|---|---|")
-    hours = 0.0
+    """Print the tables."""
+    row(["model", "weights", "TFLOP a question, published procedure", "here", "ratio"])
+    row(["---"] * 5)
+    published, here = {}, {}
     for name, size in MODELS.items():
-        published = (1 + (TO_LAST + TO_QUESTION) * size.layers) * forward(size)
-        # The answers job asks once with the picture and once with it removed: two forwards more.
-        engine = 3 * forward(size) + suffixes(size)
-        hours += QUESTIONS * engine / RATE / 3600
-        print(
-            f"| {name} | {size.weights:.1f} GB | {published / 1e12:,.0f} | {engine / 1e12:.0f} | "
-            f"{published / engine:.0f} | {QUESTIONS * engine / RATE / 3600:.2f} |"
-        )
-    print(f"| all | {sum(size.weights for size in MODELS.values()):.1f} GB | | | | {hours:.1f} |")
+        published[name] = (TO_LAST + TO_QUESTION) * size.layers * forward(size) / 1e12
+        here[name] = knockouts(size, size.window) / 1e12
+        ratio = published[name] / here[name]
+        row([name, f"{size.weights:.1f} GB", f"{published[name]:,.0f}", f"{here[name]:.0f}", f"{ratio:.0f}"])
+    row(["all", "", f"{sum(published.values()):,.0f}", f"{sum(here.values()):.0f}", ""])
+    print()
+    row(["study", "questions", "GPU-hours of its knockouts", "of all its jobs"])
+    row(["---"] * 4)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    for name, study in params["studies"].items():
+        if set(study["models"]) <= set(MODELS) and "baselines" not in study:
+            questions, knocked_out, others = study_cost(study)
+            hours = [operations / RATE / 3600 for operations in (knocked_out, knocked_out + others)]
+            row([name, f"{questions:,}", *(f"{part:.2f}" for part in hours)])
 
 
 if __name__ == "__main__":

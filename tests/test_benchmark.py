@@ -1,9 +1,14 @@
 """The benchmark runs, and its three ways agree; how fast they are is not a test's business."""
 
 import argparse
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from crossflow.bench import build_model, build_question, operation_bound, rows_for, unavoidable
 from crossflow.flows import PUBLISHED_FLOWS
@@ -65,6 +70,35 @@ def test_unavoidable_operations_grow_with_the_rows_and_exceed_a_clean_forward() 
     assert (
         unavoidable(model, prepared, rows) > unavoidable(model, prepared, rows[:9]) > unavoidable(model, prepared, [])
     )
+
+
+@pytest.fixture(scope="module")
+def grid(repo: Path) -> dict[str, Any]:
+    return runpy.run_path(str(repo / "benchmarks" / "grid.py"))
+
+
+@pytest.mark.parametrize("slug", ["llava15-7b", "llava15-13b", "llava16-vicuna-7b", "llama3-llava-next-8b"])
+def test_the_grids_operations_are_those_that_torch_counts(grid: dict[str, Any], slug: str) -> None:
+    """At true size, without memory: the hours of the published studies follow from these numbers."""
+    model = build_model(slug, None, None, True, "float16", torch.device("meta"))
+    prepared = build_question(dataclasses.replace(model, device=CPU))
+    pixels = prepared.inputs["pixel_values"].to("meta")
+    prepared = dataclasses.replace(prepared, inputs={**prepared.inputs, "pixel_values": pixels})
+    tiles = pixels.flatten(0, -4).shape[0]
+    size = dataclasses.replace(grid["MODELS"][slug], positions=prepared.length, tiles=tiles)
+    assert size.layers == len(model.layers)
+    rows = rows_for(prepared, PUBLISHED_FLOWS, size.window, size.layers)
+    counted = unavoidable(model, prepared, rows)
+    assert grid["knockouts"](size, size.window) == pytest.approx(counted, rel=0.01)
+
+
+def test_the_published_study_takes_less_than_an_hour_at_half_of_the_rate(grid: dict[str, Any], repo: Path) -> None:
+    study = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["published"]
+    questions, knocked_out, others = grid["study_cost"](study)
+    assert questions == 5525
+    assert 0.7 < knocked_out / grid["RATE"] / 3600 < 1
+    # Answers and lens: two forwards of each model.
+    assert others == pytest.approx(2 * questions * sum(map(grid["forward"], grid["MODELS"].values())))
 
 
 @pytest.mark.parametrize("slug", TRUE_SIZES)

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ import pytest
 
 from crossflow import planning, preparing
 from crossflow.cli import main
+from crossflow.errors import BrokenQuestion, CrossflowError
 from crossflow.gqa import write_chosen
 from crossflow.journal import Journal
 from crossflow.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
 from crossflow.verbs import answers as answers_verb
 from crossflow.verbs import knockout as knockout_verb
 from crossflow.verbs import lens as lens_verb
-from tiny import draw_world, load_tiny
+from tiny import CPU, draw_world, load_tiny
 
 LAYERS = 3
 FLOWS = ["image->last", "related->question", "object->last"]
@@ -262,6 +263,20 @@ def test_a_killed_process_that_prepares_questions_ends_the_job_in_one_sentence(
     monkeypatch.undo()
     assert study.run_answers() == 0
     assert len(read_parquet(study.answers, ANSWERS)[0]) == 5
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), FileNotFoundError(2, "socket")])
+def test_a_process_that_is_gone_before_its_memory_is_asked_for_is_told_likewise(error: Exception) -> None:
+    """It lies between a worker's death and its parent's signal, too short a time to be hit at will."""
+
+    def found() -> Iterator[Exception]:
+        yield BrokenQuestion("first")
+        raise error
+
+    given = preparing._elsewhere(found(), CPU)
+    assert str(next(given)) == "first"
+    with pytest.raises(CrossflowError, match="A process that prepares questions was killed"):
+        next(given)
 
 
 def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) -> None:

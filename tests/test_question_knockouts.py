@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from crossflow import forward, knockout
 from crossflow.answers import answer
 from crossflow.attention import Call, Plain, using
 from crossflow.attention_mass import attention_mass
@@ -52,6 +53,41 @@ def _columns(
     answered = Answered(prepared, "a b c", ANSWER)
     (outcome,) = knock_out(model, [answered], flows, window, ENGINES[engine], 0, **options)
     return outcome.columns()
+
+
+@pytest.mark.parametrize("stage", ["clean runs", "knockouts"])
+def test_questions_that_do_not_fit_together_are_halved(
+    stage: str,
+    model: MultimodalModel,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    questions = [Answered(prepared, "a b c", [token, 9, 11]) for token in (5, 7, 8)]
+    flows = {"image->question": [1, 2], "question->last": [0]}
+
+    def columns(part: Sequence[Answered]) -> list[dict[str, Any]]:
+        return [outcome.columns() for outcome in knock_out(model, part, flows, "2", ENGINES["knockout"], 0)]
+
+    alone = [found for question in questions for found in columns([question])]
+    encode, run, together = forward.encode_together, knockout._run_suffixes, []
+
+    def encode_on_a_small_device(model: MultimodalModel, prompts: Sequence[Prepared]) -> object:
+        together.append(len(prompts))
+        if stage == "clean runs" and len(prompts) > 1:
+            raise torch.OutOfMemoryError
+        return encode(model, prompts)
+
+    def run_on_a_small_device(model: MultimodalModel, batch: Sequence[knockout.Knockout]) -> object:
+        if stage == "knockouts" and together[-1] > 1:
+            raise torch.OutOfMemoryError
+        return run(model, batch)
+
+    monkeypatch.setattr(forward, "encode_together", encode_on_a_small_device)
+    monkeypatch.setattr(knockout, "_run_suffixes", run_on_a_small_device)
+    assert columns(questions) == alone
+    assert together == [3, 1, 2, 1, 1]
+    assert "3 questions do not fit into memory together: halved" in caplog.text
 
 
 @pytest.mark.parametrize("window", ["1", "2", "bottom", "top"])

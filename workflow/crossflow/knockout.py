@@ -240,6 +240,7 @@ def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence
         CrossflowError: a row leaves a position with no key to attend to, a target lies before the recorded part, the
             model's attention is not causal before the targets, the model changes the targets between its layers, or
             a single row does not fit into memory.
+        torch.OutOfMemoryError: a single row does not fit beside what is kept of several questions.
     """
     for clean, rows in work:
         _require_shared_prefix(clean, rows)
@@ -252,17 +253,21 @@ def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence
             try:
                 readings = _run_suffixes(model, [knockouts[number] for number in batch])
             except torch.OutOfMemoryError as error:
+                if len(batch) == 1 < len(work):
+                    raise
                 if len(batch) == 1:
-                    question = knockouts[batch[0]].clean.prepared.question.question_id
+                    question = work[0][0].prepared.question.question_id
                     raise CrossflowError(
                         f"{question}: one knockout does not fit into the memory of {model.device}."
                     ) from error
-                log.warning("%d rows do not fit into memory: halved", len(batch))
-                torch.cuda.empty_cache()
-                half = len(batch) // 2
-                pending[:0] = [batch[:half], batch[half:]]
+            else:
+                results.update(zip(batch, readings, strict=True))
                 continue
-            results.update(zip(batch, readings, strict=True))
+            # Outside of the handler, whose error keeps what the failed attempt held.
+            log.warning("%d rows do not fit into memory: halved", len(batch))
+            torch.cuda.empty_cache()
+            half = len(batch) // 2
+            pending[:0] = [batch[:half], batch[half:]]
     places = np.cumsum([0, *(len(rows) for _, rows in work)])
     return [
         Reading(*(torch.stack(part) for part in zip(*(results[number] for number in range(*span)), strict=True)))

@@ -71,8 +71,23 @@ def _here(model: MultimodalModel, pictures: Pictures, askings: Sequence[Asking])
             yield reason
 
 
+def _killed() -> CrossflowError:
+    return CrossflowError(
+        "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if memory is "
+        "short)."
+    )
+
+
+def _received(found: Iterable[Prepared | Exception]) -> Iterator[Prepared | Exception]:
+    """What comes from the processes; a tensor's memory is asked of the process that made it, which may be gone by then."""
+    try:
+        yield from found
+    except (EOFError, ConnectionError, FileNotFoundError) as error:
+        raise _killed() from error
+
+
 def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> Iterator[Prepared | BrokenQuestion]:
-    for each in found:
+    for each in _received(found):
         if isinstance(each, Prepared):
             yield each.to(device)
         elif isinstance(each, BrokenQuestion):
@@ -119,10 +134,7 @@ def prepared_ahead(
     except Exception as error:
         if not _tells_of_a_worker(error):
             raise
-        raise CrossflowError(
-            "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if "
-            "memory is short)."
-        ) from error
+        raise _killed() from error
 
 
 def still_usable(prepared: Prepared | BrokenQuestion, question: ChosenQuestion) -> Prepared:

@@ -1,5 +1,6 @@
 """All knockouts of some questions, as the columns of their parts of a knockout table."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from crossflow.forward import Reading, run_clean_together
 from crossflow.measures import Asked, asked, measure
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.tables import KNOCKOUT
+
+log = logging.getLogger(__name__)
 
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
 
@@ -110,7 +113,7 @@ def knock_out(
     seed: int,
     whole_answer: bool = False,
 ) -> list[KnockedOut]:
-    """All flows of some questions at their centre layers.
+    """All flows of some questions at their centre layers; questions that do not fit into memory together are halved.
 
     Args:
         model: The model.
@@ -121,6 +124,28 @@ def knock_out(
         seed: Seed of random source sets.
         whole_answer: Score all of the answer's tokens, and not the first alone.
     """
+    try:
+        return _knock_out_together(model, questions, flows, window, engine, seed, whole_answer)
+    except torch.OutOfMemoryError:
+        if len(questions) == 1:
+            raise
+    # Outside of the handler, whose error keeps what the failed attempt held.
+    log.warning("%d questions do not fit into memory together: halved", len(questions))
+    torch.cuda.empty_cache()
+    half = len(questions) // 2
+    halves = (questions[:half], questions[half:])
+    return [found for part in halves for found in knock_out(model, part, flows, window, engine, seed, whole_answer)]
+
+
+def _knock_out_together(
+    model: MultimodalModel,
+    questions: Sequence[Answered],
+    flows: Mapping[str, Sequence[int]],
+    window: str,
+    engine: Engine,
+    seed: int,
+    whole_answer: bool,
+) -> list[KnockedOut]:
     layers = len(model.layers)
     tokenizer = model.processor.tokenizer
     special = set(tokenizer.all_special_ids)
