@@ -73,13 +73,13 @@ def _here(model: MultimodalModel, pictures: Pictures, askings: Sequence[Asking])
 
 def _killed() -> CrossflowError:
     return CrossflowError(
-        "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if memory is "
-        "short)."
+        "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if "
+        "memory is short)."
     )
 
 
 def _received(found: Iterable[Prepared | Exception]) -> Iterator[Prepared | Exception]:
-    """What comes from the processes; a tensor's memory is asked of the process that made it, which may be gone by then."""
+    """What comes from the processes; the memory of a tensor is asked of the one that made it, which may be gone."""
     try:
         yield from found
     except (EOFError, ConnectionError, FileNotFoundError) as error:
