@@ -121,8 +121,9 @@ def test_what_was_fetched_needs_no_network_any_more(fetched: SimpleNamespace, mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = len(fetched.site.asked)
     (fetched.copy.root / "wider.yaml").write_text(yaml.safe_dump({"studies": {"mine": {"windows": [3, 5]}}}))
-    fetched.copy.snakemake("--configfile", "my.yaml", "wider.yaml")
-    assert (fetched.copy.root / "results/mine/knockout/from-hub/w5/QueryAttr.parquet").is_file()
+    table = "results/mine/knockout/from-hub/w5/QueryAttr.parquet"
+    fetched.copy.snakemake("--configfile", "my.yaml", "wider.yaml", "--", table)
+    assert (fetched.copy.root / table).is_file()
     assert len(fetched.site.asked) == asked
 
 
@@ -130,7 +131,7 @@ def test_without_the_fetched_files_a_finished_study_is_still_finished(fetched: S
     root = fetched.copy.root
     for name in ("gqa", "models"):
         (root / "data" / name).rename(root / name)
-    assert fetched.copy.planned("--configfile", "my.yaml", "wider.yaml") == {}
+    assert fetched.copy.planned(*MINE) == {}
     for name in ("gqa", "models"):
         (root / name).rename(root / "data" / name)
 
@@ -189,14 +190,15 @@ def test_the_published_questions_are_fetched_used_and_compared(fetched: SimpleNa
     planned = copy.planned(*here)
     assert planned["fetch_published"] == 2
     assert "fetch_questions" not in planned
-    copy.snakemake(*here)
+    tables = [f"results/published-here/questions/{category}.csv" for category in study["categories"]]
+    copy.snakemake(*here, "--", *tables)
     for category in study["categories"]:
         chosen = read_chosen(copy.root / f"results/published-here/questions/{category}.csv")
         assert len(chosen) == 6
         assert {question.question_id for question in chosen} <= {
             question.question_id for question in found[category][1:]
         }
-    assert copy.planned(*here) == {}
+    assert copy.planned(*here, "--", *tables) == {}
 
     copy.snakemake(*here, "--", "published_overlap")
     for row in read_csv(copy.root / "results/published-here/published/overlap.csv", OVERLAP):
