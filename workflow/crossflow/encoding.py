@@ -1,7 +1,7 @@
 """Pictures of several questions, encoded in one call of the vision tower.
 
-A tower is narrow beside the decoder: of one picture, its products are too small for a large GPU. What a forward is given
-in place of pixels are the embeddings that the model itself would have made of them.
+A tower is narrow beside the decoder: of one picture, its products are too small for a large GPU. What a forward is
+given in place of pixels are the embeddings that the model itself would have made of them.
 """
 
 from collections.abc import Mapping, Sequence
