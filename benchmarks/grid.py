@@ -116,6 +116,7 @@ def main() -> None:
     row(["---"] * 4)
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     for name, study in params["studies"].items():
+        # Of published models, and with no flows or answers beyond those that are counted.
         if set(study["models"]) <= set(MODELS) and "baselines" not in study:
             questions, knocked_out, others = study_cost(study)
             hours = [operations / RATE / 3600 for operations in (knocked_out, knocked_out + others)]

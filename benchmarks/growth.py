@@ -18,11 +18,10 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
 
-from crossflow.bench import Published, build_model, build_question, rows_for, timed
+from crossflow.bench import Published, build_model, build_question, rows_for, run_engine, timed
 from crossflow.figure_style import SETTINGS
 from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, with_controls
-from crossflow.forward import full_forward, run_clean_together
-from crossflow.knockout import run_together
+from crossflow.forward import full_forward
 from crossflow.models import DTYPES
 
 FLOWS = [*PUBLISHED_FLOWS, *with_controls(list(PUBLISHED_FLOWS), 3, CONTROL_FLOWS)]
@@ -69,11 +68,9 @@ def measure(varied: str, value: int, study: Study, width: int, dtype: str, devic
     questions = [build_question(model, number) for number in range(study.questions)]
     assert len(questions[0].positions["image"]) == study.visual
     rows = rows_for(questions[0], FLOWS[: study.flows], study.window, study.layers)
-    first = min(row.start for row in rows)
 
     def engine() -> None:
-        cleans = run_clean_together(model, questions, [first] * len(questions))
-        run_together(model, [(clean, rows) for clean in cleans])
+        run_engine(model, questions, rows)
 
     def published(number: int) -> None:
         full_forward(model, questions[0], Published(rows[number], questions[0].length, device))

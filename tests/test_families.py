@@ -10,7 +10,7 @@ import torch
 from PIL import ImageChops
 from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from crossflow.answers import Answer, answer, answer_blind, answer_seeing_and_blind
+from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
 from crossflow.attention import Plain
 from crossflow.edges import Edges, Row, edges_of, rows_of
 from crossflow.errors import CrossflowError
@@ -21,6 +21,7 @@ from crossflow.knockout import run_knockouts
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.reference import run_reference
 from loaded_families import SIZES, Loaded, middle, noise, question_about
+from tiny import assert_same_answer
 from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, load, write
 
 # Pictures are resampled with at most six pixels of theirs on each side.
@@ -132,13 +133,8 @@ def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loade
 def test_a_blind_answer_that_goes_on_from_the_seeing_one_is_the_same(loaded: Loaded) -> None:
     for prepared in loaded.prepared.values():
         seeing, blind = answer_seeing_and_blind(loaded.model, prepared)
-        _assert_same(seeing, answer(loaded.model, prepared), 0)
-        _assert_same(blind, answer_blind(loaded.model, prepared), 1e-6)
-
-
-def _assert_same(ours: Answer, theirs: Answer, tolerance: float) -> None:
-    assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
-    torch.testing.assert_close(ours.probabilities, theirs.probabilities, rtol=0, atol=tolerance)
+        assert_same_answer(seeing, answer(loaded.model, prepared), 0)
+        assert_same_answer(blind, answer_blind(loaded.model, prepared), 1e-6)
 
 
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:

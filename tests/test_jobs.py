@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from crossflow import planning, preparing
 from crossflow.cli import main
@@ -277,6 +278,19 @@ def test_a_process_that_is_gone_before_its_memory_is_asked_for_is_told_likewise(
     assert str(next(given)) == "first"
     with pytest.raises(CrossflowError, match="A process that prepares questions was killed"):
         next(given)
+
+
+def test_what_a_process_met_itself_is_not_taken_for_its_death() -> None:
+    class Absent(torch.utils.data.Dataset[Exception]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, place: int) -> Exception:
+            raise FileNotFoundError(2, "No such file", "pictures.zip")
+
+    loader = torch.utils.data.DataLoader(Absent(), batch_size=None, num_workers=1)
+    with pytest.raises(FileNotFoundError, match=r"pictures\.zip"):
+        next(preparing._elsewhere(loader, CPU))
 
 
 def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) -> None:

@@ -104,8 +104,7 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
     with _Allocations() as allocations:
         allocations.of("work forward", lambda: full_forward(model, prepared, Plain()).logits[0])
         clean = allocations.of("work clean", lambda: run_clean(model, prepared, first))
-        together = allocations.of("work together", lambda: run_clean_together(model, [prepared] * 3, [first] * 3))
-        del together
+        allocations.of("work together", lambda: run_clean_together(model, [prepared] * 3, [first] * 3))
         for target, count in batches:
             rows = [Row("flow", 0, Window(0, 1), (Edges(sets["image"], sets[target]),))] * count
             allocations.of(f"work {target} {count}", lambda rows=rows: run_knockouts(model, clean, rows).logits)

@@ -16,7 +16,7 @@ from crossflow.errors import CrossflowError
 from crossflow.forward import Blocking, full_forward, picture_removed
 from crossflow.gqa import Box, ChosenObject, ChosenQuestion
 from crossflow.models import ModelSettings, MultimodalModel, load_model
-from tiny import CPU, load_tiny
+from tiny import CPU, assert_same_answer, load_tiny
 
 QUESTION = ChosenQuestion(
     "1", "1", "ChooseAttr", "chooseAttr", "Is the ball red or blue?", "red", "red", "blue",
@@ -142,8 +142,7 @@ def test_a_blind_answer_goes_on_from_the_end_of_the_picture(
     together = answer_seeing_and_blind(model, prepared)
     assert max(spans) == prepared.length - int(prepared.positions["image"][-1]) - 1
     for ours, theirs in zip(together, apart, strict=True):
-        assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
-        torch.testing.assert_close(ours.probabilities, theirs.probabilities, rtol=0, atol=1e-6)
+        assert_same_answer(ours, theirs, 1e-6)
 
 
 def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:

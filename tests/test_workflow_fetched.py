@@ -163,7 +163,9 @@ def test_another_study_fetches_only_the_pictures_that_are_new(fetched: SimpleNam
     )
 
 
-def test_the_published_questions_are_fetched_used_and_compared(fetched: SimpleNamespace) -> None:
+@pytest.fixture(scope="module")
+def published(fetched: SimpleNamespace) -> SimpleNamespace:
+    """A study on published sets of questions, which the site has."""
     copy, world = fetched.copy, fetched.folder / "world"
     records = json.loads((world / "questions/val_balanced_questions.json").read_text())
     scenes = json.loads((world / "sceneGraphs/val_sceneGraphs.json").read_text())
@@ -186,7 +188,13 @@ def test_the_published_questions_are_fetched_used_and_compared(fetched: SimpleNa
     study = fetched.study | {"dataset": "as-published", "questions_per_category": 6}
     overlay = {"study": "published-here", "studies": {"published-here": study}, "datasets": {"as-published": dataset}}
     (copy.root / "published.yaml").write_text(yaml.safe_dump(overlay))
-    here = ("--configfile", "my.yaml", "published.yaml")
+    return SimpleNamespace(options=("--configfile", "my.yaml", "published.yaml"), study=study, found=found)
+
+
+def test_the_published_questions_are_fetched_used_and_compared(
+    fetched: SimpleNamespace, published: SimpleNamespace
+) -> None:
+    copy, here, study, found = fetched.copy, published.options, published.study, published.found
     planned = copy.planned(*here)
     assert planned["fetch_published"] == 2
     assert "fetch_questions" not in planned
@@ -204,6 +212,14 @@ def test_the_published_questions_are_fetched_used_and_compared(fetched: SimpleNa
     for row in read_csv(copy.root / "results/published-here/published/overlap.csv", OVERLAP):
         assert (row["missing"], row["extra"]) == ("0", "1")
         assert int(row["filter"]) == int(row["both"]) + 1 == len(found[row["category"]])
+
+
+@pytest.mark.slow
+def test_a_study_on_the_published_questions_runs_whole_and_leaves_nothing_to_do(
+    fetched: SimpleNamespace, published: SimpleNamespace
+) -> None:
+    fetched.copy.snakemake(*published.options)
+    assert fetched.copy.planned(*published.options) == {}
 
 
 def test_a_truncated_zip_stops_the_run_with_one_sentence(fetched: SimpleNamespace, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from crossflow import random_model, shapes
+from crossflow.answers import Answer
 from crossflow.categories import Classified, attach_objects, classify
 from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
 from crossflow.models import ModelSettings, MultimodalModel, load_model
@@ -39,3 +40,9 @@ def draw_world(root: Path, scenes: int) -> dict[str, list[ChosenQuestion]]:
 def prepare_some(model: MultimodalModel, root: Path, questions: list[ChosenQuestion]) -> list:
     with Pictures(root) as pictures:
         return [model.prepare(question, pictures.open(question.image_id)) for question in questions]
+
+
+def assert_same_answer(ours: Answer, theirs: Answer, tolerance: float) -> None:
+    """The same tokens, and probabilities of the first within a tolerance."""
+    assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
+    torch.testing.assert_close(ours.probabilities, theirs.probabilities, rtol=0, atol=tolerance)

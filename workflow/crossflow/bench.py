@@ -159,6 +159,13 @@ def rows_for(prepared: Prepared, flows: Sequence[str], window: int, layers: int)
     return rows
 
 
+def run_engine(model: MultimodalModel, questions: Sequence[Prepared], rows: Sequence[Row]) -> list[Reading]:
+    """The same rows of some questions, as a job runs them together."""
+    first = min(row.start for row in rows)
+    cleans = run_clean_together(model, questions, [first] * len(questions))
+    return run_together(model, [(clean, rows) for clean in cleans])
+
+
 class Published:
     """The published procedure's attention: a mask in the layers of the window, causal elsewhere."""
 
@@ -257,13 +264,11 @@ def measure_speed(
     device, layers = model.device, len(model.layers)
     prepared = build_question(model)
     rows = rows_for(prepared, PUBLISHED_FLOWS, window, layers)
-    first = min(row.start for row in rows)
     together = together or questions_together(model, prepared)
     questions = [prepared, *(build_question(model, number) for number in range(1, together))]
 
     def engine() -> Reading:
-        cleans = run_clean_together(model, questions, [first] * len(questions))
-        return run_together(model, [(clean, rows) for clean in cleans])[0]
+        return run_engine(model, questions, rows)[0]
 
     def published(row: Row) -> Reading:
         return full_forward(model, prepared, Published(row, prepared.length, device))
@@ -273,7 +278,7 @@ def measure_speed(
         torch.cuda.reset_peak_memory_stats(device)
     fast, first_seconds = timed(engine, device)
     memory = _peak_memory(device)
-    clean: CleanRun = run_clean(model, prepared, first)
+    clean: CleanRun = run_clean(model, prepared, min(row.start for row in rows))
     published(rows[0])
     chosen = np.linspace(0, len(rows) - 1, forwards).round().astype(int).tolist()
     seconds: dict[str, list[float]] = {"published": [], "reference": [], "engine": [first_seconds]}

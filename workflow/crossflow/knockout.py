@@ -12,9 +12,9 @@ The layers are the model's own: each is called again with the arguments of the c
 treat every position alike, except in attention, which is told where each suffix begins.
 """
 
-import logging
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -26,11 +26,9 @@ from crossflow.attention import Call, using
 from crossflow.edges import Row, blocked
 from crossflow.errors import CrossflowError
 from crossflow.forward import CleanRun, LayerRecord, Reading, read, require_legal_keys
-from crossflow.memory import batches, capacity, enough_positions
+from crossflow.memory import batches, capacity, enough_positions, halving
 from crossflow.models import MultimodalModel
 from crossflow.split_attention import Masks, attend_split, masks_of
-
-log = logging.getLogger(__name__)
 
 _NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "use_cache"}
 
@@ -245,33 +243,19 @@ def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence
     for clean, rows in work:
         _require_shared_prefix(clean, rows)
     knockouts = [Knockout(clean, row) for clean, rows in work for row in rows]
-    results: dict[int, tuple[Tensor, Tensor]] = {}
-    with torch.inference_mode():
-        pending: list[Sequence[int]] = [*_batches(model, knockouts, [clean for clean, _ in work])]
-        while pending:
-            batch = pending.pop(0)
-            try:
-                readings = _run_suffixes(model, [knockouts[number] for number in batch])
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1 < len(work):
-                    raise
-                if len(batch) == 1:
-                    question = work[0][0].prepared.question.question_id
-                    raise CrossflowError(
-                        f"{question}: one knockout does not fit into the memory of {model.device}."
-                    ) from error
-            else:
-                results.update(zip(batch, readings, strict=True))
-                continue
-            # Outside of the handler, whose error keeps what the failed attempt held.
-            log.warning("%d rows do not fit into memory: halved", len(batch))
-            torch.cuda.empty_cache()
-            half = len(batch) // 2
-            pending[:0] = [batch[:half], batch[half:]]
+    readings: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.inference_mode():
+            for batch in _batches(model, knockouts, [clean for clean, _ in work]):
+                readings += halving(knockouts[batch.start : batch.stop], partial(_run_suffixes, model), "knockouts")
+    except torch.OutOfMemoryError as error:
+        if len(work) > 1:
+            raise
+        question = work[0][0].prepared.question.question_id
+        raise CrossflowError(f"{question}: one knockout does not fit into the memory of {model.device}.") from error
     places = np.cumsum([0, *(len(rows) for _, rows in work)])
     return [
-        Reading(*(torch.stack(part) for part in zip(*(results[number] for number in range(*span)), strict=True)))
-        for span in pairwise(places)
+        Reading(*(torch.stack(part) for part in zip(*readings[slice(*span)], strict=True))) for span in pairwise(places)
     ]
 
 

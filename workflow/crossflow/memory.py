@@ -10,13 +10,19 @@ Batches of rows follow from the kind of device and its *total* memory, not from 
 kind of device every run makes the same batches, and so the same table.
 """
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CONVERTED_AT_ONCE = 2**22
 """Elements of the output embedding that are in fp32 at the same time: 16 MiB."""
@@ -204,6 +210,31 @@ def batches(rows: Iterable[tuple[int, int]], room: int, most: int) -> list[range
             first, held, length = number, 0, 0
         held, length, stop = held + size, length + positions, number + 1
     return [*found, range(first, stop)]
+
+
+def halving(items: Sequence[Item], run: Callable[[Sequence[Item]], list[Result]], what: str) -> list[Result]:
+    """Run items together; those that do not fit into memory after all are halved, and their results joined.
+
+    Args:
+        items: May be none.
+        run: From some of the items to a result for each, in order.
+        what: What the items are, for the log.
+
+    Raises:
+        torch.OutOfMemoryError: an item by itself does not fit.
+    """
+    if not items:
+        return []
+    try:
+        return run(items)
+    except torch.OutOfMemoryError:
+        if len(items) == 1:
+            raise
+    # Outside of the handler, whose error keeps what the failed attempt held.
+    log.warning("%d %s do not fit into memory together: halved", len(items), what)
+    torch.cuda.empty_cache()
+    half = len(items) // 2
+    return [*halving(items[:half], run, what), *halving(items[half:], run, what)]
 
 
 def total_memory(device: torch.device) -> int:

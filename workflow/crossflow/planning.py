@@ -91,7 +91,7 @@ def plan_knockout(
     ]
     kept = sizes.record(positions, first) + sizes.measures(len(rows))
     kept += sum((count + 1) * sizes.group(1, positions, start) for start, count in starts.items())
-    clean_run = sizes.clean_run(positions, first)
+    clean_run = sizes.clean_runs(1, positions, first)
     if not batched:
         alone = kept + sizes.forward(positions)
         return Plan(sizes.weights, clean_run, alone, max(clean_run, alone), 1)
@@ -101,7 +101,7 @@ def plan_knockout(
         parts = batches(together, available - sizes.weights - questions * kept - sizes.batch([]), 2 * enough)
         largest = max(sizes.batch(size for size, _ in together[part.start : part.stop]) for part in parts)
         clean_runs = sizes.clean_runs(questions, positions, first)
-        least = max(sizes.clean_runs(1, positions, first), kept + sizes.batch([max(rows)[0]]))
+        least = max(clean_run, kept + sizes.batch([max(rows)[0]]))
         return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, parts)), questions)
 
     length = sum(span for _, span in rows)

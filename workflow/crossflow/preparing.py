@@ -83,6 +83,8 @@ def _received(found: Iterable[Prepared | Exception]) -> Iterator[Prepared | Exce
     try:
         yield from found
     except (EOFError, ConnectionError, FileNotFoundError) as error:
+        if "in DataLoader worker process" in str(error):
+            raise  # A living process met it and passed it on.
         raise _killed() from error
 
 

@@ -1,8 +1,8 @@
 """All knockouts of some questions, as the columns of their parts of a knockout table."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,9 @@ from crossflow.engines import Engine
 from crossflow.flows import Window, parse_flow
 from crossflow.forward import Reading, run_clean_together
 from crossflow.measures import Asked, asked, measure
+from crossflow.memory import halving
 from crossflow.models import MultimodalModel, Prepared
 from crossflow.tables import KNOCKOUT
-
-log = logging.getLogger(__name__)
 
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
 
@@ -124,32 +123,10 @@ def knock_out(
         seed: Seed of random source sets.
         whole_answer: Score all of the answer's tokens, and not the first alone.
     """
-    try:
-        return _knock_out_together(model, questions, flows, window, engine, seed, whole_answer)
-    except torch.OutOfMemoryError:
-        if len(questions) == 1:
-            raise
-    # Outside of the handler, whose error keeps what the failed attempt held.
-    log.warning("%d questions do not fit into memory together: halved", len(questions))
-    torch.cuda.empty_cache()
-    half = len(questions) // 2
-    halves = (questions[:half], questions[half:])
-    return [found for part in halves for found in knock_out(model, part, flows, window, engine, seed, whole_answer)]
-
-
-def _knock_out_together(
-    model: MultimodalModel,
-    questions: Sequence[Answered],
-    flows: Mapping[str, Sequence[int]],
-    window: str,
-    engine: Engine,
-    seed: int,
-    whole_answer: bool,
-) -> list[KnockedOut]:
     layers = len(model.layers)
     tokenizer = model.processor.tokenizer
     special = set(tokenizer.all_special_ids)
-    outcomes, prompts = [], []
+    planned: list[tuple[Prepared, KnockedOut]] = []
     for prepared, generated, tokens in questions:
         question, positions = prepared.question, prepared.positions
         answer = [token for token in tokens if token not in special]
@@ -160,17 +137,28 @@ def _knock_out_together(
         for name, found in edges.items():
             longer = [each.going_on(positions.length - 1, prompt.length - positions.length) for each in found]
             rows.extend(rows_of(name, longer, window, layers, flows[name]) if longer else [])
-        outcomes.append(KnockedOut(flows, edges, rows, whole_answer, asked(tokenizer, question, generated, tokens[0])))
-        prompts.append(prompt)
+        outcome = KnockedOut(flows, edges, rows, whole_answer, asked(tokenizer, question, generated, tokens[0]))
+        planned.append((prompt, outcome))
+    ran = iter(halving([each for each in planned if each[1].rows], partial(_run, model, engine), "questions"))
+    return [next(ran) if outcome.rows else outcome for _, outcome in planned]
 
-    numbers = [number for number, outcome in enumerate(outcomes) if outcome.rows]
-    firsts = [min(row.start for row in outcomes[number].rows) for number in numbers]
-    cleans = run_clean_together(model, [prompts[number] for number in numbers], firsts)
-    runs = [[*outcomes[number].rows, *_zero_edge_rows(outcomes[number].rows, layers)] for number in numbers]
+
+def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepared, KnockedOut]]) -> list[KnockedOut]:
+    """Prompts and their planned knockouts, which are run together."""
+    firsts = [min(row.start for row in outcome.rows) for _, outcome in planned]
+    cleans = run_clean_together(model, [prompt for prompt, _ in planned], firsts)
+    outcomes = [outcome for _, outcome in planned]
+    work = [
+        (clean, [*outcome.rows, *_zero_edge_rows(outcome.rows, len(model.layers))])
+        for clean, outcome in zip(cleans, outcomes, strict=True)
+    ]
     with torch.inference_mode():
-        readings = engine(model, list(zip(cleans, runs, strict=True)))
-        for number, clean, reading in zip(numbers, cleans, readings, strict=True):
-            outcome = outcomes[number]
-            mass = attention_mass(clean, [found for found in outcome.edges.values() if found])
-            outcomes[number] = replace(outcome, clean=clean.reading, reading=reading, mass=mass)
-    return outcomes
+        return [
+            replace(
+                outcome,
+                clean=clean.reading,
+                reading=reading,
+                mass=attention_mass(clean, [found for found in outcome.edges.values() if found]),
+            )
+            for outcome, clean, reading in zip(outcomes, cleans, engine(model, work), strict=True)
+        ]
