@@ -25,6 +25,9 @@ from crossflow.true_sizes import TRUE_SIZES
 # The fp32 results against the published procedure in fp64; then engine against published procedure, in either.
 COLUMNS = ("engine", "reference", "published", "both fp32", "both fp64")
 
+BENCH_SPREAD = 5.0
+"""Standard deviation of the logits as `build_model` makes them, so that some token is likely."""
+
 
 def to_double(model: MultimodalModel) -> None:
     """Compute in fp64 throughout: transformers' norm would go through fp32."""
@@ -66,8 +69,16 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=7)
     parser.add_argument("--questions", type=int, default=3)
     parser.add_argument("--knockouts", type=int, default=6, help="of each question, spread over flows and layers")
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=BENCH_SPREAD,
+        help="of the logits; transformers' own weights: 0.02 * width ** 0.5",
+    )
     arguments = parser.parse_args()
     model = build_model(arguments.model, arguments.layers, arguments.width, False, "float32", torch.device("cpu"))
+    with torch.no_grad():
+        model.network.lm_head.weight.mul_(arguments.spread / BENCH_SPREAD)
     questions = [build_question(model, number) for number in range(arguments.questions)]
     size = (arguments.window, arguments.knockouts)
     with torch.inference_mode():
@@ -87,7 +98,7 @@ def main() -> None:
         pairs = [(found, truth) for found in fp32.values()]
         pairs += [(fp32["engine"], fp32["published"]), (fp64["engine"], truth)]
         distances = [float((one - other).abs().max()) for one, other in pairs]
-        span = f"p {float(truth.min()):.3f} to {float(truth.max()):.3f}"
+        span = f"p {float(truth.min()):.2g} to {float(truth.max()):.2g}"
         print(f"  question {number}, {span:<27}", *(f"{distance:11.1e}" for distance in distances))
 
 
