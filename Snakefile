@@ -1,11 +1,10 @@
-"""crossflow: where, inside a multimodal LLM, the picture meets the question.
+"""crossflow: where, inside a multimodal LLM, the image meets the question.
 
     snakemake --cores 2                       the study that params.yaml names
     snakemake --cores 2 --config study=ci     another study of params.yaml
     snakemake --cores 2 --configfile my.yaml  a file of your own, laid over params.yaml
 
-Phases, one file of rules each: data -> questions -> models -> answers -> knockout -> summary -> figures
--> provenance.
+Phases, one file of rules each: data -> models -> experiments -> analysis -> figures -> provenance.
 """
 
 import os
@@ -35,16 +34,11 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/questions.smk"
 include: "workflow/rules/models.smk"
-include: "workflow/rules/answers.smk"
-include: "workflow/rules/knockout.smk"
-include: "workflow/rules/lens.smk"
-include: "workflow/rules/summary.smk"
+include: "workflow/rules/experiments.smk"
+include: "workflow/rules/analysis.smk"
 include: "workflow/rules/figures.smk"
-include: "workflow/rules/explorer.smk"
 include: "workflow/rules/provenance.smk"
-include: "workflow/rules/pages.smk"
 
 
 rule all:

@@ -16,13 +16,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from crossflow.attention_mass import attention_mass
-from crossflow.bench import build_model, build_question
-from crossflow.edges import edges_of, rows_of
-from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, parse_flow, with_controls
-from crossflow.forward import run_clean
-from crossflow.knockout import run_knockouts
-from crossflow.models import DTYPES, MultimodalModel, Prepared
+from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, parse_flow, with_controls
+from crossflow.engine.attention_mass import attention_mass
+from crossflow.engine.edges import edges_of, rows_of
+from crossflow.engine.forward import run_clean
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.models.model import DTYPES, MultimodalModel, Prepared
+from crossflow.verify.speed import build_model, build_question
 
 
 def knock_out(model: MultimodalModel, prepared: Prepared, flows: list[str], stride: int, window: int) -> int:

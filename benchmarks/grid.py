@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from crossflow.flows import window_at
+from crossflow.core.flows import window_at
 
 QUESTION, AFTER = 12, 17
 TO_LAST, TO_QUESTION = 3, 3  # of the six published flows
@@ -30,7 +30,7 @@ class Size:
 
     Attributes:
         positions: Mean length of a prompt.
-        tiles: Pictures of 336 x 336 that the vision tower sees, on average.
+        tiles: Images of 336 x 336 that the vision tower sees, on average.
         window: Layers of a window.
         weights: GB of its files, in half precision.
     """
@@ -90,7 +90,7 @@ def study_cost(study: dict[str, Any]) -> tuple[int, float, float]:
     questions = PUBLISHED if per_category is None else per_category * len(study["categories"])
     sizes = [MODELS[name] for name in study["models"]]
     knocked_out = sum(knockouts(size, window) for size in sizes for window in study["windows"] or [size.window])
-    # Once to answer, the answer without the picture at next to nothing, and once for the lens.
+    # Once to answer, the answer without the image at next to nothing, and once for the lens.
     others = sum((1 + study.get("lens", True)) * forward(size) for size in sizes)
     return questions, questions * knocked_out, questions * others
 

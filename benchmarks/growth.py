@@ -18,11 +18,11 @@ import matplotlib.pyplot as plt
 import torch
 from tqdm import tqdm
 
-from crossflow.bench import Published, build_model, build_question, rows_for, run_engine, timed
-from crossflow.figure_style import SETTINGS
-from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, with_controls
-from crossflow.forward import full_forward
-from crossflow.models import DTYPES
+from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, with_controls
+from crossflow.engine.forward import full_forward
+from crossflow.figures.style import SETTINGS
+from crossflow.models.model import DTYPES
+from crossflow.verify.speed import Published, build_model, build_question, rows_for, run_engine, timed
 
 FLOWS = [*PUBLISHED_FLOWS, *with_controls(list(PUBLISHED_FLOWS), 3, CONTROL_FLOWS)]
 DEVIATIONS: dict[str, tuple[int, ...]] = {

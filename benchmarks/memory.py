@@ -3,7 +3,7 @@
     PYTHONPATH=workflow .venv/bin/python benchmarks/memory.py
 
 Prints a Markdown table of the models of the study `paper` in params.yaml, all flows of the study, at the most visual
-tokens that a picture can have and a question longer than any of GQA's, from `crossflow.true_sizes`.
+tokens that an image can have and a question longer than any of GQA's, from `crossflow.verify.true_sizes`.
 `crossflow answers` and `crossflow knockout` plan from the folder itself.
 """
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import yaml
 
-from crossflow.memory import GIB, USABLE, Sizes
-from crossflow.models import DTYPES, outline_of
-from crossflow.planning import Plan, plan_knockout
-from crossflow.true_sizes import true_config
+from crossflow.engine.planning import Plan, plan_knockout
+from crossflow.models.memory import GIB, USABLE, Sizes
+from crossflow.models.model import DTYPES, outline_of
+from crossflow.verify.true_sizes import true_config
 
 PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from crossflow.bench import Published, build_model, build_question, rows_for
-from crossflow.flows import PUBLISHED_FLOWS
-from crossflow.forward import Reading, full_forward, run_clean
-from crossflow.knockout import run_together
-from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import run_reference
-from crossflow.true_sizes import TRUE_SIZES
+from crossflow.core.flows import PUBLISHED_FLOWS
+from crossflow.engine.forward import Readout, full_forward, run_clean
+from crossflow.engine.reference import run_reference
+from crossflow.engine.shared_prefix import run_together
+from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.verify.speed import Published, build_model, build_question, rows_for
+from crossflow.verify.true_sizes import TRUE_SIZES
 
 # The fp32 results against the published procedure in fp64; then engine against published procedure, in either.
 COLUMNS = ("engine", "reference", "published", "both fp32", "both fp64")
@@ -50,7 +50,7 @@ def probabilities(
     answer = int(clean.logits.argmax()) if token is None else token
     chosen = np.linspace(0, len(rows) - 1, knockouts).round().astype(int).tolist()
 
-    def read(reading: Reading) -> Tensor:
+    def read(reading: Readout) -> Tensor:
         return torch.softmax(reading.logits.double(), dim=-1)[:, answer]
 
     found = {"engine": read(run_together(model, [(clean, rows)])[0])[chosen]}

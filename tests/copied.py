@@ -20,7 +20,7 @@ FIGURES = {
     "figure_overview": 1,
     "figure_heat_map": 1,
 }
-# What shows single questions with their pictures.
+# What shows single questions with their images.
 QUESTIONS_SHOWN = {"examples": 1, "explorer": 1}
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
 AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN, **RECORD}

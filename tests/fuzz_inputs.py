@@ -17,10 +17,10 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from crossflow import shapes
-from crossflow.categories import CATEGORIES, Classified, classify
-from crossflow.flows import SET_NAMES
-from crossflow.gqa import read_questions
+from crossflow.core.flows import SET_NAMES
+from crossflow.data.categories import CATEGORIES, Classified, classify
+from crossflow.data.gqa import read_questions
+from crossflow.mini.world import write_world
 from published_form import published_row
 
 REPO = Path(__file__).resolve().parent.parent
@@ -149,11 +149,11 @@ def params(study: str | None = None) -> dict[str, Any]:
 
 
 @lru_cache
-def world() -> tuple[dict[str, Any], dict[str, Any]]:
+def drawn_world() -> tuple[dict[str, Any], dict[str, Any]]:
     """Two questions of each category out of the drawn world, as in GQA's files, and the scene graphs."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        shapes.write_world(root, 4, 0)
+        write_world(root, 4, 0)
         records = json.loads((root / "questions" / f"{SPLIT}_questions.json").read_text())
         kept: dict[str, list[str]] = {}
         for question in read_questions(root, SPLIT):
@@ -207,7 +207,7 @@ def _read(text: str) -> Any:
 
 
 def table_rows() -> list[list[str]]:
-    """A good table of one's own questions; its pictures are cat.jpg and more/dog.jpg."""
+    """A good table of one's own questions; its images are cat.jpg and more/dog.jpg."""
     cat = json.dumps([{"name": "cat", "x": 1, "y": 2, "w": 3, "h": 4}])
     return [
         ["question_id", "image", "question", "answer", "category", "true_option", "false_option", "objects"],
@@ -218,7 +218,7 @@ def table_rows() -> list[list[str]]:
 
 def published_rows() -> list[list[str]]:
     """A good published set of ChooseAttr."""
-    questions, scenes = world()
+    questions, scenes = drawn_world()
     record = next(
         record for record in questions.values() if record["types"]["detailed"] in CATEGORIES["ChooseAttr"].detailed
     )
@@ -234,20 +234,20 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def giant_png(side: int) -> bytes:
-    """A small file that claims to be a picture of ``side`` x ``side`` pixels."""
+    """A small file that claims to be an image of ``side`` x ``side`` pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"")) + _chunk(b"IEND", b"")
 
 
 @lru_cache
-def picture_files() -> tuple[bytes, ...]:
-    """Encoded pictures, and what only looks like one."""
+def image_files() -> tuple[bytes, ...]:
+    """Encoded images, and what only looks like one."""
     files = []
     for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"):
         encoded = io.BytesIO()
         Image.new("RGB", (6, 4), "teal").save(encoded, kind)
         files.append(encoded.getvalue())
-    return (*files, giant_png(60_000), b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(4_000_000))
+    return (*files, giant_png(60_000), b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(4_000_000))
 
 
 MEMBERS = (
@@ -272,7 +272,7 @@ def _zip_bytes(draw: st.DrawFn) -> bytes:
             entry = zipfile.ZipInfo(name)
             entry.compress_type = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
             entry.external_attr = draw(st.sampled_from([0, 0o120777 << 16, 0o40777 << 16]))  # a link, a folder
-            encoded = draw(st.sampled_from(picture_files()[:1]) | damaged(st.sampled_from(picture_files()), most=1))
+            encoded = draw(st.sampled_from(image_files()[:1]) | damaged(st.sampled_from(image_files()), most=1))
             archive.writestr(entry, encoded)
     return content.getvalue()
 
@@ -308,7 +308,7 @@ questions_asked = st.one_of(
 )
 flow_names = st.one_of(
     st.lists(
-        st.sampled_from([*SET_NAMES, "->", "->", "+", "~", "only:", "~moved", "~random1", "~random0", "picture", " ", "\n", ">", "9" * 5_000]),
+        st.sampled_from([*SET_NAMES, "->", "->", "+", "~", "only:", "~moved", "~random1", "~random0", "image", " ", "\n", ">", "9" * 5_000]),
         max_size=8,
     ).map("".join),
     st.builds(lambda source, control, target: f"{source}{control}->{target}", st.sampled_from(SET_NAMES), st.sampled_from(["", "", "~moved", "~random7"]), st.sampled_from(SET_NAMES)),

@@ -19,29 +19,33 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-import fuzz_inputs as inputs
+import fuzz_inputs as drawn
 from byte_tokenizers import PROCESSORS
-from crossflow import parameters
-from crossflow.categories import CATEGORIES
-from crossflow.download import new_session
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.filtering import filter_questions
-from crossflow.flows import BASIC_SETS, SET_NAMES, controls_of, parse_flow
-from crossflow.gqa import ChosenObject, ChosenQuestion, Pictures, read_chosen, write_chosen
-from crossflow.gqa_pictures import fetch_pictures
-from crossflow.models import ModelSettings, MultimodalModel, sketch_model
-from crossflow.patches import VisualTokens
-from crossflow.positions import positions_of
-from crossflow.prompts import render, repeated, tokenize
-from crossflow.published import read_published
-from crossflow.question_table import read_question_table
-from crossflow.remote import RemoteFile
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.flows import BASIC_SETS, SET_NAMES, controls_of, parse_flow
+from crossflow.core.records import ChosenObject, ChosenQuestion
+from crossflow.data.categories import CATEGORIES
+from crossflow.data.chosen import read_chosen, write_chosen
+from crossflow.data.filtering import filter_questions
+from crossflow.data.images import Images
+from crossflow.data.published import read_published
+from crossflow.data.question_table import read_question_table
+from crossflow.fetch.download import new_session
+from crossflow.fetch.gqa_images import fetch_images
+from crossflow.fetch.sources import RemoteFile
+from crossflow.models.loading import sketch_model
+from crossflow.models.model import ModelSettings, MultimodalModel
+from crossflow.models.positions import positions_of
+from crossflow.models.prompts import render, repeated, tokenize
+from crossflow.models.visual_tokens import VisualTokens
+from crossflow.study import inputs, parameters
+from crossflow.study.results import stage_files
 from serving import serving
 
 ACCEPTED, REFUSED = "accepted", "refused"
 LONGEST = 2_000  # characters of a sentence that a person still reads
 VISUAL = 6
-SCHEMA = inputs.REPO / "workflow" / "schemas" / "params.schema.yaml"
+SCHEMA = drawn.REPO / "workflow" / "schemas" / "params.schema.yaml"
 
 
 class Kind(NamedTuple):
@@ -76,11 +80,11 @@ def judge(kind: str, drawn: Any, folder: Path) -> str:
 
 
 def _parameters(config: Any, folder: Path) -> None:
-    parameters.check(config, SCHEMA)
+    parameters.validate(config, SCHEMA)
     study = parameters.read_study(config)
-    results = [file for files in parameters.stage_files(study).values() for file in files]
-    assert len(results) == len(set(results))
-    assert all(not {"..", ""} & set(Path(file).parts) and file.startswith("results/") for file in results)
+    files = [file for files in stage_files(study).values() for file in files]
+    assert len(files) == len(set(files))
+    assert all(not {"..", ""} & set(Path(file).parts) and file.startswith("results/") for file in files)
     assert study.dataset in config["datasets"]
     assert set(study.models) <= config["models"].keys()
     for flow in [*study.flows, *study.controls]:
@@ -89,13 +93,13 @@ def _parameters(config: Any, folder: Path) -> None:
         assert all(window in ("bottom", "top") or int(window) >= 1 for window in windows)
     assert study.number == "all" or int(study.number) >= 1
     # As the workflow goes on.
-    parameters.dataset_root(config, study.dataset)
+    inputs.dataset_root(config, study.dataset)
     for category in study.categories:
-        parameters.question_files(config, study.dataset, category)
-        parameters.picture_files(config, study, category)
+        inputs.question_files(config, study.dataset, category)
+        inputs.image_files(config, study, category)
     for slug in study.models:
-        parameters.model_files(config, slug)
-        options = parameters.model_options(config, slug, parameters.SETTINGS)
+        inputs.model_files(config, slug)
+        options = inputs.model_options(config, slug, inputs.SETTINGS)
         assert all(isinstance(option, str) for option in options)
 
 
@@ -121,9 +125,9 @@ def _come_back(questions: list[ChosenQuestion], folder: Path) -> None:
 
 
 def _gqa(files: tuple[bytes, bytes], folder: Path) -> None:
-    _write(folder / "questions" / f"{inputs.SPLIT}_questions.json", files[0])
+    _write(folder / "questions" / f"{drawn.SPLIT}_questions.json", files[0])
     _write(folder / "sceneGraphs" / "val_sceneGraphs.json", files[1])
-    found = [found for _, found in filter_questions(folder, inputs.SPLIT, CATEGORIES)]
+    found = [found for _, found in filter_questions(folder, drawn.SPLIT, CATEGORIES)]
     chosen = [question for question in found if isinstance(question, ChosenQuestion)]
     # Read by another parser than the package's, to which two further control characters are blanks.
     blanks = bytes.maketrans(b"\v\f", b"  ")
@@ -145,22 +149,22 @@ def _gqa(files: tuple[bytes, bytes], folder: Path) -> None:
 
 
 def _good(document: int) -> bytes:
-    return json.dumps(inputs.world()[document]).encode()
+    return json.dumps(drawn.drawn_world()[document]).encode()
 
 
-def _pictures(drawn: tuple[bytes, str], folder: Path) -> None:
+def _images(drawn: tuple[bytes, str], folder: Path) -> None:
     content, further = drawn
     _write(folder / "in" / "images.zip", content)
     refused: dict[str, BrokenQuestion] = {}
-    with Pictures(folder / "in") as pictures:
+    with Images(folder / "in") as images:
         for image_id in ("1", "2", "../x", "/abs", "C:\\x", further):
             try:
-                picture = pictures.open(image_id)
+                image = images.open(image_id)
             except BrokenQuestion as reason:
                 refused[image_id] = reason
             else:
-                assert picture.mode == "RGB"
-                assert picture.width * picture.height <= 2 * (Image.MAX_IMAGE_PIXELS or 0)
+                assert image.mode == "RGB"
+                assert image.width * image.height <= 2 * (Image.MAX_IMAGE_PIXELS or 0)
                 assert not {"..", "/"} & set(Path(image_id).parts)
     assert sorted(path.name for path in folder.rglob("*")) == ["images.zip", "in"]
     if "1" in refused:
@@ -173,9 +177,9 @@ def _fetched(content: bytes, folder: Path) -> None:
         stack.enter_context(mock.patch("crossflow.download._BACKOFF", 0.0))
         stack.enter_context(mock.patch("crossflow.remote_zip.time", SimpleNamespace(sleep=lambda seconds: None)))
         remote = RemoteFile("images", f"{site.url}/images.zip", path.stat().st_size)
-        there = fetch_pictures(new_session(), remote, folder / "got", {"1", "2", "../x", "/abs"}, full=False)
+        there = fetch_images(new_session(), remote, folder / "got", {"1", "2", "../x", "/abs"}, full=False)
         assert not any(part is None for _, part in site.asked), "the whole zip was asked for"
-    assert {picture.image_id for picture in there} <= {"1", "2"}
+    assert {image.image_id for image in there} <= {"1", "2"}
     assert {path.name for path in folder.iterdir()} <= {"site", "got"}
     inside = {path.name for path in (folder / "got").rglob("*")}
     assert inside <= {"images.zip", "images.directory.json", ".images.lock"}, inside
@@ -204,7 +208,7 @@ def _prompts(drawn: tuple[str, str], folder: Path) -> None:
 
 @lru_cache
 def _sketch() -> MultimodalModel:
-    return sketch_model(ModelSettings(inputs.REPO / "resources" / "mini-llava", "vicuna-v1"), torch.device("cpu"))
+    return sketch_model(ModelSettings(drawn.REPO / "resources" / "mini-llava", "vicuna-v1"), torch.device("cpu"))
 
 
 def _boxes(drawn: tuple[tuple[int, int], list[dict[str, Any]]], folder: Path) -> None:
@@ -220,8 +224,8 @@ def _boxes(drawn: tuple[tuple[int, int], list[dict[str, Any]]], folder: Path) ->
     )
     (question,) = read_question_table(folder / "t.csv", images)
     _right(question)
-    with Pictures(images, by_file=True) as pictures:
-        prepared = _sketch().prepare(question, pictures.open("1.png"))
+    with Images(images, by_file=True) as images:
+        prepared = _sketch().prepare(question, images.open("1.png"))
     visual, positions = prepared.visual, prepared.positions
     assert not (visual.related & visual.padding).any() or not visual.padding.any()
     outside = all(
@@ -251,9 +255,9 @@ def _flows(name: str, folder: Path) -> None:
 
 
 def _table(content: bytes, folder: Path) -> None:
-    images = folder / "pictures"
-    _write(images / "cat.jpg", inputs.picture_files()[0])
-    _write(images / "more" / "dog.jpg", inputs.picture_files()[0])
+    images = folder / "images"
+    _write(images / "cat.jpg", drawn.image_files()[0])
+    _write(images / "more" / "dog.jpg", drawn.image_files()[0])
     questions = read_question_table(_write(folder / "t.csv", content), images)
     for question in questions:
         _right(question)
@@ -298,34 +302,34 @@ def _chosen_rows() -> list[list[str]]:
     ]
 
 
-_side = st.integers(-50, 250) | inputs.numbers
+_side = st.integers(-50, 250) | drawn.numbers
 KINDS = {
     "params.yaml": Kind(
-        st.sampled_from(list(inputs.params()["studies"]))
-        .flatmap(lambda study: inputs.mutated(inputs.params(study), inputs.yaml_values))
+        st.sampled_from(list(drawn.params()["studies"]))
+        .flatmap(lambda study: drawn.mutated(drawn.params(study), drawn.yaml_values))
         .filter(lambda config: isinstance(config, dict)),  # Snakemake takes nothing else
         _parameters,
         20,
     ),
-    "question files": Kind(st.tuples(inputs.json_files(inputs.world()[0]), st.just(_good(1))), _gqa, 20),
-    "scene graphs": Kind(st.tuples(st.just(_good(0)), inputs.json_files(inputs.world()[1])), _gqa, 14),
-    "zips, local": Kind(st.tuples(inputs.zips(), inputs.odd_text), _pictures, 10),
-    "zips, by ranges": Kind(inputs.zips(), _fetched, 4),
-    "prompts": Kind(st.tuples(st.sampled_from(list(PROCESSORS)), inputs.questions_asked), _prompts, 14),
+    "question files": Kind(st.tuples(drawn.json_files(drawn.drawn_world()[0]), st.just(_good(1))), _gqa, 20),
+    "scene graphs": Kind(st.tuples(st.just(_good(0)), drawn.json_files(drawn.drawn_world()[1])), _gqa, 14),
+    "zips, local": Kind(st.tuples(drawn.zips(), drawn.odd_text), _images, 10),
+    "zips, by ranges": Kind(drawn.zips(), _fetched, 4),
+    "prompts": Kind(st.tuples(st.sampled_from(list(PROCESSORS)), drawn.questions_asked), _prompts, 14),
     "boxes": Kind(
         st.tuples(
             st.tuples(st.integers(1, 200), st.integers(1, 200)),
             st.lists(
-                st.fixed_dictionaries({"name": inputs.odd_text, "x": _side, "y": _side, "w": _side, "h": _side}),
+                st.fixed_dictionaries({"name": drawn.odd_text, "x": _side, "y": _side, "w": _side, "h": _side}),
                 max_size=2,
             ),
         ),
         _boxes,
         2,
     ),
-    "flows": Kind(inputs.flow_names, _flows, 6),
-    "question tables": Kind(inputs.csv_files(inputs.table_rows()), _table, 4),
-    "published sets": Kind(inputs.csv_files(inputs.published_rows()), _published, 4),
-    "chosen questions": Kind(inputs.csv_files(_chosen_rows()), _chosen, 2),
+    "flows": Kind(drawn.flow_names, _flows, 6),
+    "question tables": Kind(drawn.csv_files(drawn.table_rows()), _table, 4),
+    "published sets": Kind(drawn.csv_files(drawn.published_rows()), _published, 4),
+    "chosen questions": Kind(drawn.csv_files(_chosen_rows()), _chosen, 2),
 }
 assert sum(kind.share for kind in KINDS.values()) == 100

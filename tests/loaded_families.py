@@ -1,4 +1,4 @@
-"""A family's tiny model, with the same question about a wide and about a tall picture."""
+"""A family's tiny model, with the same question about a wide and about a tall image."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from transformers import Idefics3ImageProcessorPil
 
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.models import MultimodalModel
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.models.model import MultimodalModel
 from tiny_families import FAMILIES, Family, load, write
 
 SIZES = [(230, 150), (110, 190)]
@@ -28,7 +28,7 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 def middle(size: tuple[int, int]) -> Box:
-    """A box right of the middle of a picture."""
+    """A box right of the middle of an image."""
     return Box(size[0] * 2 // 5, size[1] // 3, size[0] * 2 // 5, size[1] * 2 // 5)
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from crossflow.curves import Knockouts, knockouts
-from crossflow.tables import KNOCKOUT
+from crossflow.analysis.curves import Knockouts, knockouts
+from crossflow.core.tables import KNOCKOUT
 
 Shape = Callable[[int], float]
 
@@ -24,7 +24,7 @@ def knockout_table(
     flows: Mapping[str, Shape],
     *,
     layers: int = 12,
-    pictures: int = 60,
+    images: int = 60,
     noise: float = 5.0,
     seed: int = 0,
     prefix: str = "",
@@ -32,11 +32,11 @@ def knockout_table(
     category: str = "ChooseAttr",
     stride: Mapping[str, int] | None = None,
 ) -> Knockouts:
-    """A table in which each flow has a mean curve, plus noise that questions of one picture share; two of each."""
+    """A table in which each flow has a mean curve, plus noise that questions of one image share; two of each."""
     rng = np.random.default_rng(seed)
     rows = []
     centres = {flow: list(range(0, layers, (stride or {}).get(flow, 1))) for flow in flows}
-    for picture in range(pictures):
+    for image in range(images):
         shared = rng.normal(scale=noise)
         for question in range(2):
             for flow, shape in flows.items():
@@ -46,8 +46,8 @@ def knockout_table(
                     change = 1e-4 * own[layer] if quiet else shape(layer) + shared + own[layer]
                     rows.append(
                         {
-                            "question_id": f"{prefix}{picture:04d}{question}",
-                            "image_id": f"{prefix}{picture}",
+                            "question_id": f"{prefix}{image:04d}{question}",
+                            "image_id": f"{prefix}{image}",
                             "flow": flow,
                             "layer": layer,
                             "p_clean": 0.5,
@@ -66,7 +66,7 @@ def knockout_table(
         "layers": layers,
         "flows": list(flows),
         "centres": centres,
-        "selected": 2 * pictures,
+        "selected": 2 * images,
         "noise_floor": 1e-7,
         "noise_floor_percent": 2e-5,
     }

@@ -19,8 +19,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from crossflow import random_model
-from crossflow.random_model import Geometry
+from crossflow.mini import random_model
+from crossflow.mini.random_model import Geometry
 
 TILE, PATCH = 336, 14
 # Heights and widths of the grids of tiles.
@@ -188,7 +188,7 @@ def write_tokenizer(folder: Path, port: Port, tokenizer: Tokenizer, **settings: 
 
 def _write_processor(folder: Path, port: Port) -> None:
     square = {"height": TILE, "width": TILE}
-    pictures = {
+    images = {
         "crop_size": square,
         "do_center_crop": True,
         "do_convert_rgb": True,
@@ -204,7 +204,7 @@ def _write_processor(folder: Path, port: Port) -> None:
         "size": {"shortest_edge": TILE},
     }
     if port.tiles:
-        pictures |= {
+        images |= {
             "aspect_ratio_setting": "anyres",
             "do_pad": True,
             "image_grid_pinpoints": PINPOINTS,
@@ -215,7 +215,7 @@ def _write_processor(folder: Path, port: Port) -> None:
         "image_token": "<image>",
         "num_additional_image_tokens": 1,
         "patch_size": PATCH,
-        "processor_class": pictures["processor_class"],
+        "processor_class": images["processor_class"],
         "vision_feature_select_strategy": "default",
     }
     user, assistant = ("USER: ", "ASSISTANT:")
@@ -226,7 +226,7 @@ def _write_processor(folder: Path, port: Port) -> None:
         "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}" + assistant + "{% endif %}"
     )
-    _write(folder, preprocessor_config=pictures, processor_config=processor, chat_template={"chat_template": template})
+    _write(folder, preprocessor_config=images, processor_config=processor, chat_template={"chat_template": template})
 
 
 def old_name(name: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from crossflow import split_attention
-from crossflow.attention import _MODE as ACTIVE
-from crossflow.attention import attend, using
-from crossflow.split_attention import _by_products, _fused, _on_cuda, attend_split, masks_of
+from crossflow.engine import shared_prefix_attention
+from crossflow.engine.shared_prefix_attention import _by_products, _fused, _on_cuda, attend_split, masks_of
+from crossflow.models.attention import _MODE as ACTIVE
+from crossflow.models.attention import attend, using
 
 
 def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ def tensors() -> dict[str, torch.Tensor]:
         "query": torch.randn(3, 4, 5, 8),
         "key": torch.randn(3, 4, 12, 8),
         "value": torch.randn(3, 4, 12, 8),
-        "visible": (torch.rand(3, 5, 12) < 0.6) | torch.eye(12, dtype=torch.bool)[7:],
+        "visible": (torch.rand(3, 5, 12) < 0.6) | torch.to_tiles(12, dtype=torch.bool)[7:],
     }
 
 
@@ -54,7 +54,7 @@ def test_attention_follows_its_definition_for_full_grouped_and_single_heads(
 def test_a_shared_prefix_equals_a_copied_one(kv_heads: int, start: int) -> None:
     torch.manual_seed(1)
     rows, suffix, positions = 3, 5, start + 5
-    visible = (torch.rand(3, suffix, positions) < 0.6) | torch.eye(positions, dtype=torch.bool)[start:]
+    visible = (torch.rand(3, suffix, positions) < 0.6) | torch.to_tiles(positions, dtype=torch.bool)[start:]
     visible[0] = torch.ones(suffix, positions, dtype=torch.bool).tril(start)
     if start:
         # A query that sees nothing of the prefix, and one that sees none of its own keys.
@@ -99,7 +99,7 @@ def test_the_kernels_of_a_gpu_are_called_as_pytorch_declares_them(dtype: torch.d
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("width", [8, 20, 128])
 def test_the_kernel_of_this_machine_is_sound(dtype: torch.dtype, width: int) -> None:
-    assert split_attention._is_sound.__wrapped__(torch.device("cpu"), dtype, width)
+    assert shared_prefix_attention._is_sound.__wrapped__(torch.device("cpu"), dtype, width)
 
 
 def _with_other_sums(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,12 +120,12 @@ def test_a_kernel_that_has_changed_is_left_alone(
 ) -> None:
     query, key = tensors["query"], tensors["key"]
     expected = _fused(query, key, key, None, False, 0.5)
-    monkeypatch.setattr(split_attention, "_kernel", kernel)
-    split_attention._is_sound.cache_clear()
+    monkeypatch.setattr(shared_prefix_attention, "_kernel", kernel)
+    shared_prefix_attention._is_sound.cache_clear()
     try:
         found = _fused(query, key, key, None, False, 0.5)
     finally:
-        split_attention._is_sound.cache_clear()
+        shared_prefix_attention._is_sound.cache_clear()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert "kernel for cpu and torch.float32 is not used: it " in caplog.text
 

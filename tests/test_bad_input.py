@@ -21,14 +21,15 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from crossflow import knockout as engine
-from crossflow import parameters, preparing
-from crossflow.cli import main
-from crossflow.config_files import read_config
-from crossflow.errors import CrossflowError
-from crossflow.gqa import write_chosen
-from crossflow.journal import journal_beside
-from crossflow.tables import KNOCKOUT, SKIPPED, read_csv, read_parquet
+from crossflow.cli.main import main
+from crossflow.core.errors import CrossflowError
+from crossflow.core.journal import journal_beside
+from crossflow.core.tables import KNOCKOUT, SKIPPED, read_csv, read_parquet
+from crossflow.data.chosen import write_chosen
+from crossflow.engine import shared_prefix as engine
+from crossflow.models import preparing
+from crossflow.study import inputs, parameters
+from crossflow.study.config_files import read_config
 from tiny import draw_world, load_tiny
 
 PAGE = "docs/bad-input.md"
@@ -68,9 +69,9 @@ class Place:
         """What is said of params.yaml as it is."""
         with pytest.raises(CrossflowError) as raised:
             config = read_config(self.root / "params.yaml")
-            parameters.check(config, self.repo / "workflow/schemas/params.schema.yaml")
+            parameters.validate(config, self.repo / "workflow/schemas/params.schema.yaml")
             study = parameters.read_study(config)
-            parameters.dataset_root(config, study.dataset)
+            inputs.dataset_root(config, study.dataset)
         return str(raised.value)
 
     def choose(self, *options: str) -> str:
@@ -122,7 +123,7 @@ def no_category(place: Place) -> str:
 
 
 def unknown_set(place: Place) -> str:
-    return place.settings(lambda config: config["studies"]["mini"].update(flows=["picture->last"]))
+    return place.settings(lambda config: config["studies"]["mini"].update(flows=["image->last"]))
 
 
 def unknown_study(place: Place) -> str:
@@ -193,33 +194,33 @@ def category_without_questions(place: Place) -> str:
 
 def table_without_a_column(place: Place) -> str:
     (place.root / "mine.csv").write_text("question_id,image,question\n1,a.jpg,Is it red?\n")
-    return place.choose("--table", "mine.csv", "--pictures", "world", "--category", "questions")
+    return place.choose("--table", "mine.csv", "--images", "world", "--category", "questions")
 
 
-def table_with_an_absent_picture(place: Place) -> str:
+def table_with_an_absent_image(place: Place) -> str:
     (place.root / "mine.csv").write_text("question_id,image,question,answer\n1,a.jpg,Is it red?,yes\n")
-    return place.choose("--table", "mine.csv", "--pictures", "world", "--category", "questions")
+    return place.choose("--table", "mine.csv", "--images", "world", "--category", "questions")
 
 
-def missing_picture(place: Place) -> str:
-    _keep_pictures(place, lambda number: number != 0)
+def missing_image(place: Place) -> str:
+    _keep_images(place, lambda number: number != 0)
     place.run("answers")
     (skipped,) = read_csv(place.root / "skipped.csv", SKIPPED)[:1]
     return skipped["reason"]
 
 
-def no_picture_at_all(place: Place) -> str:
-    _keep_pictures(place, lambda number: False)
+def no_image_at_all(place: Place) -> str:
+    _keep_images(place, lambda number: False)
     return place.said(*place.job("answers"))
 
 
-def picture_gone_after_the_answers(place: Place) -> str:
+def image_gone_after_the_answers(place: Place) -> str:
     place.run("answers")
-    _keep_pictures(place, lambda number: False)
+    _keep_images(place, lambda number: False)
     return place.said(*place.job("knockout"))
 
 
-def _keep_pictures(place: Place, keep: Callable[[int], bool]) -> None:
+def _keep_images(place: Place, keep: Callable[[int], bool]) -> None:
     path = place.root / "world/images.zip"
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
@@ -252,7 +253,7 @@ def no_processor(place: Place) -> str:
     return place.said(*place.job("answers"))
 
 
-def no_picture_token(place: Place) -> str:
+def no_image_token(place: Place) -> str:
     path = place.root / "model/tokenizer.json"
     path.write_text(path.read_text().replace("<image>", "<img>"))
     return place.said(*place.job("answers"))
@@ -378,27 +379,27 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "a file that is no YAML": ("not_yaml", not_yaml),
         "a data set's folder that is not there": ("no_such_folder", no_such_folder),
     },
-    "Questions and pictures": {
+    "Questions and images": {
         "no question file": ("no_question_file", no_question_file),
         "a question file that is cut short": ("question_file_cut_short", question_file_cut_short),
         "a question file of another form": ("question_file_of_another_form", question_file_of_another_form),
         "a question without its program": ("question_without_its_program", question_without_its_program),
         "a category without any question": ("category_without_questions", category_without_questions),
         "a table without a column": ("table_without_a_column", table_without_a_column),
-        "a table that names an absent picture": ("table_with_an_absent_picture", table_with_an_absent_picture),
-        "a picture that is missing (the question is listed, the others are answered)": (
-            "missing_picture",
-            missing_picture,
+        "a table that names an absent image": ("table_with_an_absent_image", table_with_an_absent_image),
+        "an image that is missing (the question is listed, the others are answered)": (
+            "missing_image",
+            missing_image,
         ),
-        "no picture at all": ("no_picture_at_all", no_picture_at_all),
-        "a picture that vanished after the answers": ("picture_gone_after_the_answers", picture_gone_after_the_answers),
-        "a zip of pictures that is cut short": ("zip_cut_short", zip_cut_short),
+        "no image at all": ("no_image_at_all", no_image_at_all),
+        "an image that vanished after the answers": ("image_gone_after_the_answers", image_gone_after_the_answers),
+        "a zip of images that is cut short": ("zip_cut_short", zip_cut_short),
     },
     "Models and devices": {
         "a folder that holds no model": ("not_a_model", not_a_model),
         "an unknown architecture": ("unknown_architecture", unknown_architecture),
         "no processor": ("no_processor", no_processor),
-        "a tokenizer without the picture token": ("no_picture_token", no_picture_token),
+        "a tokenizer without the image token": ("no_image_token", no_image_token),
         "pickled weights only": ("pickled_weights", pickled_weights),
         "weights that are cut short": ("weights_cut_short", weights_cut_short),
         "weights that are no numbers": ("weights_that_are_no_numbers", weights_that_are_no_numbers),

@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 
-from crossflow.bench import build_model, build_question, operation_bound, rows_for, unavoidable
-from crossflow.flows import PUBLISHED_FLOWS
-from crossflow.forward import run_clean
-from crossflow.knockout import run_knockouts
-from crossflow.true_sizes import TRUE_SIZES, true_config
-from crossflow.verbs import bench
+from crossflow.cli import bench
+from crossflow.core.flows import PUBLISHED_FLOWS
+from crossflow.engine.forward import run_clean
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.verify.speed import build_model, build_question, operation_bound, rows_for, unavoidable
+from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from crossflow import categories
-from crossflow.categories import CATEGORIES, Classified, Reference, Rejection, attach_objects, classify
-from crossflow.gqa import Box, ChosenQuestion, Question, Scene, SceneObject, Step, read_questions, read_scenes
-from crossflow.shapes import write_world
+from crossflow.core.records import Box, ChosenQuestion, Question, SceneGraph, SceneObject, Step
+from crossflow.data import categories
+from crossflow.data.categories import CATEGORIES, Classified, Reference, Rejection, attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.mini.world import write_world
 
 
 def _question(detailed: str, program: str, answer: str) -> Question:
@@ -186,7 +187,7 @@ def _classified(*objects: Reference) -> Classified:
 
 
 def test_objects_get_their_raw_boxes_and_the_names_of_the_program() -> None:
-    scene = Scene("5", {"1": SceneObject("1", "tabby", Box(-4, 2, 900, 8))})
+    scene = SceneGraph("5", {"1": SceneObject("1", "tabby", Box(-4, 2, 900, 8))})
     chosen = attach_objects(_classified(*ONE), scene)
     assert isinstance(chosen, ChosenQuestion)
     assert [(entry.role, entry.id, entry.name, entry.box) for entry in chosen.objects] == [
@@ -194,9 +195,9 @@ def test_objects_get_their_raw_boxes_and_the_names_of_the_program() -> None:
     ]
 
 
-def test_a_picture_without_its_graph_or_object_is_a_reason() -> None:
+def test_a_image_without_its_graph_or_object_is_a_reason() -> None:
     assert attach_objects(_classified(*ONE), None) == Rejection("QueryAttr", categories.NO_SCENE)
-    assert attach_objects(_classified(*ONE), Scene("5", {})) == Rejection("QueryAttr", categories.NOT_IN_SCENE)
+    assert attach_objects(_classified(*ONE), SceneGraph("5", {})) == Rejection("QueryAttr", categories.NOT_IN_SCENE)
 
 
 @pytest.mark.parametrize(("folder", "count"), [("published", 2776), ("sample", 37)])

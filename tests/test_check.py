@@ -12,15 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow import checks as checking
-from crossflow import cli
-from crossflow.architectures import ARCHITECTURES
-from crossflow.attention import Plain
-from crossflow.checks import TOLERANCES, Check, checks, turned
-from crossflow.forward import Reading, full_forward
-from crossflow.gqa import Box
-from crossflow.models import ModelSettings, MultimodalModel, load_model
-from crossflow.patches import Sight
+from crossflow.cli import main
+from crossflow.core.records import Box
+from crossflow.engine.forward import Readout, full_forward
+from crossflow.models.architectures import ARCHITECTURES
+from crossflow.models.attention import Plain
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel
+from crossflow.models.visual_tokens import Tiling
+from crossflow.verify import model_check as checking
+from crossflow.verify.model_check import TOLERANCES, Check, checks, turned
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny import CPU
 from tiny_families import FAMILIES
@@ -124,10 +125,10 @@ def test_another_number_of_visual_tokens_is_caught(mini: MultimodalModel) -> Non
     assert "Image features and image tokens do not match" in found[2].found
 
 
-def test_a_base_that_is_no_whole_picture_is_caught(loaded_once: Callable[[str], Loaded]) -> None:
+def test_a_base_that_is_no_whole_image_is_caught(loaded_once: Callable[[str], Loaded]) -> None:
     model = loaded_once("internvl").model
-    sight = Sight(model.architecture.sight.tiles, slice(1), model.architecture.sight.options)
-    found = _found(replace(model, architecture=replace(model.architecture, sight=sight)))
+    tiling = Tiling(model.architecture.tiling.tiles, slice(1), model.architecture.tiling.options)
+    found = _found(replace(model, architecture=replace(model.architecture, tiling=tiling)))
     assert "edges" in _failed(found)
     assert "right edge 0 of base and" in next(check.found for check in found if not check.passed)
 
@@ -141,7 +142,7 @@ def test_a_processor_that_crops_is_caught(mini: MultimodalModel) -> None:
     assert "what lies at the upper and lower edge is not seen" in tall
 
 
-def test_a_processor_that_treats_boxes_otherwise_than_pictures_is_caught(mini: MultimodalModel) -> None:
+def test_a_processor_that_treats_boxes_otherwise_than_images_is_caught(mini: MultimodalModel) -> None:
     whole = mini.processor.image_processor
 
     class Zooming:
@@ -150,10 +151,10 @@ def test_a_processor_that_treats_boxes_otherwise_than_pictures_is_caught(mini: M
         def __getattr__(self, name: str) -> Any:
             return getattr(whole, name)
 
-        def __call__(self, picture: Image.Image, **options: Any) -> Any:
+        def __call__(self, image: Image.Image, **options: Any) -> Any:
             if options.get("do_normalize", True):
-                picture = picture.crop((picture.width // 2, 0, picture.width, picture.height))
-            return whole(picture, **options)
+                image = image.crop((image.width // 2, 0, image.width, image.height))
+            return whole(image, **options)
 
     mini.processor.image_processor = Zooming()
     assert _failed(_found(mini)) == {"boxes", "edges"}
@@ -170,7 +171,7 @@ def test_a_tower_that_mixes_patches_in_more_than_its_attention_is_caught(mini: M
     assert "0 of 36 visual tokens follow" in found[2].found
 
 
-def test_a_picture_that_enters_the_texts_positions_is_caught(mini: MultimodalModel) -> None:
+def test_a_image_that_enters_the_texts_positions_is_caught(mini: MultimodalModel) -> None:
     def spread(layer: torch.nn.Module, positional: tuple[torch.Tensor, ...], named: dict[str, Any]) -> Any:
         hidden = positional[0].clone()
         hidden[:, -1] += hidden.mean(1)
@@ -207,7 +208,7 @@ def test_a_layer_that_looks_ahead_without_attention_is_caught(mini: MultimodalMo
 def test_an_engine_that_is_not_exact_is_caught(mini: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = checking.ENGINES["knockout"]
 
-    def rough(model: Any, work: Any) -> list[Reading]:
+    def rough(model: Any, work: Any) -> list[Readout]:
         ((clean, _),), (reading,) = work, exact(model, work)
         logits = reading.logits.clone()
         logits[-1, int(clean.logits.argmax())] -= 1e-3
@@ -218,9 +219,9 @@ def test_an_engine_that_is_not_exact_is_caught(mini: MultimodalModel, monkeypatc
 
 
 def test_knockouts_that_do_nothing_prove_nothing(mini: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def idle(model: Any, work: Any) -> list[Reading]:
+    def idle(model: Any, work: Any) -> list[Readout]:
         return [
-            Reading(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows))) for clean, rows in work
+            Readout(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows))) for clean, rows in work
         ]
 
     for name in checking.ENGINES:
@@ -238,23 +239,23 @@ def test_weights_that_are_no_numbers_are_caught(mini: MultimodalModel) -> None:
 
 def test_a_question_that_does_not_fit_the_prompt_ends_the_checks(mini: MultimodalModel) -> None:
     (found,) = checks(mini, replace(question_about(middle(SIZE)), question="What is <image>?"), noise(SIZE), 2)
-    assert found == Check("positions", False, "the question holds the picture's marker <image>")
+    assert found == Check("positions", False, "the question holds the image's marker <image>")
 
 
-def test_the_turned_picture_shows_the_same_in_the_turned_boxes() -> None:
-    picture, box = noise(SIZE), Box(10, 20, 60, 30)
-    question, other = turned(question_about(box), picture)
+def test_the_turned_image_shows_the_same_in_the_turned_boxes() -> None:
+    image, box = noise(SIZE), Box(10, 20, 60, 30)
+    question, other = turned(question_about(box), image)
     ((x, y, w, h),) = (chosen.box for chosen in question.objects)
     assert other.size == SIZE[::-1]
     part = np.asarray(other.crop((x, y, x + w, y + h)))
-    assert np.array_equal(part.swapaxes(0, 1), np.asarray(picture.crop((10, 20, 70, 50))))
+    assert np.array_equal(part.swapaxes(0, 1), np.asarray(image.crop((10, 20, 70, 50))))
 
 
 def test_the_shortest_command_needs_no_option(
     repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repo)
-    assert cli.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 0
+    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mini-llava: llava, 8 layers, float32, prompt vicuna-v1"
     assert [line.split()[:2] for line in lines[1:-2]] == [["ok", name] for name in ALL]
@@ -271,16 +272,16 @@ def test_a_failed_check_is_named_in_one_sentence(
         text = file.read_bytes()
         (folder / file.name).write_bytes(text.replace(b'"do_pad": true', b'"do_pad": false'))
     command = ["check", "--model-path", str(folder), "--prompt", "vicuna-v1", "--device", "cpu"]
-    picture = ["--image", str(tmp_path / "wide.png"), "--box", "60,20,40,40", "--question", "Is the ball red?"]
+    image = ["--image", str(tmp_path / "wide.png"), "--box", "60,20,40,40", "--question", "Is the ball red?"]
     noise(SIZE).save(tmp_path / "wide.png")
-    assert cli.main([*command, *picture, "--output", str(tmp_path)]) == 1
+    assert main.main([*command, *image, "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "FAILED  edges" in said.out
     assert said.err.splitlines()[-1] == (
         f"crossflow check: {folder} fails 2 of 11 checks: edges; it can not be studied as it is."
     )
     assert (tmp_path / "patches.png").is_file()
-    assert cli.main([*command, *picture, "--processing", "pad", "--output", str(tmp_path)]) == 0
+    assert main.main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
 
 
 def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
@@ -290,7 +291,7 @@ def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
     entry = ARCHITECTURES["llava"]
     short = replace(entry, pack=lambda network, labels, size: entry.pack(network, labels, size)[:-1])
     monkeypatch.setitem(ARCHITECTURES, "llava", short)
-    assert cli.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
+    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert f"no {tmp_path / 'patches.png'}: the visual tokens lie in no rows" in said.out
     assert "mini-llava fails 9 of 11 checks: geometry, boxes, edges, causality, floor, engine;" in said.err
@@ -311,6 +312,6 @@ def test_bad_input_is_one_sentence(
     options: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(repo)
-    assert cli.main(["check", "--device", "cpu", "--output", str(tmp_path), *options]) == 1
+    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path), *options]) == 1
     said = capsys.readouterr()
     assert message in said.err + said.out

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossflow import claims
-from crossflow.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOGETHER, UNDECIDED, Case, Finding
-from crossflow.claims_text import CLAIMS, as_json, as_markdown
+from crossflow.analysis import claims
+from crossflow.analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOGETHER, UNDECIDED, Case, JudgedClaim
+from crossflow.analysis.claims_text import CLAIMS, as_json, as_markdown
 from made_up import Shape, bump, knockout_table, nothing
 
-# Information goes from the picture to the question in layers 2 to 5, first from all of it and then from the objects,
+# Information goes from the image to the question in layers 2 to 5, first from all of it and then from the objects,
 # and from the question to the last position around layer 8; nowhere else.
 PLANTED: Mapping[str, Shape] = {
     "question->last": bump(8, 70),
@@ -38,11 +38,11 @@ def _tracks(lower: int, capitalised: int, questions: int = 120, seed: int = 0) -
 
 def _case(flows: Mapping[str, Shape], tracks: Mapping[str, np.ndarray] | None = None, **options: Any) -> Case:
     table = knockout_table(flows, **options)
-    pictures = np.repeat(np.arange(60), 2).astype(object)
-    return Case(table.model, table.window, table.category, table.layers, table.curves, tracks, pictures, 0)
+    images = np.repeat(np.arange(60), 2).astype(object)
+    return Case(table.model, table.window, table.category, table.layers, table.curves, tracks, images, 0)
 
 
-def _verdicts(found: list[Finding]) -> dict[int, str]:
+def _verdicts(found: list[JudgedClaim]) -> dict[int, str]:
     return {finding.claim: finding.verdict for finding in found}
 
 
@@ -64,7 +64,7 @@ def test_on_planted_truth_every_claim_is_supported_and_the_controls_stay_in_the_
     ("claim", "changed"),
     [
         (1, {"question->last": bump(8, 8)}),  # not strong
-        (1, {"image->last": bump(8, 60)}),  # the picture goes directly, too
+        (1, {"image->last": bump(8, 60)}),  # the image goes directly, too
         (2, {"image->last": bump(8, 60)}),
         (2, {"image->question": nothing}),
         (3, {"other->question": nothing}),
@@ -101,7 +101,7 @@ def test_a_number_at_its_threshold_is_undecided(claim: int, changed: Mapping[str
 
 def test_few_questions_that_scatter_decide_nothing() -> None:
     scattered = {flow: bump(4, 15) for flow in PLANTED}
-    verdicts = [judge(_case(scattered, noise=60.0, pictures=8)).verdict for judge in claims.JUDGES[:5]]
+    verdicts = [judge(_case(scattered, noise=60.0, images=8)).verdict for judge in claims.JUDGES[:5]]
     assert UNDECIDED in verdicts
     assert SUPPORTED not in verdicts
 
@@ -109,13 +109,13 @@ def test_few_questions_that_scatter_decide_nothing() -> None:
 def test_noise_alone_is_not_taken_for_an_effect() -> None:
     """Of 40 studies in which nothing happens but noise, the largest of 12 layers is believed in next to none."""
     tiny = {flow: bump(4, 1e-6) for flow in PLANTED}
-    cases = [_case(tiny, noise=40.0, pictures=60, seed=seed) for seed in range(40)]
-    believed = [claims.picture_before_question(case).criteria[0].verdict == SUPPORTED for case in cases]
+    cases = [_case(tiny, noise=40.0, images=60, seed=seed) for seed in range(40)]
+    believed = [claims.image_before_question(case).criteria[0].verdict == SUPPORTED for case in cases]
     assert sum(believed) <= 4
 
 
-def test_a_single_picture_decides_nothing() -> None:
-    case = _case(PLANTED, pictures=1)
+def test_a_single_image_decides_nothing() -> None:
+    case = _case(PLANTED, images=1)
     for judge in claims.JUDGES[:5]:
         found = judge(case)
         assert found.verdict == UNDECIDED
@@ -143,8 +143,8 @@ def test_the_answer_must_appear_in_lower_case_first() -> None:
 
 
 def test_the_same_pattern_is_the_same_verdicts() -> None:
-    def finding(claim: int, category: str, verdict: str) -> Finding:
-        return Finding(claim, "mini", "3", category, verdict, 10, ())
+    def finding(claim: int, category: str, verdict: str) -> JudgedClaim:
+        return JudgedClaim(claim, "mini", "3", category, verdict, 10, ())
 
     alike = [finding(claim, category, SUPPORTED) for claim in (1, 2) for category in "ab"]
     assert claims.same_in_every_category(alike, "mini", "3").verdict == SUPPORTED
@@ -157,7 +157,7 @@ def test_the_same_pattern_is_the_same_verdicts() -> None:
 
 def test_models_that_disagree_leave_a_claim_undecided() -> None:
     verdicts = {"a": SUPPORTED, "b": NOT_SUPPORTED}
-    found = [Finding(1, model, "3", TOGETHER, verdict, 1, ()) for model, verdict in verdicts.items()]
+    found = [JudgedClaim(1, model, "3", TOGETHER, verdict, 1, ()) for model, verdict in verdicts.items()]
     assert claims.overall(found) == {1: UNDECIDED}
     assert claims.overall(found[:1]) == {1: SUPPORTED}
 

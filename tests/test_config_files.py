@@ -7,8 +7,8 @@ import yaml
 from snakemake.utils import update_config
 
 from copied import Copy
-from crossflow.config_files import read_config
-from crossflow.errors import CrossflowError
+from crossflow.core.errors import CrossflowError
+from crossflow.study.config_files import read_config
 
 
 def _write(path: Path, text: str) -> Path:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from crossflow import devices
-from crossflow.devices import take_device
-from crossflow.errors import CrossflowError
+from crossflow.core import devices
+from crossflow.core.devices import take_device
+from crossflow.core.errors import CrossflowError
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 import yaml
 from huggingface_hub import constants
 
-from crossflow import doctor
-from crossflow.cli import main
-from crossflow.doctor import MISSING, NOTE, OK, Finding, examine
+from crossflow.cli.main import main
+from crossflow.verify import doctor
+from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_model_in_the_hubs_cache_needs_no_network(tree: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("number", "images", "least"), [(30, "needed", 0), (30, "full", 2e10), (None, "needed", 2e10)])
-def test_room_is_asked_for_all_pictures_where_all_are_fetched(
+def test_room_is_asked_for_all_images_where_all_are_fetched(
     tree: Path, number: int | None, images: str, least: float
 ) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
@@ -250,12 +250,12 @@ def test_room_is_asked_for_all_pictures_where_all_are_fetched(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "there is no picture"),
-        (lambda folder: shutil.rmtree(folder / "pictures"), "pictures does not exist"),
+        (lambda folder: (folder / "images/scene1.jpg").unlink(), "there is no image"),
+        (lambda folder: shutil.rmtree(folder / "images"), "images does not exist"),
         (lambda folder: (folder / "questions.csv").unlink(), "questions.csv does not exist"),
     ],
 )
-def test_a_table_of_ones_own_is_read_with_its_pictures(
+def test_a_table_of_ones_own_is_read_with_its_images(
     tree: Path, repo: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     shutil.copytree(repo / "resources/example", tree / "resources/example")
@@ -268,7 +268,7 @@ def test_a_table_of_ones_own_is_read_with_its_pictures(
     assert message in finding.found
 
 
-def test_a_data_set_without_pictures_is_said(tree: Path) -> None:
+def test_a_data_set_without_images_is_said(tree: Path) -> None:
     for name in ("val_balanced_questions.json", "val_sceneGraphs.json"):
         (tree / name).write_text("{}")
     config = yaml.safe_load(Path("params.yaml").read_text())

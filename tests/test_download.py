@@ -1,4 +1,4 @@
-"""Files, single members of zips and pictures from a server that may misbehave."""
+"""Files, single members of zips and images from a server that may misbehave."""
 
 import csv
 import hashlib
@@ -18,16 +18,19 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from crossflow import cli, download, remote_zip
-from crossflow.download import NoRangesError, fetch_file, new_session, require_space
-from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion, Pictures, write_chosen
-from crossflow.gqa_pictures import fetch_pictures
-from crossflow.remote import COLUMNS, RemoteFile, read_sources, require_safe
-from crossflow.remote_zip import fetch_member, read_directory
+from crossflow.cli import main
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.chosen import write_chosen
+from crossflow.data.images import Images
+from crossflow.fetch import download, remote_zip
+from crossflow.fetch.download import NoRangesError, fetch_file, new_session, require_space
+from crossflow.fetch.gqa_images import fetch_images
+from crossflow.fetch.remote_zip import fetch_member, read_directory
+from crossflow.fetch.sources import COLUMNS, RemoteFile, read_sources, require_safe
 from serving import Site, serving
 
-PICTURE = 147_000  # bytes of a picture of GQA, on average
+IMAGE = 147_000  # bytes of an image of GQA, on average
 MEMBERS, WANTED = 5_000, 20
 
 
@@ -61,7 +64,7 @@ def _jpeg_like(number: int, size: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A zip in the layout of GQA's, thousands of pictures that begin beyond 4 GiB, so that it needs zip64."""
+    """A zip in the layout of GQA's, thousands of images that begin beyond 4 GiB, so that it needs zip64."""
     path = tmp_path_factory.mktemp("images") / "images.zip"
     wanted = [str(2_300_000 + number * (MEMBERS // WANTED)) for number in range(WANTED)]
     with path.open("wb") as file:
@@ -72,10 +75,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
                 name = str(2_300_000 + number)
                 packing = zipfile.ZIP_DEFLATED if number % 500 == 0 else zipfile.ZIP_STORED
                 archive.writestr(
-                    f"images/{name}.jpg", _jpeg_like(number, PICTURE if name in wanted else 500), compress_type=packing
+                    f"images/{name}.jpg", _jpeg_like(number, IMAGE if name in wanted else 500), compress_type=packing
                 )
     return SimpleNamespace(
-        path=path, wanted=wanted, bytes={name: _jpeg_like(int(name) - 2_300_000, PICTURE) for name in wanted}
+        path=path, wanted=wanted, bytes={name: _jpeg_like(int(name) - 2_300_000, IMAGE) for name in wanted}
     )
 
 
@@ -86,7 +89,7 @@ def gqa(site: Site, images: SimpleNamespace) -> RemoteFile:
 
 
 def _fetch(session: requests.Session, gqa: RemoteFile, root: Path, image_ids: list[str]) -> list[str]:
-    return [picture.image_id for picture in fetch_pictures(session, gqa, root, image_ids, full=False)]
+    return [image.image_id for image in fetch_images(session, gqa, root, image_ids, full=False)]
 
 
 def _read(root: Path) -> dict[str, bytes]:
@@ -95,7 +98,7 @@ def _read(root: Path) -> dict[str, bytes]:
         return {Path(name).stem: archive.read(name) for name in archive.namelist()}
 
 
-# Single pictures out of a zip.
+# Single images out of a zip.
 
 
 def test_the_zip_of_the_test_needs_zip64(images: SimpleNamespace) -> None:
@@ -103,16 +106,16 @@ def test_the_zip_of_the_test_needs_zip64(images: SimpleNamespace) -> None:
         assert min(entry.header_offset for entry in archive.infolist()) > 1 << 32
 
 
-def test_twenty_of_thousands_of_pictures_cost_less_than_one_and_a_half_times_their_bytes(
+def test_twenty_of_thousands_of_images_cost_less_than_one_and_a_half_times_their_bytes(
     site: Site, session: requests.Session, gqa: RemoteFile, images: SimpleNamespace, tmp_path: Path
 ) -> None:
     assert _fetch(session, gqa, tmp_path / "gqa", images.wanted) == images.wanted
     assert _read(tmp_path / "gqa") == images.bytes
-    assert site.sent < 1.5 * WANTED * PICTURE
+    assert site.sent < 1.5 * WANTED * IMAGE
     assert not (tmp_path / "gqa" / "images.zip.part.d").exists()
 
 
-def test_pictures_that_are_there_are_not_asked_for_again(
+def test_images_that_are_there_are_not_asked_for_again(
     site: Site, session: requests.Session, gqa: RemoteFile, images: SimpleNamespace, tmp_path: Path
 ) -> None:
     _fetch(session, gqa, tmp_path, images.wanted[:5])
@@ -120,11 +123,11 @@ def test_pictures_that_are_there_are_not_asked_for_again(
     assert _fetch(session, gqa, tmp_path, images.wanted[2:5]) == images.wanted[2:5]
     assert len(site.asked) == asked
     assert _fetch(session, gqa, tmp_path, images.wanted[3:8]) == images.wanted[3:8]
-    assert len(site.asked) == asked + 3, "three more pictures, and the directory is known"
+    assert len(site.asked) == asked + 3, "three more images, and the directory is known"
     assert _read(tmp_path) == {name: images.bytes[name] for name in images.wanted[:8]}
 
 
-def test_a_damaged_picture_is_noticed_and_fetched_again(
+def test_a_damaged_image_is_noticed_and_fetched_again(
     site: Site, session: requests.Session, gqa: RemoteFile, images: SimpleNamespace, tmp_path: Path
 ) -> None:
     directory = read_directory(session, gqa, tmp_path / "directory.json")
@@ -136,7 +139,7 @@ def test_a_damaged_picture_is_noticed_and_fetched_again(
     assert sum(starts.count(directory[f"images/{name}.jpg"].start) for name in images.wanted) == WANTED + 3
 
 
-def test_a_picture_that_is_always_damaged_ends_the_job_and_keeps_the_others(
+def test_a_image_that_is_always_damaged_ends_the_job_and_keeps_the_others(
     site: Site, session: requests.Session, gqa: RemoteFile, images: SimpleNamespace, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -147,7 +150,7 @@ def test_a_picture_that_is_always_damaged_ends_the_job_and_keeps_the_others(
         name = f"images/{images.wanted[-1]}.jpg"
         return members | {name: members[name]._replace(crc=0)}
 
-    monkeypatch.setattr("crossflow.gqa_pictures.read_directory", lie)
+    monkeypatch.setattr("crossflow.gqa_images.read_directory", lie)
     with pytest.raises(CrossflowError, match=rf"{images.wanted[-1]}.jpg could not be fetched in 3 tries .*CRC"):
         _fetch(session, gqa, tmp_path, images.wanted)
     monkeypatch.undo()
@@ -172,8 +175,8 @@ def test_a_killed_job_is_taken_up_where_it_was(
         writer = csv.writer(file)
         writer.writerows([COLUMNS, [gqa.name, gqa.url, gqa.bytes, gqa.sha256, ""]])
     command = [
-        sys.executable, "-m", "crossflow", "fetch-pictures", "--sources", "sources.csv", "--source", "gqa-images",
-        "--questions", "questions.csv", "--root", "gqa", "--output", "pictures.csv",
+        sys.executable, "-m", "crossflow", "fetch-images", "--sources", "sources.csv", "--source", "gqa-images",
+        "--questions", "questions.csv", "--root", "gqa", "--output", "images.csv",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parent.parent)}
     site.pause = 0.4
@@ -189,15 +192,15 @@ def test_a_killed_job_is_taken_up_where_it_was(
     site.pause, asked = 0.0, len(site.asked)
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert len(site.asked) - asked == WANTED - len(finished), "neither the directory nor a finished picture"
+    assert len(site.asked) - asked == WANTED - len(finished), "neither the directory nor a finished image"
     assert _read(tmp_path / "gqa") == images.bytes
-    listed = list(csv.DictReader((tmp_path / "pictures.csv").open()))
+    listed = list(csv.DictReader((tmp_path / "images.csv").open()))
     assert [(row["image_id"], int(row["bytes"]), int(row["crc32"], 16)) for row in listed] == [
-        (name, PICTURE, zlib.crc32(images.bytes[name])) for name in images.wanted
+        (name, IMAGE, zlib.crc32(images.bytes[name])) for name in images.wanted
     ]
 
 
-def test_an_absent_picture_is_left_out_of_the_list_and_the_others_are_fetched(
+def test_an_absent_image_is_left_out_of_the_list_and_the_others_are_fetched(
     session: requests.Session, gqa: RemoteFile, images: SimpleNamespace, tmp_path: Path
 ) -> None:
     wanted = [images.wanted[0], "n999", "../../etc/passwd"]
@@ -210,8 +213,8 @@ def test_what_was_fetched_is_a_data_set_that_opens(session: requests.Session, si
     with zipfile.ZipFile(site.root / "images.zip", "w") as archive, archive.open("images/7.jpg", "w") as file:
         Image.new("RGB", (30, 20), "red").save(file, "jpeg")
     _fetch(session, _remote(site, "images.zip"), tmp_path, ["7"])
-    with Pictures(tmp_path) as pictures:
-        assert pictures.open("7").size == (30, 20)
+    with Images(tmp_path) as images:
+        assert images.open("7").size == (30, 20)
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -223,11 +226,11 @@ def test_the_whole_zip_is_fetched_if_asked_for_or_if_the_server_has_no_ranges(
             archive.writestr(f"images/{number}.jpg", _jpeg_like(number, 1000))
     site.ranges = full
     remote = _remote(site, "images.zip")
-    there = fetch_pictures(session, remote, tmp_path, ["3"], full=full)
-    assert [picture.image_id for picture in there] == ["3"]
+    there = fetch_images(session, remote, tmp_path, ["3"], full=full)
+    assert [image.image_id for image in there] == ["3"]
     assert len(_read(tmp_path)) == 9
     asked = len(site.asked)
-    fetch_pictures(session, remote, tmp_path, ["3", "4"], full=full)
+    fetch_images(session, remote, tmp_path, ["3", "4"], full=full)
     assert len(site.asked) == asked
 
 
@@ -393,9 +396,7 @@ def test_too_small_a_disk_is_said_before_anything_is_fetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
-    with pytest.raises(
-        CrossflowError, match=r"fetching 20 pictures needs 0\.0 GB|has 0\.0 GB free; nothing was fetched"
-    ):
+    with pytest.raises(CrossflowError, match=r"fetching 20 images needs 0\.0 GB|has 0\.0 GB free; nothing was fetched"):
         _fetch(session, gqa, tmp_path, images.wanted)
     assert len(site.asked) <= 2, "the directory only"
     with pytest.raises(CrossflowError, match="nothing was fetched"):
@@ -446,11 +447,11 @@ def test_the_verb_fetches_a_member_with_and_without_ranges(
     for ranges in (True, False):
         site.ranges = ranges
         output = tmp_path / f"{ranges}.json"
-        assert cli.main([*command, "val_balanced_questions.json", "--output", str(output)]) == 0
+        assert main.main([*command, "val_balanced_questions.json", "--output", str(output)]) == 0
         assert output.read_bytes() == questions
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
     assert left == ["False.json", "False.json.sha256", "True.json", "True.json.sha256", "site", "sources.csv"]
-    assert cli.main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
+    assert main.main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
     assert "holds no absent.json" in capsys.readouterr().err
 
 
@@ -462,28 +463,28 @@ def test_what_is_fetched_again_must_be_what_came_the_first_time(
     output = tmp_path / "fetched" / "questions"
     command = ["fetch", "--sources", str(tmp_path / "sources.csv"), "--source", "questions", "--output", str(output)]
     command += ["--member", member] if member else []
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     first = output.read_bytes()
     record = output.with_name("questions.sha256")
     subprocess.run(["sha256sum", "--check", "--strict", record.name], cwd=output.parent, check=True)
     output.unlink()
-    assert cli.main(command) == 0, "the same again"
+    assert main.main(command) == 0, "the same again"
     with zipfile.ZipFile(site.root / "questions.zip", "w") as archive:
         archive.writestr("val_balanced_questions.json", "{}")
     output.with_name("questions.directory.json").unlink(missing_ok=True)
     before = record.read_text()
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     assert f"which is not that of the first time in {record}" in capsys.readouterr().err
     assert (output.read_bytes(), record.read_text()) == (first, before)
     assert not list(output.parent.glob("*.fetched*"))
     record.unlink()
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     assert output.read_bytes() != first
     # Another address is another file.
     sources = (tmp_path / "sources.csv").read_text()
     (site.root / "other.zip").write_bytes((site.root / "questions.zip").read_bytes())
     (tmp_path / "sources.csv").write_text(sources.replace("questions.zip", "other.zip"))
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     assert "other.zip" in record.read_text()
 
 

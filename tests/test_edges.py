@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossflow.edges import Edges, blocked, count_edges, edges_of, moved_boxes, rows_of
-from crossflow.flows import SET_NAMES, Window, parse_flow
-from crossflow.gqa import Box
-from crossflow.positions import Positions
+from crossflow.core.flows import SET_NAMES, Window, parse_flow
+from crossflow.core.records import Box
+from crossflow.data.boxes import moved_boxes
+from crossflow.engine.edges import Edges, blocked, count_edges, edges_of, rows_of
+from crossflow.models.positions import Positions
 
 # system 0-4 | image 5-24 | separator 25 | question 26-31 | instruction 32-36 | last 37
 CUTS = {"system": (0, 5), "image": (5, 25), "separator": (25, 26), "question": (26, 32), "instruction": (32, 37)}
@@ -89,7 +90,7 @@ def test_a_random_source_is_as_large_and_apart_and_blocks_as_many_edges(seed: in
     assert count_edges([control]) == count_edges(_edges(f"{source}->last", positions))
 
 
-def test_random_sources_of_patches_come_from_the_rest_of_the_unpadded_picture() -> None:
+def test_random_sources_of_patches_come_from_the_rest_of_the_unpadded_image() -> None:
     drawn = {
         int(position) for seed in range(200) for position in _edges("related~random1->question", seed=seed)[0].sources
     }
@@ -121,7 +122,7 @@ boxes = st.builds(Box, st.integers(-5, 90), st.integers(-5, 90), st.integers(1, 
 
 
 @given(st.lists(boxes, max_size=3), st.integers(0, 100))
-def test_moved_boxes_keep_their_size_inside_the_picture_and_touch_no_box(found: list[Box], seed: int) -> None:
+def test_moved_boxes_keep_their_size_inside_the_image_and_touch_no_box(found: list[Box], seed: int) -> None:
     moved = moved_boxes(found, (100, 80), seed)
     assert len(moved) in (0, len(found))
     assert moved == moved_boxes(found, (100, 80), seed)
@@ -137,17 +138,17 @@ def test_moved_boxes_keep_their_size_inside_the_picture_and_touch_no_box(found: 
         assert not canvas[100 + new.y : 100 + new.y + new.h + 1, 100 + new.x : 100 + new.x + new.w + 1].any()
 
 
-def test_a_box_that_fills_the_picture_can_not_be_moved() -> None:
+def test_a_box_that_fills_the_image_can_not_be_moved() -> None:
     assert moved_boxes([Box(0, 0, 90, 70)], (100, 80), 0) == []
     assert moved_boxes([Box(0, 0, 20, 20)], (100, 80), 0) != []
 
 
 def test_what_follows_the_prompt_shares_the_last_positions_edges() -> None:
     (edges,) = _edges("image->last")
-    longer = edges.going_on(37, 2)
+    longer = edges.extended_by(37, 2)
     assert longer.targets.tolist() == [37, 38, 39]
     assert longer.sources.tolist() == edges.sources.tolist()
     (own,) = _edges("last->last")
-    assert own.going_on(37, 2).sources.tolist() == [37, 38, 39]
+    assert own.extended_by(37, 2).sources.tolist() == [37, 38, 39]
     (question,) = _edges("image->question")
-    assert question.going_on(37, 2).targets.tolist() == question.targets.tolist()
+    assert question.extended_by(37, 2).targets.tolist() == question.targets.tolist()

@@ -1,4 +1,4 @@
-"""Pictures encoded together are the pictures encoded alone."""
+"""Images encoded together are the images encoded alone."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow.attention import Plain
-from crossflow.edges import Edges, Row
-from crossflow.encoding import encode_together
-from crossflow.flows import Window
-from crossflow.forward import full_forward, run_clean, run_clean_together
-from crossflow.gqa import ChosenQuestion
-from crossflow.knockout import run_together
-from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import run_reference
+from crossflow.core.flows import Window
+from crossflow.core.records import ChosenQuestion
+from crossflow.engine.edges import Edges, Row
+from crossflow.engine.encoding import encode_together
+from crossflow.engine.forward import full_forward, run_clean, run_clean_together
+from crossflow.engine.reference import run_reference
+from crossflow.engine.shared_prefix import run_together
+from crossflow.models.attention import Plain
+from crossflow.models.model import MultimodalModel, Prepared
 from loaded_families import Loaded
 from tiny import load_tiny
 
@@ -34,11 +34,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def prompts(model: MultimodalModel) -> list[Prepared]:
     generator = np.random.default_rng(0)
-    pictures = [Image.fromarray(generator.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for size in SIZES]
+    images = [Image.fromarray(generator.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)) for size in SIZES]
     asked = ["Is the ball red or blue?", "Is the ball red?", "Is the ball blue or red?", "Is the ball red?"]
     return [
-        model.prepare(ChosenQuestion(str(number), "1", "", "", question, "", None, None, ()), picture)
-        for number, (question, picture) in enumerate(zip(asked, pictures, strict=True))
+        model.prepare(ChosenQuestion(str(number), "1", "", "", question, "", None, None, ()), image)
+        for number, (question, image) in enumerate(zip(asked, images, strict=True))
     ]
 
 
@@ -80,7 +80,7 @@ def test_one_call_of_the_tower_encodes_them_all_and_changes_no_result(
     )
 
 
-def test_a_picture_by_itself_is_bit_equal_to_the_models_own_forward(
+def test_a_image_by_itself_is_bit_equal_to_the_models_own_forward(
     model: MultimodalModel, prompts: list[Prepared]
 ) -> None:
     for prompt in prompts:
@@ -90,10 +90,10 @@ def test_a_picture_by_itself_is_bit_equal_to_the_models_own_forward(
         assert torch.equal(ours, full_forward(model, prompt, Plain()).logits)
 
 
-def test_knockouts_of_pictures_encoded_together_are_the_references(
+def test_knockouts_of_images_encoded_together_are_the_references(
     model: MultimodalModel, prompts: list[Prepared]
 ) -> None:
-    """The reference encodes each picture in each of its forwards."""
+    """The reference encodes each image in each of its forwards."""
     cleans = run_clean_together(model, prompts, [_first(prompt) for prompt in prompts])
     rows = [
         [Row("image->question", 1, Window(0, 2), (Edges(shown.positions["image"], shown.positions["question"]),))]
@@ -107,7 +107,7 @@ def test_knockouts_of_pictures_encoded_together_are_the_references(
         assert not torch.allclose(theirs[0], clean.logits, atol=1e-4), "the knockout does nothing"
 
 
-def test_where_visual_tokens_are_more_than_embeddings_each_picture_stays_in_its_own_forward(tmp_path: Path) -> None:
+def test_where_visual_tokens_are_more_than_embeddings_each_image_stays_in_its_own_forward(tmp_path: Path) -> None:
     loaded = Loaded("qwen3_vl", tmp_path)
     prompts = list(loaded.prepared.values())
     assert encode_together(loaded.model, prompts) == [prompt.inputs for prompt in prompts]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow import explorer, tables
-from crossflow.flows import PUBLISHED_FLOWS
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.summary import summarise
-from crossflow.verbs import explorer as verb
+from crossflow.analysis.summary import summarise
+from crossflow.cli import explorer as verb
+from crossflow.core import tables
+from crossflow.core.flows import PUBLISHED_FLOWS
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.figures import explorer
 from made_up import bump, knockout_table
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -24,7 +25,7 @@ FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerat
 
 
 def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
-    table = knockout_table(FLOWS, pictures=6)
+    table = knockout_table(FLOWS, images=6)
     rows = list(summarise(table, {}, 0))
     effects = [{name: row[name] for name in tables.EFFECTS} for row in rows if row["measure"] == "change_percent"]
     others = [{name: row[name] for name in tables.MEASURES} for row in rows if row["measure"] != "change_percent"]
@@ -47,12 +48,12 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "claims": [{"claim": 1, "says": "It flows.", "findings": [found | {"criteria": [number]}]}],
         "questions": questions,
         "notes": {"mini/ChooseAttr": "2 of 12 questions that were knocked out."},
-        "pictures": {"1": explorer.thumbnail(Image.new("RGB", (640, 480), "teal"))},
+        "images": {"1": explorer.thumbnail(Image.new("RGB", (640, 480), "teal"))},
     }
 
 
 def _question(text: str, number: int) -> dict[str, Any]:
-    table = knockout_table(FLOWS, pictures=6)
+    table = knockout_table(FLOWS, images=6)
     question_id = sorted(table.question_ids)[number]
     objects = (ChosenObject("object", "1", "cup", Box(40, 50, 200, 100)),)
     asked = ChosenQuestion(question_id, "1", "ChooseAttr", "d", text, "red", "red", "blue", objects)
@@ -79,7 +80,7 @@ def test_every_mean_interval_and_band_is_in_the_page() -> None:
 
 def test_a_question_has_the_curves_of_the_studys_flows_alone() -> None:
     flows = {**FLOWS, "related~random1->question": bump(2, 5)}
-    table = knockout_table(flows, pictures=2)
+    table = knockout_table(flows, images=2)
     asked = ChosenQuestion(sorted(table.question_ids)[0], "1", "c", "d", "?", "a", None, None, ())
     row = explorer.question_row(table, asked, {"generated": "A", "correct": True, "p_clean": 0.5}, "why")
     assert list(row["curves"]) == list(FLOWS)
@@ -104,7 +105,7 @@ def test_the_page_asks_for_nothing_outside_itself() -> None:
 
 
 def test_half_of_the_questions_are_the_largest_and_half_a_seeded_sample() -> None:
-    table = knockout_table(FLOWS, pictures=40)
+    table = knockout_table(FLOWS, images=40)
     chosen = explorer.chosen_questions(table, 20, 0)
     assert len(chosen) == 20
     largest = {
@@ -119,13 +120,13 @@ def test_half_of_the_questions_are_the_largest_and_half_a_seeded_sample() -> Non
 
 
 def test_thumbnails_are_small_and_the_same_again() -> None:
-    picture = Image.effect_noise((640, 480), 60).convert("RGB")
-    found = explorer.thumbnail(picture)
+    image = Image.effect_noise((640, 480), 60).convert("RGB")
+    found = explorer.thumbnail(image)
     assert (found["width"], found["height"]) == (640, 480)
-    # 1,200 of them at paper size: noise is the worst that a picture can be.
+    # 1,200 of them at paper size: noise is the worst that an image can be.
     assert len(found["uri"]) < 20_000
-    assert found == explorer.thumbnail(picture)
-    assert picture.size == (640, 480)
+    assert found == explorer.thumbnail(image)
+    assert image.size == (640, 480)
 
 
 def test_the_verb_writes_one_file_from_a_finished_study(repo: Path, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_the_verb_writes_one_file_from_a_finished_study(repo: Path, tmp_path: Pa
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium (Debian: apt install chromium)")
 def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path: Path) -> None:
-    """The page as the browser sees it after its script has run: plots, claims, rows, and no picture that was not ours."""
+    """The page as the browser sees it after its script has run: plots, claims, rows, and no image that was not ours."""
     script = "document.querySelector('#questions tbody tr:nth-child(2)').click(); document.querySelectorAll('th button')[1].click();"
     path = tmp_path / "page.html"
     path.write_text(_page().replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")

@@ -10,21 +10,21 @@ import torch
 from PIL import ImageChops
 from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
-from crossflow.attention import Plain
-from crossflow.edges import Edges, Row, edges_of, rows_of
-from crossflow.errors import CrossflowError
-from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, Window, parse_flow
-from crossflow.forward import full_forward, picture_removed, run_clean
-from crossflow.gqa import Box
-from crossflow.knockout import run_knockouts
-from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import run_reference
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import BASIC_SETS, PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.core.records import Box
+from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.forward import full_forward, image_removed, run_clean
+from crossflow.engine.reference import run_reference
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
+from crossflow.models.attention import Plain
+from crossflow.models.model import MultimodalModel, Prepared
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny import assert_same_answer
 from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, load, write
 
-# Pictures are resampled with at most six pixels of theirs on each side.
+# Images are resampled with at most six pixels of theirs on each side.
 REACH = 6
 
 
@@ -73,7 +73,7 @@ def test_a_clean_forward_is_the_networks_own(loaded: Loaded) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_the_basic_sets_are_a_partition_with_the_pictures_frame_in_system_and_separator(loaded: Loaded) -> None:
+def test_the_basic_sets_are_a_partition_with_the_images_frame_in_system_and_separator(loaded: Loaded) -> None:
     tokenizer = loaded.model.processor.tokenizer
     for prepared in loaded.prepared.values():
         positions, ids = prepared.positions, prepared.inputs["input_ids"][0]
@@ -116,13 +116,13 @@ def test_a_knockout_of_nothing_changes_nothing(loaded: Loaded) -> None:
         assert floor <= 1e-6
 
 
-def test_with_the_picture_removed_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
+def test_with_the_image_removed_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
     size = SIZES[0]
-    pictures = [noise(size, seed) for seed in (0, 1)]
-    prepared = [loaded.model.prepare(question_about(middle(size)), picture) for picture in pictures]
+    images = [noise(size, seed) for seed in (0, 1)]
+    prepared = [loaded.model.prepare(question_about(middle(size)), image) for image in images]
     seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in prepared]
     assert _largest_difference(*seeing) > 1e-3
-    blind = [full_forward(loaded.model, shown, picture_removed(shown)).logits[0] for shown in prepared]
+    blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in prepared]
     assert torch.equal(*blind)
     answers = [answer_blind(loaded.model, shown) for shown in prepared]
     assert answers[0].tokens == answers[1].tokens
@@ -138,7 +138,7 @@ def test_a_blind_answer_that_goes_on_from_the_seeing_one_is_the_same(loaded: Loa
 
 
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:
-    """The Qwen models keep the last picture's positions, for the tokens that they generate."""
+    """The Qwen models keep the last image's positions, for the tokens that they generate."""
     wide, tall = loaded.prepared.values()
     before = full_forward(loaded.model, wide, Plain()).logits[0]
     first = answer(loaded.model, tall)
@@ -182,7 +182,7 @@ def test_related_tokens_lie_in_the_box_and_others_do_not(loaded: Loaded, size: t
     assert not related[clear].any()
 
 
-def test_the_base_shows_the_picture_once_and_the_grid_shows_it_again(loaded: Loaded) -> None:
+def test_the_base_shows_the_image_once_and_the_grid_shows_it_again(loaded: Loaded) -> None:
     for size, prepared in loaded.prepared.items():
         visual, places = prepared.visual, loaded.family.places(prepared, size)
         assert visual.base.any()
@@ -208,20 +208,20 @@ def _blinkered(model: MultimodalModel) -> MultimodalModel:
 
 
 def _features(model: MultimodalModel, prepared: Prepared) -> torch.Tensor:
-    """What enters the decoder at the picture's positions."""
+    """What enters the decoder at the image's positions."""
     return run_clean(model, prepared, 0).layers[0].hidden[0, prepared.positions["image"]]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_related_tokens_are_those_whose_features_change_with_themiddle(loaded: Loaded, size: tuple[int, int]) -> None:
-    model, box, picture = _blinkered(loaded.model), middle(size), noise(size)
-    changed = picture.copy()
+    model, box, image = _blinkered(loaded.model), middle(size), noise(size)
+    changed = image.copy()
     corners = (box.x, box.y, box.x + box.w + 1, box.y + box.h + 1)
-    changed.paste(ImageChops.invert(picture.crop(corners)), corners)
-    before, after = (model.prepare(question_about(box), shown) for shown in (picture, changed))
+    changed.paste(ImageChops.invert(image.crop(corners)), corners)
+    before, after = (model.prepare(question_about(box), shown) for shown in (image, changed))
     differs = ((_features(model, before) - _features(model, after)).abs().amax(-1) > 1e-5).numpy()
     around = Box(box.x - REACH, box.y - REACH, box.w + 2 * REACH, box.h + 2 * REACH)
-    related, near = before.visual.related, model.prepare(question_about(around), picture).visual.related
+    related, near = before.visual.related, model.prepare(question_about(around), image).visual.related
     assert related.any() and not near.all()
     assert differs[related].all()
     assert not differs[~near].any()
@@ -232,7 +232,7 @@ def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: 
     prepared = loaded.prepared[SIZES[0]]
     image, question = prepared.positions["image"], prepared.positions["question"]
     rows = [
-        Row("into the picture", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),)),
+        Row("into the image", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),)),
         Row("image->question", 1, Window(0, 2), (Edges(image, question),)),
     ]
     inside = run_clean(loaded.model, prepared, int(image[3]))
@@ -245,10 +245,10 @@ def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: 
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
-def test_targets_in_a_picture_that_is_read_in_both_directions_are_for_the_reference(loaded: Loaded) -> None:
+def test_targets_in_a_image_that_is_read_in_both_directions_are_for_the_reference(loaded: Loaded) -> None:
     prepared = loaded.prepared[SIZES[0]]
     image = prepared.positions["image"]
-    rows = [Row("into the picture", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),))]
+    rows = [Row("into the image", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),))]
     clean = run_clean(loaded.model, prepared, int(image[3]))
     with pytest.raises(CrossflowError, match="^7: positions before the targets attend to later ones.*reference"):
         run_knockouts(loaded.model, clean, rows)
@@ -256,7 +256,7 @@ def test_targets_in_a_picture_that_is_read_in_both_directions_are_for_the_refere
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
-def test_a_picture_that_is_cut_into_several_is_refused(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_is_cut_into_several_is_refused(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded.model.processor.image_processor, "do_pan_and_scan", True)
     monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_min_crop_size", 10)
     monkeypatch.setattr(loaded.model.processor.image_processor, "pan_and_scan_max_num_crops", 4)

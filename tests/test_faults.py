@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossflow import cli
-from crossflow.errors import CrossflowError
-from crossflow.gqa import write_chosen
-from crossflow.tables import ANSWERS, SKIPPED, read_csv, read_parquet, write_parquet
-from crossflow.verbs import answers as answers_verb
-from crossflow.verbs import hashes
+from crossflow.cli import answers as answers_verb
+from crossflow.cli import hashes, main
+from crossflow.core.errors import CrossflowError
+from crossflow.core.tables import ANSWERS, SKIPPED, read_csv, read_parquet, write_parquet
+from crossflow.data.chosen import write_chosen
 from tiny import draw_world, load_tiny
 
 DEVICE = (
@@ -24,7 +23,7 @@ MACHINE = "The machine's memory is full; what was finished is kept: run again wh
 
 
 def _said(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     return capsys.readouterr().err.strip().splitlines()[-1].removeprefix(f"crossflow {command[0]}: ")
 
 
@@ -72,7 +71,7 @@ def test_an_error_of_the_program_is_no_fault_of_the_machine(monkeypatch: pytest.
 
     monkeypatch.setattr(hashes, "run", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        cli.main(["hashes", "--files", "a", "--output", "b"])
+        main.main(["hashes", "--files", "a", "--output", "b"])
 
 
 def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_same_bytes(
@@ -97,8 +96,8 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     assert not (tmp_path / "a.parquet").exists()
     _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in kept]) == 2
-    assert cli.main([*command, "--output", "a.parquet"]) == 0
-    assert cli.main([*command, "--output", "whole.parquet"]) == 0
+    assert main.main([*command, "--output", "a.parquet"]) == 0
+    assert main.main([*command, "--output", "whole.parquet"]) == 0
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 

@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from crossflow import figure_grids, figure_style, tables
-from crossflow.curves import Knockouts
-from crossflow.errors import CrossflowError
-from crossflow.examples import Example, choose, curves_of, draw
-from crossflow.figure_kinds import grids_of
-from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.summary import summarise
+from crossflow.analysis.curves import Knockouts
+from crossflow.analysis.summary import summarise
+from crossflow.core import tables
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.figures import grids, style
+from crossflow.figures.examples import Example, choose_examples, curves_of, draw_examples
+from crossflow.figures.kinds import grids_of
 from made_up import bump, knockout_table, nothing
 
 CATEGORIES = ("ChooseAttr", "QueryAttr")
@@ -32,7 +33,7 @@ def _rows(model: str = "mini", window: str = "3", layers: int = 12) -> list[dict
     rows = []
     for number, category in enumerate(CATEGORIES):
         table = knockout_table(
-            FLOWS, layers=layers, pictures=8, seed=number, category=category, model=model, stride=STRIDE
+            FLOWS, layers=layers, images=8, seed=number, category=category, model=model, stride=STRIDE
         )
         rows += [row for row in summarise(table._replace(window=window), {}, 0) if row["measure"] == "change_percent"]
     return rows
@@ -48,7 +49,7 @@ def _texts(figure: Figure) -> list[str]:
 
 
 def _is_inside_and_readable(figure: Figure) -> None:
-    figure.canvas.draw()
+    figure.canvas.draw_examples()
     drawn = figure.get_tightbbox()  # inches
     width, height = figure.get_size_inches()
     assert drawn.x0 >= -0.01
@@ -61,20 +62,20 @@ def _is_inside_and_readable(figure: Figure) -> None:
 @pytest.mark.parametrize("layers", [8, 32, 40])
 def test_the_overview_has_a_row_per_category_and_all_flows(layers: int) -> None:
     rows = _rows(layers=layers)
-    with figure_style.own_settings():
-        figure = figure_grids.overview(rows, _bands(rows), "mini", "3", CATEGORIES)
+    with style.own_settings():
+        figure = grids.overview(rows, _bands(rows), "mini", "3", CATEGORIES)
         _is_inside_and_readable(figure)
     assert len(figure.axes) == len(CATEGORIES) * 3
     texts = _texts(figure)
     for flow in (*PUBLISHED_FLOWS, *CONTROL_FLOWS):
-        assert figure_style.arrow(flow) in texts
+        assert style.arrow(flow) in texts
     assert {"to the last position", "to the question", "other flows", "window cut at the ends"} <= set(texts)
 
 
 def test_the_heat_map_shows_every_number_and_what_is_missing() -> None:
     rows = _rows()
-    with figure_style.own_settings():
-        figure = figure_grids.heat_map(rows, "mini", "3", CATEGORIES)
+    with style.own_settings():
+        figure = grids.heat_map(rows, "mini", "3", CATEGORIES)
         _is_inside_and_readable(figure)
     image = figure.axes[0].images[0].get_array()
     flows = list(dict.fromkeys(row["flow"] for row in rows))
@@ -87,8 +88,8 @@ def test_the_heat_map_shows_every_number_and_what_is_missing() -> None:
 
 def test_the_sweep_has_a_line_per_window_and_a_panel_per_flow() -> None:
     rows = [row for window in ("1", "5", "bottom") for row in _rows(window=window)]
-    with figure_style.own_settings():
-        figure = figure_grids.window_sweep(rows, "mini", ["1", "5", "bottom"], CATEGORIES)
+    with style.own_settings():
+        figure = grids.window_sweep(rows, "mini", ["1", "5", "bottom"], CATEGORIES)
         _is_inside_and_readable(figure)
     assert {"window 1", "window 5", "windows from the first layer to this one"} <= set(_texts(figure))
     assert len(figure.axes) == len(CATEGORIES) * 6
@@ -96,8 +97,8 @@ def test_the_sweep_has_a_line_per_window_and_a_panel_per_flow() -> None:
 
 def test_models_of_different_depth_are_compared_over_its_share() -> None:
     rows = _rows("small", "3", 8) + _rows("large", "7", 40)
-    with figure_style.own_settings():
-        figure = figure_grids.model_comparison(rows, ["small", "large"], ["3", "7"], CATEGORIES)
+    with style.own_settings():
+        figure = grids.model_comparison(rows, ["small", "large"], ["3", "7"], CATEGORIES)
         _is_inside_and_readable(figure)
     assert {"small, window 3", "large, window 7"} <= set(_texts(figure))
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 2]
@@ -109,7 +110,7 @@ def test_models_without_a_common_flow_can_not_be_compared() -> None:
     rows = [row for row in _rows("a") if row["flow"] == "image->last"]
     rows += [row for row in _rows("b") if row["flow"] == "last->last"]
     with pytest.raises(CrossflowError, match="there is no flow that all of"):
-        figure_grids.model_comparison(rows, ["a", "b"], ["3", "3"], CATEGORIES)
+        grids.model_comparison(rows, ["a", "b"], ["3", "3"], CATEGORIES)
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
@@ -120,12 +121,12 @@ def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
 
 
 def _table() -> Knockouts:
-    return knockout_table(FLOWS, pictures=8, stride=STRIDE)
+    return knockout_table(FLOWS, images=8, stride=STRIDE)
 
 
 def test_the_question_that_suffers_most_and_the_one_in_the_middle_are_shown() -> None:
     table = _table()
-    chosen = choose(table)
+    chosen = choose_examples(table)
     assert list(chosen.values()) == ["suffers most", "in the middle"]
     falls = {
         question: min(curve.change[list(curve.question_ids).index(question)].min() for flow, curve in table.curves.items() if "~" not in flow)
@@ -133,24 +134,24 @@ def test_the_question_that_suffers_most_and_the_one_in_the_middle_are_shown() ->
     }  # fmt: skip
     assert next(iter(chosen)) == min(falls, key=lambda question: falls[question])
     assert sorted(falls.values())[8] == falls[list(chosen)[1]]
-    assert choose(knockout_table(FLOWS, pictures=0)) == {}
-    assert next(iter(choose(knockout_table({"image->last": bump(2, 9)}, pictures=1)).values())) == "suffers most"
+    assert choose_examples(knockout_table(FLOWS, images=0)) == {}
+    assert next(iter(choose_examples(knockout_table({"image->last": bump(2, 9)}, images=1)).values())) == "suffers most"
 
 
 def test_single_questions_are_drawn_with_their_own_curves(tmp_path: Path) -> None:
     table = _table()
-    question_id = next(iter(choose(table)))
+    question_id = next(iter(choose_examples(table)))
     curves = curves_of(table, question_id)
     assert list(curves) == [flow for flow in FLOWS if "~" not in flow]
     assert curves["system->last"][0] == (0, 2, 4, 6, 8, 10)
     objects = (ChosenObject("object", "1", "cup", Box(5, 5, 20, 20)),)
     asked = ChosenQuestion(question_id, "1", "c", "d", "Is the cup red?", "yes", None, None, objects)
-    picture = Image.new("RGB", (96, 64), "teal")
-    examples = [Example("suffers most", asked, "Yes", 0.75, picture, patches, curves) for patches in (picture, None)]
-    with figure_style.own_settings():
-        figure = draw(examples, "mini, c")
+    image = Image.new("RGB", (96, 64), "teal")
+    examples = [Example("suffers most", asked, "Yes", 0.75, image, patches, curves) for patches in (image, None)]
+    with style.own_settings():
+        figure = draw_examples(examples, "mini, c")
         _is_inside_and_readable(figure)
-        figure_style.save(figure, [tmp_path / "e.png", tmp_path / "e.pdf"])
-        empty = draw([], "mini, c")
+        style.save(figure, [tmp_path / "e.png", tmp_path / "e.pdf"])
+        empty = draw_examples([], "mini, c")
     assert "no question selected" in _texts(empty)
     assert any("Is the cup red?" in text and "p = 0.750" in text for text in _texts(figure))

@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from crossflow import figure_style, figures, tables
-from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import FURTHER, KINDS, STUDY_KINDS, kinds_of
-from crossflow.verbs import figure as verb
+from crossflow.cli import figure as verb
+from crossflow.core import tables
+from crossflow.core.errors import CrossflowError
+from crossflow.figures import style
+from crossflow.figures.kinds import FURTHER, KINDS, STUDY_KINDS, kinds_of
+from crossflow.figures.panels import Panel, draw_panels, panels_of
 
 CATEGORIES = ("ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr")
 TO_LAST = list(STUDY_KINDS["to-last"])
@@ -57,14 +59,14 @@ def _even(flows: Sequence[str], categories: Sequence[str] = CATEGORIES) -> dict[
     return {category: dict.fromkeys(flows, 20) for category in categories}
 
 
-def _panels(n: dict[str, dict[str, int]], kind: str, layers: int = 8, interval: bool = True) -> list[figures.Panel]:
+def _panels(n: dict[str, dict[str, int]], kind: str, layers: int = 8, interval: bool = True) -> list[Panel]:
     effects, counts = _summary(n, layers, interval=interval)
-    return figures.panels_of(effects, counts, kind=kind, model="mini", window="3", categories=list(n))
+    return panels_of(effects, counts, kind=kind, model="mini", window="3", categories=list(n))
 
 
 @pytest.fixture
 def settings() -> Iterator[None]:
-    with figure_style.own_settings():
+    with style.own_settings():
         yield
 
 
@@ -106,7 +108,7 @@ def test_kinds_are_known_without_loading_the_science(repo: Path) -> None:
 @pytest.mark.parametrize("layers", [1, 8, 32, 40])
 @pytest.mark.usefixtures("settings")
 def test_every_centre_layer_of_the_model_is_drawn_and_the_last_is_named(layers: int) -> None:
-    figure = figures.draw(_panels(_even(TO_LAST), "to-last", layers), "mini, window 3")
+    figure = draw_panels(_panels(_even(TO_LAST), "to-last", layers), "mini, window 3")
     assert len(_drawn(figure)) == 6
     for axes in _drawn(figure):
         curves = [np.asarray(line.get_xdata()).tolist() for line in axes.lines if line.get_marker() != "None"]
@@ -120,7 +122,7 @@ def test_every_centre_layer_of_the_model_is_drawn_and_the_last_is_named(layers: 
 @pytest.mark.usefixtures("settings")
 def test_panels_share_an_axis_that_holds_every_line_and_band() -> None:
     panels = _panels(_even(TO_LAST), "to-last")
-    figure = figures.draw(panels, "mini, window 3")
+    figure = draw_panels(panels, "mini, window 3")
     limits = {axes.get_ylim() for axes in _drawn(figure)}
     assert len(limits) == 1
     low, high = limits.pop()
@@ -133,8 +135,8 @@ def test_rounding_noise_is_not_magnified() -> None:
     effects, counts = _summary(_even(TO_LAST[:1], CATEGORIES[:1]), 8)
     for row in effects:
         row.update(mean="1e-6", low="0", high="2e-6")
-    panels = figures.panels_of(effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES[:1])
-    low, high = figures.draw(panels, "").axes[0].get_ylim()
+    panels = panels_of(effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES[:1])
+    low, high = draw_panels(panels, "").axes[0].get_ylim()
     assert low < -0.9 and high > 0.9
 
 
@@ -143,21 +145,21 @@ def test_a_category_without_selected_questions_says_so() -> None:
     n = _even(TO_LAST) | {"LogicalObj": dict.fromkeys(TO_LAST, 0)}
     panels = _panels(n, "to-last")
     assert panels[4].title == "LogicalObj (n = 0)"
-    axes = _drawn(figures.draw(panels, "mini, window 3"))[4]
+    axes = _drawn(draw_panels(panels, "mini, window 3"))[4]
     assert [text.get_text() for text in axes.texts] == ["no question selected\n(7 excluded, 2 skipped)"]
     assert not axes.lines
 
 
 @pytest.mark.usefixtures("settings")
 def test_a_study_without_any_selected_question_still_has_its_figure() -> None:
-    figure = figures.draw(_panels({name: dict.fromkeys(TO_LAST, 0) for name in CATEGORIES}, "to-last"), "mini")
+    figure = draw_panels(_panels({name: dict.fromkeys(TO_LAST, 0) for name in CATEGORIES}, "to-last"), "mini")
     assert [axes.texts[0].get_text()[:20] for axes in _drawn(figure)] == ["no question selected"] * 6
 
 
 @pytest.mark.usefixtures("settings")
 def test_a_flow_missing_in_all_questions_says_so() -> None:
     panels = _panels(_even(PATCHES) | {"QueryAttr": {PATCHES[0]: 0, PATCHES[1]: 20}}, "patches-to-question")
-    figure = figures.draw(panels, "mini, window 3")
+    figure = draw_panels(panels, "mini, window 3")
     assert _drawn(figure)[5].get_title().replace("\N{NO-BREAK SPACE}", " ") == (
         "QueryAttr (n = 20)\nmissing in all: related → question"
     )
@@ -172,8 +174,8 @@ def test_different_numbers_of_questions_are_named_as_a_range() -> None:
 @pytest.mark.usefixtures("settings")
 def test_a_line_without_an_interval_says_so() -> None:
     panels = _panels(_even(TO_LAST), "to-last", interval=False)
-    assert panels[0].note == "a single picture: no interval"
-    assert np.isfinite(figures.draw(panels, "mini").axes[0].get_ylim()).all()
+    assert panels[0].note == "a single image: no interval"
+    assert np.isfinite(draw_panels(panels, "mini").axes[0].get_ylim()).all()
 
 
 @pytest.mark.parametrize("count", [1, 4, 6, 7])
@@ -189,7 +191,7 @@ def test_text_is_at_least_7_points_and_inside_the_page(kind: str, count: int) ->
     flows = list(STUDY_KINDS.get(kind, further))
     categories = [*CATEGORIES, "Other"][:count]
     n = _even(flows, categories) | {categories[-1]: {flow: 20 * (flow == flows[-1]) for flow in flows}}
-    figure = figures.draw(_panels(n, kind, layers=40), "llava16-vicuna-7b, window 7")
+    figure = draw_panels(_panels(n, kind, layers=40), "llava16-vicuna-7b, window 7")
     figure.canvas.draw()
     width, height = figure.get_size_inches()
     assert width == (3.4 if count == 1 else 7.0)
@@ -206,10 +208,10 @@ def test_text_is_at_least_7_points_and_inside_the_page(kind: str, count: int) ->
 
 def test_flows_of_one_figure_differ_in_colour_in_dash_and_in_marker() -> None:
     for flows in STUDY_KINDS.values():
-        looks = figure_style.looks_of(flows)
+        looks = style.looks_of(flows)
         assert all(len({look[part] for look in looks.values()}) == len(flows) for part in range(3))
         assert {look.colour for look in looks.values()} <= OKABE_ITO
-    many = figure_style.looks_of([f"set{number}->last" for number in range(84)])
+    many = style.looks_of([f"set{number}->last" for number in range(84)])
     assert len(set(many.values())) == 84
     assert {look.colour for look in many.values()} <= OKABE_ITO
 
@@ -226,14 +228,14 @@ def test_a_summary_that_lacks_the_figure_is_an_error(change: dict[str, str], mes
     effects, counts = _summary(_even(TO_LAST), 8)
     asked = {"kind": "to-last", "model": "mini", "window": "3", "categories": CATEGORIES, **change}
     with pytest.raises(CrossflowError, match=message):
-        figures.panels_of(effects, counts, **asked)  # type: ignore[arg-type]
+        panels_of(effects, counts, **asked)  # type: ignore[arg-type]
 
 
 def test_a_summary_that_lacks_a_layer_is_an_error() -> None:
     effects, counts = _summary(_even(TO_LAST), 8)
     del effects[3]
     with pytest.raises(CrossflowError, match="or some of its 8 layers"):
-        figures.panels_of(effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES)
+        panels_of(effects, counts, kind="to-last", model="mini", window="3", categories=CATEGORIES)
 
 
 def _write_summary(folder: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossflow.errors import CrossflowError
-from crossflow.flows import (
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import (
     CONTROL_FLOWS,
     PUBLISHED_FLOWS,
     Part,
@@ -77,11 +77,11 @@ def test_flows_are_read_into_parts() -> None:
     [
         "image-last",
         "image->",
-        "picture->last",
+        "image->last",
         "image->question->last",
         "Image->Last",
         "only:image",
-        "only:image->picture",
+        "only:image->image",
         "only:image~random1->question",
         "image~random0->last",
         "image~random->last",

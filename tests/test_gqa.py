@@ -11,17 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import (
-    Box,
-    ChosenObject,
-    ChosenQuestion,
-    Pictures,
-    read_chosen,
-    read_questions,
-    read_scenes,
-    write_chosen,
-)
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.data.chosen import read_chosen, write_chosen
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.data.images import Images
 
 RECORD: dict[str, Any] = {
     "imageId": "0007",
@@ -112,8 +106,8 @@ def test_an_absent_split_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["folder", "zip", "flat zip"])
-def pictures_root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A data set with one good picture and one that does not decode."""
+def images_root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A data set with one good image and one that does not decode."""
     files = {"1.jpg": _jpeg(), "2.jpg": _jpeg()[:60]}
     if request.param == "folder":
         (tmp_path / "images").mkdir()
@@ -126,40 +120,40 @@ def pictures_root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pictures_are_decoded_to_rgb(pictures_root: Path) -> None:
-    with Pictures(pictures_root) as pictures:
-        picture = pictures.open("1")
-    assert (picture.mode, picture.size) == ("RGB", (6, 4))
+def test_images_are_decoded_to_rgb(images_root: Path) -> None:
+    with Images(images_root) as images:
+        image = images.open("1")
+    assert (image.mode, image.size) == ("RGB", (6, 4))
 
 
 @pytest.mark.parametrize(("image_id", "message"), [("2", "2.jpg does not decode"), ("3", "3.jpg.* is missing")])
-def test_a_picture_that_can_not_be_used_breaks_one_question(pictures_root: Path, image_id: str, message: str) -> None:
-    with Pictures(pictures_root) as pictures, pytest.raises(BrokenQuestion, match=message):
-        pictures.open(image_id)
+def test_a_image_that_can_not_be_used_breaks_one_question(images_root: Path, image_id: str, message: str) -> None:
+    with Images(images_root) as images, pytest.raises(BrokenQuestion, match=message):
+        images.open(image_id)
 
 
-def test_a_picture_id_can_not_leave_the_folder(tmp_path: Path) -> None:
+def test_a_image_id_can_not_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "secret.jpg").write_bytes(_jpeg())
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="not the name of a file"):
-        pictures.open("../secret")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="not the name of a file"):
+        images.open("../secret")
 
 
-def test_a_picture_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
+def test_a_image_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(_jpeg())
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.jpg").symlink_to(tmp_path / "cache")
-    with Pictures(tmp_path) as pictures:
-        assert pictures.open("1").size == (6, 4)
+    with Images(tmp_path) as images:
+        assert images.open("1").size == (6, 4)
 
 
-def test_a_picture_that_can_not_be_read_breaks_one_question(tmp_path: Path) -> None:
+def test_a_image_that_can_not_be_read_breaks_one_question(tmp_path: Path) -> None:
     (tmp_path / "images" / "1.jpg").mkdir(parents=True)
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg can not be read"):
-        pictures.open("1")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg can not be read"):
+        images.open("1")
 
 
-def test_a_small_file_that_unpacks_to_a_giant_picture_breaks_one_question(tmp_path: Path) -> None:
+def test_a_small_file_that_unpacks_to_a_giant_image_breaks_one_question(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -167,22 +161,22 @@ def test_a_small_file_that_unpacks_to_a_giant_picture_breaks_one_question(tmp_pa
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.jpg").write_bytes(bomb)
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg does not decode .*bomb"):
-        pictures.open("1")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg does not decode .*bomb"):
+        images.open("1")
 
 
-def test_postscript_under_a_pictures_name_is_not_run(tmp_path: Path) -> None:
+def test_postscript_under_a_images_name_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (6, 4)).save(tmp_path / "images" / "1.jpg", "EPS")
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="does not decode .*cannot identify"):
-        pictures.open("1")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="does not decode .*cannot identify"):
+        images.open("1")
 
 
 def test_only_the_two_places_of_a_zip_are_looked_at(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("thumbnails/1.jpg", _jpeg())
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg is missing from .*images.zip"):
-        pictures.open("1")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg is missing from .*images.zip"):
+        images.open("1")
 
 
 def test_a_zip_with_any_one_byte_wrong_never_stops_with_another_exception(tmp_path: Path) -> None:
@@ -194,11 +188,11 @@ def test_a_zip_with_any_one_byte_wrong_never_stops_with_another_exception(tmp_pa
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         try:
-            with Pictures(tmp_path) as pictures:
-                pictures.open("1")
+            with Images(tmp_path) as images:
+                images.open("1")
         except (BrokenQuestion, CrossflowError):
             told += 1
-    # A few bytes (dates, attributes) do not matter; every byte of the picture does.
+    # A few bytes (dates, attributes) do not matter; every byte of the image does.
     assert told > len(_jpeg()) // 2
 
 
@@ -209,19 +203,19 @@ def test_a_corrupt_member_of_a_zip_breaks_one_question(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"\xff\xd8") + 30] ^= 0xFF
     path.write_bytes(bytes(content))
-    with Pictures(tmp_path) as pictures, pytest.raises(BrokenQuestion, match="1.jpg can not be read .*CRC"):
-        pictures.open("1")
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg can not be read .*CRC"):
+        images.open("1")
 
 
 def test_a_truncated_zip_and_an_absent_one_are_errors_of_the_study(tmp_path: Path) -> None:
     with pytest.raises(CrossflowError, match="holds neither images/ nor images.zip"):
-        Pictures(tmp_path)
+        Images(tmp_path)
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("images/1.jpg", _jpeg())
     whole = (tmp_path / "images.zip").read_bytes()
     (tmp_path / "images.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CrossflowError, match="images.zip is not a readable zip, or is cut short"):
-        Pictures(tmp_path)
+        Images(tmp_path)
 
 
 CHOSEN = ChosenQuestion(

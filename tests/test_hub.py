@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from crossflow import hub as hub_module
-from crossflow import random_model
-from crossflow.errors import CrossflowError
-from crossflow.hub import files_in, hash_model, read_manifest
-from crossflow.verbs.options import _hash_model
+from crossflow.cli.options import _hash_model
+from crossflow.core.errors import CrossflowError
+from crossflow.fetch import hub as hub_module
+from crossflow.fetch.hub import read_manifest
+from crossflow.mini import random_model
+from crossflow.models.folder import files_in, hash_model
 from hub_server import REPO, REVISION, Hub, hub_of
 
 

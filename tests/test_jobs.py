@@ -13,15 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-from crossflow import planning, preparing
-from crossflow.cli import main
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import write_chosen
-from crossflow.journal import Journal
-from crossflow.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
-from crossflow.verbs import answers as answers_verb
-from crossflow.verbs import knockout as knockout_verb
-from crossflow.verbs import lens as lens_verb
+from crossflow.cli import answers as answers_verb
+from crossflow.cli import knockout as knockout_verb
+from crossflow.cli import lens as lens_verb
+from crossflow.cli.main import main
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.journal import Journal
+from crossflow.core.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
+from crossflow.data.chosen import write_chosen
+from crossflow.engine import planning
+from crossflow.models import preparing
 from tiny import CPU, draw_world, load_tiny
 
 LAYERS = 3
@@ -63,8 +64,8 @@ class Study:
         tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
         return main(["lens", *tables, "--output", str(self.lens), "--select", select, *self.model])
 
-    def keep_pictures(self, keep: Callable[[str], bytes | None]) -> None:
-        """Rewrite images.zip with other content per picture id; None leaves it out."""
+    def keep_images(self, keep: Callable[[str], bytes | None]) -> None:
+        """Rewrite images.zip with other content per image id; None leaves it out."""
         path = self.world / "images.zip"
         with zipfile.ZipFile(path) as archive:
             content = {Path(name).stem: archive.read(name) for name in archive.namelist()}
@@ -252,10 +253,10 @@ def test_a_killed_process_that_prepares_questions_ends_the_job_in_one_sentence(
 ) -> None:
     prepare = preparing._prepare
 
-    def killed(model: object, pictures: object, asking: preparing.Asking) -> object:
-        if asking.question.question_id == last:
+    def killed(model: object, images: object, request: preparing.PrepareRequest) -> object:
+        if request.question.question_id == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return prepare(model, pictures, asking)
+        return prepare(model, images, request)
 
     last = pd.read_csv(study.questions, dtype=str).question_id.tolist()[-1]
     monkeypatch.setattr(preparing, "_prepare", killed)
@@ -286,17 +287,17 @@ def test_what_a_process_met_itself_is_not_taken_for_its_death() -> None:
             return 1
 
         def __getitem__(self, place: int) -> Exception:
-            raise FileNotFoundError(2, "No such file", "pictures.zip")
+            raise FileNotFoundError(2, "No such file", "images.zip")
 
     loader = torch.utils.data.DataLoader(Absent(), batch_size=None, num_workers=1)
-    with pytest.raises(FileNotFoundError, match=r"pictures\.zip"):
+    with pytest.raises(FileNotFoundError, match=r"images\.zip"):
         next(preparing._elsewhere(loader, CPU))
 
 
-def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) -> None:
+def test_a_broken_image_is_listed_and_the_others_are_answered(study: Study) -> None:
     ids = pd.read_csv(study.questions, dtype=str).image_id.tolist()
-    broken = {ids[1]: None, ids[3]: b"no picture"}
-    study.keep_pictures(lambda image_id: broken.get(image_id, b""))
+    broken = {ids[1]: None, ids[3]: b"no image"}
+    study.keep_images(lambda image_id: broken.get(image_id, b""))
     assert study.run_answers() == 0
     assert study.run_knockout() == 0
     skipped = read_csv(study.skipped, SKIPPED)
@@ -309,23 +310,23 @@ def test_a_broken_picture_is_listed_and_the_others_are_answered(study: Study) ->
     assert len(answers) + len(skipped) == 5
 
 
-def test_a_study_whose_pictures_are_all_missing_fails_in_one_sentence(
+def test_a_study_whose_images_are_all_missing_fails_in_one_sentence(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study.keep_pictures(lambda image_id: None)
+    study.keep_images(lambda image_id: None)
     assert study.run_answers() == 1
     assert "None of the 5 questions" in _last_line(capsys)
     assert not study.answers.exists()
 
 
-def test_a_picture_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
+def test_a_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "AT_ONCE", 2)
     assert study.run_answers() == 0
     ids = pd.read_csv(study.questions, dtype=str).image_id.tolist()
     shutil.copy(study.world / "images.zip", study.root / "kept.zip")
-    study.keep_pictures(lambda image_id: None if image_id == ids[2] else b"")
+    study.keep_images(lambda image_id: None if image_id == ids[2] else b"")
     assert study.run_knockout() == 1
     assert "can not be used any more" in _last_line(capsys)
     (journal,) = study.root.glob("*.jsonl")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crossflow.errors import CrossflowError
-from crossflow.journal import journal_beside
+from crossflow.core.errors import CrossflowError
+from crossflow.core.journal import journal_beside
 
 SETTINGS = {"model": "a", "window": 3}
 

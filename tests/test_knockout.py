@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossflow import knockout as engine_module
-from crossflow.attention import Plain
-from crossflow.edges import Edges, Row, edges_of, rows_of
-from crossflow.engines import ENGINES
-from crossflow.errors import CrossflowError
-from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
-from crossflow.forward import full_forward, picture_removed, run_clean
-from crossflow.knockout import run_knockouts
-from crossflow.models import MultimodalModel, Prepared
-from crossflow.reference import run_reference
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.engine import shared_prefix as engine_module
+from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.engines import ENGINES
+from crossflow.engine.forward import full_forward, image_removed, run_clean
+from crossflow.engine.reference import run_reference
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.models.attention import Plain
+from crossflow.models.model import MultimodalModel, Prepared
 from tiny import draw_world, load_tiny, prepare_some
 
 LAYERS = 5
@@ -161,12 +161,12 @@ def _with_other_pixels(prepared: Prepared) -> Prepared:
     return dataclasses.replace(prepared, inputs=prepared.inputs | {"pixel_values": -0.5 * pixels.flip(-1) + 0.3})
 
 
-def test_without_any_edge_from_the_picture_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
+def test_without_any_edge_from_the_image_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         other = _with_other_pixels(prepared)
         seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in (prepared, other)]
         assert _largest_difference(*seeing) > 1e-3
-        blind = [full_forward(loaded.model, shown, picture_removed(shown)).logits[0] for shown in (prepared, other)]
+        blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in (prepared, other)]
         assert torch.equal(*blind)
         for name, engine in ENGINES.items():
             rows = _rows(prepared, 2 * LAYERS, ["image->all"])[:1]

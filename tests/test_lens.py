@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from crossflow.answers import answer
-from crossflow.errors import CrossflowError
-from crossflow.lens import TOKENS, last_states, track, tracked_tokens
-from crossflow.lens_summary import lens_panels, lens_rows
+from crossflow.analysis.lens_table import lens_rows
+from crossflow.core.errors import CrossflowError
+from crossflow.experiments.answers import answer
+from crossflow.experiments.logit_lens import TOKENS, last_states, track, tracked_tokens
+from crossflow.figures.logit_lens import lens_panels
 from tiny import draw_world, load_tiny, prepare_some
 
 
@@ -71,13 +72,13 @@ def _table() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "question_id": question,
-            "image_id": picture,
+            "image_id": image,
             "layer": layer,
             "normed": normed,
             "token": "answer",
             "probability": 0.1 * (layer + 1) * (1 + normed) + shift,
         }
-        for question, picture, shift in (("1", "a", 0.0), ("2", "b", 0.2))
+        for question, image, shift in (("1", "a", 0.0), ("2", "b", 0.2))
         for normed in (False, True)
         for layer in (0, 1)
     )

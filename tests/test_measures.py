@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from crossflow.forward import Reading
-from crossflow.gqa import ChosenQuestion
-from crossflow.measures import Asked, Options, asked, measure, option_tokens
+from crossflow.core.records import ChosenQuestion
+from crossflow.engine.forward import Readout
+from crossflow.experiments.measures import Options, ScoredTokens, measure, option_tokens, scored_tokens
 
 
 class Letters:
@@ -18,9 +18,9 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def _reading(*rows: tuple[float, ...], further: float = 0) -> Reading:
+def _reading(*rows: tuple[float, ...], further: float = 0) -> Readout:
     logits = torch.tensor(rows, dtype=torch.float64).log()
-    return Reading(logits, torch.full((len(rows),), further, dtype=torch.float64))
+    return Readout(logits, torch.full((len(rows),), further, dtype=torch.float64))
 
 
 def _question(answer: str, *options: str | None) -> ChosenQuestion:
@@ -28,7 +28,7 @@ def _question(answer: str, *options: str | None) -> ChosenQuestion:
 
 
 def test_measures_follow_their_definitions() -> None:
-    looked_at = Asked(0, (2, 1), Options(0, 1))
+    looked_at = ScoredTokens(0, (2, 1), Options(0, 1))
     clean, knocked_out = _reading((0.6, 0.3, 0.1), further=-1), _reading((0.3, 0.6, 0.1), further=-3)
     measured = measure(clean, knocked_out, looked_at)
     assert measured["p_clean"] == pytest.approx([0.6])
@@ -43,8 +43,8 @@ def test_measures_follow_their_definitions() -> None:
 
 
 def test_a_knockout_of_nothing_changes_nothing() -> None:
-    clean = Reading(torch.randn(1, 50), torch.zeros(1, dtype=torch.float64))
-    measured = measure(clean, Reading(clean.logits.expand(3, -1), clean.further.expand(3)), Asked(7, (), None))
+    clean = Readout(torch.randn(1, 50), torch.zeros(1, dtype=torch.float64))
+    measured = measure(clean, Readout(clean.logits.expand(3, -1), clean.further.expand(3)), ScoredTokens(7, (), None))
     for name in ("change_percent", "logprob_change", "answer_logprob_change"):
         assert measured[name] == [0, 0, 0]
     assert measured["margin_clean"] == [None, None, None]
@@ -57,8 +57,8 @@ def test_options_are_written_as_the_answer_is() -> None:
 
 
 def test_the_gold_answer_counts_in_both_capitalisations() -> None:
-    found = asked(Letters(), _question("yellow", "yellow", "black"), "Black", ord("B"))
-    assert found == Asked(ord("B"), (ord("y"), ord("Y")), Options(ord("Y"), ord("B")))
+    found = scored_tokens(Letters(), _question("yellow", "yellow", "black"), "Black", ord("B"))
+    assert found == ScoredTokens(ord("B"), (ord("y"), ord("Y")), Options(ord("Y"), ord("B")))
 
 
 @pytest.mark.parametrize("options", [(None, None), ("", ""), ("red", None)])
@@ -68,4 +68,4 @@ def test_there_are_no_options_without_two(options: tuple[str | None, str | None]
 
 def test_there_is_no_margin_where_the_options_begin_with_the_same_token() -> None:
     assert option_tokens(Letters(), "black", "black", "blue") == Options(ord("b"), ord("b"))
-    assert asked(Letters(), _question("black", "black", "blue"), "black", ord("b")).options is None
+    assert scored_tokens(Letters(), _question("black", "black", "blue"), "black", ord("b")).options is None

@@ -14,21 +14,24 @@ import yaml
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from crossflow import knockout as engine_module
-from crossflow import memory, planning
-from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
-from crossflow.attention import Plain
-from crossflow.cli import main
-from crossflow.edges import Edges, Row, edges_of, rows_of
-from crossflow.errors import CrossflowError
-from crossflow.flows import PUBLISHED_FLOWS, Window, parse_flow
-from crossflow.forward import full_forward, run_clean, run_clean_together
-from crossflow.gqa import ChosenQuestion, write_chosen
-from crossflow.knockout import run_knockouts
-from crossflow.lens import track
-from crossflow.memory import GIB, Sizes
-from crossflow.models import ModelSettings, MultimodalModel, Prepared, read_outline
-from crossflow.planning import plan_knockout
+from crossflow.cli.main import main
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.chosen import write_chosen
+from crossflow.engine import planning
+from crossflow.engine import shared_prefix as engine_module
+from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.forward import full_forward, run_clean, run_clean_together
+from crossflow.engine.planning import plan_knockout
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
+from crossflow.experiments.logit_lens import track
+from crossflow.models import memory
+from crossflow.models.attention import Plain
+from crossflow.models.loading import read_outline
+from crossflow.models.memory import GIB, Sizes
+from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from tiny import draw_world, load_tiny
 
 QUESTION = ChosenQuestion("1", "1", "ChooseAttr", "", "Is the ball red or blue?", "red", "red", "blue", ())
@@ -140,10 +143,10 @@ def test_sizes_are_known_without_the_weights(folder: Path, name: str, tmp_path: 
     assert sizes.weights == sum(tensor.untyped_storage().nbytes() for tensor in held)
 
 
-def test_no_picture_has_more_visual_tokens_than_planned(folder: Path) -> None:
+def test_no_image_has_more_visual_tokens_than_planned(folder: Path) -> None:
     model = load_tiny(folder / "anyres", architecture="llava_next", layers=1, width=32)
-    pictures = [(w, h) for w in (40, 72, 100, 144, 216, 500) for h in (40, 72, 100, 144, 216, 500)]
-    counts = [len(_prepared(model, size).positions["image"]) for size in pictures]
+    images = [(w, h) for w in (40, 72, 100, 144, 216, 500) for h in (40, 72, 100, 144, 216, 500)]
+    counts = [len(_prepared(model, size).positions["image"]) for size in images]
     assert max(counts) == model.sizes.visual
     assert len(set(counts)) > 3
 
@@ -312,7 +315,7 @@ def test_the_least_that_a_job_can_do_with_is_the_weights_a_clean_run_and_one_row
     assert plan.smallest == sizes.weights + plan.least
     assert plan.least >= plan.question == sizes.clean_run(100, 60)
     longer = plan_knockout(sizes, 100, 60, ["question->image"], 0)
-    assert longer.least > plan.least, "a row that begins before the picture is as long as the prompt"
+    assert longer.least > plan.least, "a row that begins before the image is as long as the prompt"
     reference = plan_knockout(sizes, 100, 60, ["image->question"], 0, batched=False)
     assert reference.rows >= sizes.record(100, 60) + sizes.forward(100)
 

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossflow.filtering import find_questions
-from crossflow.gqa import Pictures
-from crossflow.journal import hash_file
-from crossflow.mini_card import CONDITIONS, OPTIONS, Accuracy, accuracies, card
-from crossflow.mini_recipe import Recipe
-from crossflow.models import ModelSettings, MultimodalModel, load_model
-from crossflow.sampling import choose
-from crossflow.shapes import write_world
-from crossflow.shapes_questions import CATEGORIES
+from crossflow.core.files import hash_file
+from crossflow.data.filtering import find_questions
+from crossflow.data.images import Images
+from crossflow.data.sampling import sample_questions
+from crossflow.mini.model_card import CONDITIONS, OPTIONS, Accuracy, accuracies, card
+from crossflow.mini.questions import CATEGORIES
+from crossflow.mini.recipe import Recipe
+from crossflow.mini.world import write_world
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel
 
 QUESTIONS = 100
 CELL = r"(\d+\.\d) \[(\d+\.\d), (\d+\.\d)\]"
@@ -41,12 +42,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_it_answers_by_looking(model: MultimodalModel, world: Path, category: str) -> None:
     found, _ = find_questions(world, "val_balanced", category)
-    with Pictures(world) as pictures:
-        measured = accuracies(model, choose(found, QUESTIONS, 0), pictures)
+    with Images(world) as images:
+        measured = accuracies(model, sample_questions(found, QUESTIONS, 0), images)
     # 95 % is what 1,000 questions must show; of 100, fewer than 91 would then be a matter of one time in thirty.
-    assert measured["picture"].mean >= 0.91
+    assert measured["image"].mean >= 0.91
     chance = 1 / OPTIONS[category]
-    for condition in ("picture removed", "zeroed pixels"):
+    for condition in ("image removed", "zeroed pixels"):
         low, _ = measured[condition].interval
         assert low <= chance + 0.1, f"{condition}: {measured[condition]}"
 

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from crossflow.answers import answer, answer_blind, answer_seeing_and_blind
-from crossflow.attention import NAME, Call
-from crossflow.errors import CrossflowError
-from crossflow.forward import Blocking, full_forward, picture_removed
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.models import ModelSettings, MultimodalModel, load_model
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.engine.forward import Blocking, full_forward, image_removed
+from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
+from crossflow.models.attention import NAME, Call
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel
 from tiny import CPU, assert_same_answer, load_tiny
 
 QUESTION = ChosenQuestion(
@@ -38,7 +39,7 @@ def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["llava"], tmp_path / "model"))
 
 
-def _picture(size: tuple[int, int] = (90, 60)) -> Image.Image:
+def _image(size: tuple[int, int] = (90, 60)) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -57,13 +58,13 @@ def test_inputs_are_those_of_the_models_own_processor(
     folders: dict[str, Path], name: str, size: tuple[int, int]
 ) -> None:
     model = _load(folders[name])
-    prepared = model.prepare(QUESTION, _picture(size))
+    prepared = model.prepare(QUESTION, _image(size))
     text = (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
         f"and polite answers to the user's questions. USER: <image>\n{QUESTION.question} \nAnswer the question using a "
         "single word or phrase. ASSISTANT:"
     )
-    theirs = model.processor(images=_picture(size), text=text, return_tensors="pt")
+    theirs = model.processor(images=_image(size), text=text, return_tensors="pt")
     assert prepared.inputs.keys() == theirs.keys()
     for key, value in theirs.items():
         assert torch.equal(prepared.inputs[key], torch.as_tensor(value)), key
@@ -82,7 +83,7 @@ def test_a_clean_forward_is_the_models_own(folders: dict[str, Path], name: str) 
     from transformers import AutoModelForImageTextToText
 
     model = _load(folders[name])
-    prepared = model.prepare(QUESTION, _picture())
+    prepared = model.prepare(QUESTION, _image())
     network = AutoModelForImageTextToText.from_pretrained(folders[name], attn_implementation="eager")
     with torch.inference_mode():
         theirs = network(**prepared.inputs).logits[0, -1]
@@ -93,48 +94,48 @@ def test_a_clean_forward_is_the_models_own(folders: dict[str, Path], name: str) 
 def test_image_pad_overrides_a_processor_that_crops(folder: Path) -> None:
     """The ports ship a CLIP processor, which takes do_pad and ignores it."""
     processor = json.loads((folder / "processor_config.json").read_text())
-    pictures = processor.pop("image_processor") | {"image_processor_type": "CLIPImageProcessor"}
-    del pictures["do_pad"]
+    images = processor.pop("image_processor") | {"image_processor_type": "CLIPImageProcessor"}
+    del images["do_pad"]
     (folder / "processor_config.json").write_text(json.dumps(processor))
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
     cropped, padded = _load(folder), _load(folder, image="pad")
-    assert not cropped.prepare(QUESTION, _picture()).visual.padding.any()
-    visual = padded.prepare(QUESTION, _picture()).visual
+    assert not cropped.prepare(QUESTION, _image()).visual.padding.any()
+    visual = padded.prepare(QUESTION, _image()).visual
     assert visual.padding.reshape(6, 6)[[0, -1]].all()
     assert not visual.padding.reshape(6, 6)[1:-1].any()
 
 
 def test_decoding_is_greedy_whatever_the_folder_says(folders: dict[str, Path], folder: Path) -> None:
-    expected = answer(model := _load(folders["llava"]), model.prepare(QUESTION, _picture()))
+    expected = answer(model := _load(folders["llava"]), model.prepare(QUESTION, _image()))
     _edit(
         folder / "generation_config.json",
         do_sample=True, temperature=5.0, top_k=3, num_beams=3, repetition_penalty=3.0, max_new_tokens=2, min_new_tokens=9,
     )  # fmt: skip
     model = _load(folder)
-    found = answer(model, model.prepare(QUESTION, _picture()))
+    found = answer(model, model.prepare(QUESTION, _image()))
     assert (found.text, found.tokens) == (expected.text, expected.tokens)
     assert found.tokens[0] == int(found.probabilities.argmax())
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
-def test_a_blind_answer_never_looks_at_the_picture(folders: dict[str, Path], name: str) -> None:
+def test_a_blind_answer_never_looks_at_the_image(folders: dict[str, Path], name: str) -> None:
     model = _load(folders[name])
-    one, other = (model.prepare(QUESTION, picture) for picture in (_picture(), _picture().rotate(180)))
+    one, other = (model.prepare(QUESTION, image) for image in (_image(), _image().rotate(180)))
     assert answer(model, one).tokens != answer(model, other).tokens
     blind = [answer_blind(model, prepared) for prepared in (one, other)]
     assert blind[0].tokens == blind[1].tokens
     assert torch.equal(blind[0].probabilities, blind[1].probabilities)
     assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
-    logits = full_forward(model, one, picture_removed(one)).logits[0]
+    logits = full_forward(model, one, image_removed(one)).logits[0]
     torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
-def test_a_blind_answer_goes_on_from_the_end_of_the_picture(
+def test_a_blind_answer_goes_on_from_the_end_of_the_image(
     folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _load(folders[name])
-    prepared = model.prepare(QUESTION, _picture())
+    prepared = model.prepare(QUESTION, _image())
     apart = answer(model, prepared), answer_blind(model, prepared)
     spans: list[int] = []
     attended = Call.visible
@@ -147,7 +148,7 @@ def test_a_blind_answer_goes_on_from_the_end_of_the_picture(
 
 def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:
     model = _load(folders["llava"], dtype="bfloat16")
-    logits = full_forward(model, model.prepare(QUESTION, _picture()), Blocking([])).logits[0]
+    logits = full_forward(model, model.prepare(QUESTION, _image()), Blocking([])).logits[0]
     assert logits.dtype == torch.float32
     # A logit rounded to bf16 would have its last 16 bits empty.
     assert (logits.view(torch.int32) & 0xFFFF).any()

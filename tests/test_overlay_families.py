@@ -6,30 +6,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow.overlay import Panel, draw, panels
+from crossflow.figures.overlay import TokenPanel, draw, panels
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny_families import FAMILIES
 
-# Pictures are resampled with at most six pixels of theirs on each side.
+# Images are resampled with at most six pixels of theirs on each side.
 REACH = 6
 
 
 MERGED = "tokens of 2 x 2 patches"
-TILED = (f"whole picture: 3 x 3 {MERGED}", f"picture in parts: 6 x 6 {MERGED}")
+TILED = (f"whole image: 3 x 3 {MERGED}", f"image in parts: 6 x 6 {MERGED}")
 ENDS = "newline tokens at the right"
-# Of the wide and of the tall picture.
+# Of the wide and of the tall image.
 TITLES = {
-    "gemma3": 2 * [(f"whole picture: 4 x 4 {MERGED}",)],
+    "gemma3": 2 * [(f"whole image: 4 x 4 {MERGED}",)],
     "idefics3": [TILED, TILED],
     "smolvlm": [TILED, TILED],
-    "internvl": [(TILED[0], f"picture in parts: 6 x {columns} {MERGED}") for columns in (9, 3)],
+    "internvl": [(TILED[0], f"image in parts: 6 x {columns} {MERGED}") for columns in (9, 3)],
     "llava_onevision": [
-        ("whole picture: 6 x 6 patches", f"picture in parts: {grid}, {ENDS}")
+        ("whole image: 6 x 6 patches", f"image in parts: {grid}, {ENDS}")
         for grid in ("6 x 10 tokens that mix several patches", "12 x 6 patches")
     ],
-    "qwen2_vl": [(f"whole picture: {grid} {MERGED}",) for grid in ("5 x 8", "7 x 4")],
-    "qwen2_5_vl": [(f"whole picture: {grid} {MERGED}",) for grid in ("5 x 8", "7 x 4")],
-    "qwen3_vl": [(f"whole picture: {grid} {MERGED}",) for grid in ("5 x 7", "6 x 3")],
+    "qwen2_vl": [(f"whole image: {grid} {MERGED}",) for grid in ("5 x 8", "7 x 4")],
+    "qwen2_5_vl": [(f"whole image: {grid} {MERGED}",) for grid in ("5 x 8", "7 x 4")],
+    "qwen3_vl": [(f"whole image: {grid} {MERGED}",) for grid in ("5 x 7", "6 x 3")],
 }
 
 
@@ -38,7 +38,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Loaded(request.param, tmp_path_factory.mktemp("family"))
 
 
-def _cells(panel: Panel) -> np.ndarray:
+def _cells(panel: TokenPanel) -> np.ndarray:
     """The pixels of a panel's tokens, ``(rows, columns, side, side, 3)``; a last column of newline tokens is cut."""
     shown = np.asarray(panel.image)
     rows = panel.tokens.shape[0]
@@ -48,22 +48,22 @@ def _cells(panel: Panel) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_token_is_drawn_once_with_the_part_of_the_picture_that_it_shows(
+def test_every_token_is_drawn_once_with_the_part_of_the_image_that_it_shows(
     loaded: Loaded, size: tuple[int, int]
 ) -> None:
     # Red says how far right a pixel lies, green how far down, both from 0 to 255.
     across, down = (np.linspace(0, 255, length) for length in size)
     colours = np.stack(np.broadcast_arrays(across[None], down[:, None], 0 * across[None]), axis=-1)
-    picture = Image.fromarray(colours.round().astype(np.uint8))
-    prepared = loaded.model.prepare(question_about(), picture)
+    image = Image.fromarray(colours.round().astype(np.uint8))
+    prepared = loaded.model.prepare(question_about(), image)
     places = loaded.family.places(prepared, size)
-    drawn = np.concatenate([panel.tokens.ravel() for panel in panels(loaded.model, prepared, picture)])
+    drawn = np.concatenate([panel.tokens.ravel() for panel in panels(loaded.model, prepared, image)])
     visual = (
         prepared.inputs["input_ids"][0][prepared.positions["image"]]
         == prepared.inputs["input_ids"][0][prepared.positions["image"][0]]
     )
     assert sorted(drawn) == np.flatnonzero(visual).tolist()
-    for panel in panels(loaded.model, prepared, picture):
+    for panel in panels(loaded.model, prepared, image):
         cells = _cells(panel)
         tokens = panel.tokens[:, : cells.shape[1]]
         left, top, right, bottom = places[tokens].transpose(2, 0, 1)
@@ -117,7 +117,7 @@ def test_titles_say_of_what_the_tokens_are_made(loaded: Loaded) -> None:
 
 
 def test_the_whole_drawing_is_the_same_each_time(loaded: Loaded) -> None:
-    prepared, picture = loaded.prepared[SIZES[1]], noise(SIZES[1])
-    drawn = draw(loaded.model, prepared, picture)
-    assert drawn.width > sum(panel.image.width > 0 for panel in panels(loaded.model, prepared, picture)) * 300
-    assert draw(loaded.model, prepared, picture).tobytes() == drawn.tobytes()
+    prepared, image = loaded.prepared[SIZES[1]], noise(SIZES[1])
+    drawn = draw(loaded.model, prepared, image)
+    assert drawn.width > sum(panel.image.width > 0 for panel in panels(loaded.model, prepared, image)) * 300
+    assert draw(loaded.model, prepared, image).tobytes() == drawn.tobytes()

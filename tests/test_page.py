@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crossflow import cli
+from crossflow.cli import main
 
 
 def _page(tmp_path: Path, table: str) -> str:
@@ -17,7 +17,7 @@ def _page(tmp_path: Path, table: str) -> str:
         "--output",
         str(tmp_path / "page.html"),
     ]
-    assert cli.main(["page", *options]) == 0
+    assert main.main(["page", *options]) == 0
     return (tmp_path / "page.html").read_text()
 
 
@@ -37,5 +37,5 @@ def test_text_is_escaped_and_kept_as_it_is(tmp_path: Path) -> None:
 
 def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--table", str(tmp_path / "none.csv"), "--title", "x", "--output", str(tmp_path / "page.html")]
-    assert cli.main(["page", *options]) == 1
+    assert main.main(["page", *options]) == 1
     assert "none.csv is not a readable table" in capsys.readouterr().err

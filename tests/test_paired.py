@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from crossflow import paired, tables
+from crossflow.analysis import paired
+from crossflow.core import tables
 from made_up import bump, knockout_table, nothing
 
 
@@ -47,8 +48,8 @@ def test_a_flow_is_compared_with_its_controls_at_their_layers() -> None:
 
 
 def test_two_models_are_compared_on_the_questions_they_share() -> None:
-    one = knockout_table({"image->last": bump(4, 40)}, model="one", pictures=40)
-    other = knockout_table({"image->last": bump(12, 20)}, model="other", layers=24, pictures=60, seed=1)
+    one = knockout_table({"image->last": bump(4, 40)}, model="one", images=40)
+    other = knockout_table({"image->last": bump(12, 20)}, model="other", layers=24, images=60, seed=1)
     (row,) = paired.model_pairs({"one": one, "other": other}, 0)
     assert (row["model"], row["other_model"], row["layer"], row["n"]) == ("one", "other", "", "80")
     expected = (
@@ -59,6 +60,6 @@ def test_two_models_are_compared_on_the_questions_they_share() -> None:
 
 
 def test_nothing_is_compared_where_no_question_is_shared() -> None:
-    one = knockout_table({"image->last": bump(4, 40)}, model="one", pictures=3, prefix="a")
-    other = knockout_table({"image->last": bump(4, 40)}, model="other", pictures=3, prefix="b")
+    one = knockout_table({"image->last": bump(4, 40)}, model="one", images=3, prefix="a")
+    other = knockout_table({"image->last": bump(4, 40)}, model="other", images=3, prefix="b")
     assert list(paired.model_pairs({"one": one, "other": other}, 0)) == []

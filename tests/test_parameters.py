@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from crossflow import parameters
-from crossflow.categories import CATEGORIES
-from crossflow.errors import CrossflowError
-from crossflow.flows import CONTROL_FLOWS, SET_NAMES
-from crossflow.models import DTYPES
-from crossflow.patches import RULES
-from crossflow.prompts import TEMPLATES
-from crossflow.tables import BASELINES
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import CONTROL_FLOWS, SET_NAMES
+from crossflow.core.tables import BASELINES
+from crossflow.data.categories import CATEGORIES
+from crossflow.models.model import DTYPES
+from crossflow.models.prompts import TEMPLATES
+from crossflow.models.visual_tokens import RULES
+from crossflow.study import inputs, parameters
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 
@@ -28,7 +28,7 @@ def config(repo: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_shipped_parameters_are_valid_and_every_study_resolves(config: dict[str, Any]) -> None:
-    parameters.check(config, SCHEMA)
+    parameters.validate(config, SCHEMA)
     for name in config["studies"]:
         study = parameters.read_study(config | {"study": name})
         assert study.windows.keys() == set(study.models)
@@ -44,7 +44,7 @@ def test_the_shipped_parameters_are_valid_and_every_study_resolves(config: dict[
 
 def test_windows_are_widths_the_models_own_and_those_from_the_ends(config: dict[str, Any]) -> None:
     config["studies"]["paper"]["windows"] = [1, "own", 7, "bottom", "top"]
-    parameters.check(config, SCHEMA)
+    parameters.validate(config, SCHEMA)
     windows = parameters.read_study(config | {"study": "paper"}).windows
     assert windows["llava15-7b"] == ["1", "7", "bottom", "top"]
     assert windows["llava15-13b"] == ["1", "9", "7", "bottom", "top"]
@@ -111,7 +111,7 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
 ) -> None:
     _set(config, path, value)
     with pytest.raises(CrossflowError, match=message) as raised:
-        parameters.check(config, SCHEMA)
+        parameters.validate(config, SCHEMA)
     assert str(raised.value).startswith("params.yaml, ")
     assert "\n" not in str(raised.value)
 
@@ -125,8 +125,8 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
         ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories: 'ChooseColor' is none of ChooseAttr"),
         (
             "studies/mini/flows",
-            ["picture->last"],
-            r"studies\.mini\.flows: Flow .* the position set 'picture'; known are",
+            ["image->last"],
+            r"studies\.mini\.flows: Flow .* the position set 'image'; known are",
         ),
         ("studies/mini/controls", {"flows": ["all"]}, r"studies\.mini\.controls\.flows: Flow 'all' is not of the form"),
     ],
@@ -143,13 +143,13 @@ def test_files_that_are_not_there_are_named_before_anything_runs(config: dict[st
     config = copy.deepcopy(config)
     config["datasets"]["gqa"]["root"] = str(tmp_path / "nowhere")
     with pytest.raises(CrossflowError, match=r"datasets\.gqa\.root: the folder .*nowhere does not exist"):
-        parameters.dataset_root(config, "gqa")
+        inputs.dataset_root(config, "gqa")
     config["datasets"]["gqa"]["root"] = str(tmp_path)
     with pytest.raises(CrossflowError, match="holds neither questions/val_balanced_questions.json nor"):
-        parameters.question_files(config, "gqa", "ChooseAttr")
+        inputs.question_files(config, "gqa", "ChooseAttr")
     config["models"]["mine"] = {"path": str(tmp_path), "prompt": "vicuna-v1", "window": 3}
     with pytest.raises(CrossflowError, match=r"models\.mine\.path: .* holds no config\.json"):
-        parameters.model_files(config, "mine")
+        inputs.model_files(config, "mine")
 
 
 def test_the_schema_knows_what_the_code_knows(repo: Path) -> None:

@@ -1,4 +1,4 @@
-"""Boxes on the picture and the patches that show them, for the three geometries."""
+"""Boxes on the image and the patches that show them, for the three geometries."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ from transformers import (
     LlavaNextImageProcessorPil,
 )
 
-from crossflow.architectures import ARCHITECTURES
-from crossflow.errors import CrossflowError
-from crossflow.gqa import Box
-from crossflow.patches import Pack, VisualTokens, visual_tokens
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import Box
+from crossflow.models.architectures import ARCHITECTURES
+from crossflow.models.visual_tokens import Pack, VisualTokens, visual_tokens
 
 TILE, PATCH = 56, 14
 GRID = TILE // PATCH
@@ -61,7 +61,7 @@ def _label(geometry: str, size: tuple[int, int], boxes: list[Box], rule: str) ->
 
 
 def _one_tile_map(geometry: str, size: tuple[int, int]) -> Callable[[float, float], tuple[float, float]]:
-    """From pixels of the picture to pixels of the tile, worked out from the geometry's definition."""
+    """From pixels of the image to pixels of the tile, worked out from the geometry's definition."""
     width, height = size
     if geometry == "pad":
         side = max(size)
@@ -93,7 +93,7 @@ sizes = st.tuples(st.integers(60, 640), st.integers(60, 640))
 
 
 @st.composite
-def pictures_with_box(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
+def images_with_box(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
     width, height = draw(sizes)
     x, y = draw(st.integers(0, width - 2)), draw(st.integers(0, height - 2))
     return (width, height), Box(x, y, draw(st.integers(1, width - 1 - x)), draw(st.integers(1, height - 1 - y)))
@@ -101,7 +101,7 @@ def pictures_with_box(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
 
 @pytest.mark.parametrize("geometry", ["pad", "crop"])
 @settings(max_examples=60, deadline=None)
-@given(case=pictures_with_box())
+@given(case=images_with_box())
 def test_related_patches_lie_where_the_geometry_puts_the_box(geometry: str, case: tuple[tuple[int, int], Box]) -> None:
     size, box = case
     place = _one_tile_map(geometry, size)
@@ -113,14 +113,14 @@ def test_related_patches_lie_where_the_geometry_puts_the_box(geometry: str, case
         assert not (overlap & ~_touched(corners, 1)).any()
         assert not (_touched((left, top, right, bottom), -1) & ~overlap).any()
     else:
-        # Too little of the box is in the tile: it may be grown by one pixel of the picture's longer side.
+        # Too little of the box is in the tile: it may be grown by one pixel of the image's longer side.
         grown = (max(size) // TILE + 1) * TILE / min(size)
         assert not (overlap & ~_touched(corners, 1 + grown)).any()
 
 
 @pytest.mark.parametrize("geometry", PROCESSORS)
 @settings(max_examples=40, deadline=None)
-@given(case=pictures_with_box())
+@given(case=images_with_box())
 def test_every_published_patch_overlaps_the_box(geometry: str, case: tuple[tuple[int, int], Box]) -> None:
     size, box = case
     published = _label(geometry, size, [box], "published").related
@@ -140,7 +140,7 @@ def test_a_small_box_can_be_empty_by_the_published_rule() -> None:
     assert not _label("pad", (640, 480), [Box(300, 200, 1, 1)], "published").related.any()
 
 
-def test_the_padding_of_a_wide_picture_is_above_and_below() -> None:
+def test_the_padding_of_a_wide_image_is_above_and_below() -> None:
     padding = _label("pad", (560, 280), [], "published").padding.reshape(GRID, GRID)
     assert padding.tolist() == [[True] * GRID, [False] * GRID, [False] * GRID, [True] * GRID]
 
@@ -150,7 +150,7 @@ def test_a_box_in_the_cropped_part_is_related_to_nothing() -> None:
         assert not _label("crop", (560, 280), [Box(0, 0, 50, 279)], rule).related.any()
 
 
-def test_a_box_that_leaves_the_picture_is_clipped() -> None:
+def test_a_box_that_leaves_the_image_is_clipped() -> None:
     inside = _label("pad", (200, 200), [Box(150, 150, 49, 49)], "overlap").related
     outside = _label("pad", (200, 200), [Box(150, 150, 500, 500)], "overlap").related
     assert inside.any()

@@ -9,15 +9,16 @@ import torch
 import yaml
 from PIL import Image
 
-from crossflow.attention import NAME
-from crossflow.edges import Edges, Row, edges_of, rows_of
-from crossflow.errors import CrossflowError
-from crossflow.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
-from crossflow.forward import run_clean
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.knockout import run_knockouts
-from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
-from crossflow.reference import run_reference
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import BASIC_SETS, PUBLISHED_FLOWS, parse_flow
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.forward import run_clean
+from crossflow.engine.reference import run_reference
+from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.models.attention import NAME
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from ports import PORTS, old_name, write
 from tiny import CPU
 
@@ -72,8 +73,8 @@ def _question(text: str, box: Box | None = None) -> ChosenQuestion:
 BALL = _question("Is the ball red or blue?")
 
 
-def _picture(size: tuple[int, int] = LANDSCAPE) -> Image.Image:
-    """A picture in which no two places look alike."""
+def _image(size: tuple[int, int] = LANDSCAPE) -> Image.Image:
+    """An image in which no two places look alike."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
 
 
@@ -124,7 +125,7 @@ def test_defaults_that_the_configuration_leaves_out_are_llamas(model: Multimodal
 
 @pytest.mark.parametrize("text", ["Is the ball red or blue?", "Who's the man, Zoë or  the 狗?"])
 def test_spans_decode_to_their_text_and_sets_are_a_partition(model: MultimodalModel, text: str) -> None:
-    prepared = model.prepare(_question(text), _picture())
+    prepared = model.prepare(_question(text), _image())
     positions, tokenizer = prepared.positions, model.processor.tokenizer
     ids = prepared.inputs["input_ids"][0]
 
@@ -149,29 +150,29 @@ def test_spans_decode_to_their_text_and_sets_are_a_partition(model: MultimodalMo
 
 def test_a_chat_template_of_a_port_is_found(repo: Path, models: dict[str, MultimodalModel]) -> None:
     for slug, model in models.items():
-        asking = load_model(_settings(repo, model.settings.path, prompt="chat-template"), CPU)
-        prepared = asking.prepare(BALL, _picture())
-        begins = prepared.inputs["input_ids"] == asking.processor.tokenizer.bos_token_id
+        request = load_model(_settings(repo, model.settings.path, prompt="chat-template"), CPU)
+        prepared = request.prepare(BALL, _image())
+        begins = prepared.inputs["input_ids"] == request.processor.tokenizer.bos_token_id
         assert int(begins.sum()) == 1, slug
 
 
 @pytest.mark.parametrize("size", ANYRES)
 def test_visual_tokens_are_as_many_as_published(models: dict[str, MultimodalModel], size: tuple[int, int]) -> None:
     for slug, model in models.items():
-        prepared = model.prepare(BALL, _picture(size))
+        prepared = model.prepare(BALL, _image(size))
         assert len(prepared.visual) == (ANYRES[size] if PORTS[slug].tiles else 576), slug
         base = prepared.visual.base
         assert base[:576].all()
         assert not base[576:].any()
 
 
-def test_a_picture_smaller_than_a_tile_is_tiled_as_the_port_does_and_not_as_published(
+def test_a_image_smaller_than_a_tile_is_tiled_as_the_port_does_and_not_as_published(
     models: dict[str, MultimodalModel],
 ) -> None:
     # Two tiles hold it whole either way. The port takes the first pair of the list, read as height and width: one
     # tile beside the other. The published program reads width and height: one above the other, 576 + 18 * (24 + 1)
-    # tokens. 6 of the 1,941 pictures of 2,776 published questions are that small.
-    prepared = models["llava16-vicuna-7b"].prepare(BALL, _picture((320, 240)))
+    # tokens. 6 of the 1,941 images of 2,776 published questions are that small.
+    prepared = models["llava16-vicuna-7b"].prepare(BALL, _image((320, 240)))
     assert len(prepared.visual) == 576 + 24 * (32 + 1)
 
 
@@ -180,7 +181,7 @@ def test_the_tower_gives_as_many_features_as_there_are_visual_tokens(
     models: dict[str, MultimodalModel], size: tuple[int, int]
 ) -> None:
     for slug in ("llava15-7b", "llava16-vicuna-7b"):
-        prepared = models[slug].prepare(BALL, _picture(size))
+        prepared = models[slug].prepare(BALL, _image(size))
         seen = {name: prepared.inputs[name] for name in ("pixel_values", "image_sizes") if name in prepared.inputs}
         with torch.inference_mode():
             (features,) = models[slug].network.model.get_image_features(**seen).pooler_output
@@ -194,21 +195,21 @@ def test_padding_overrides_the_centre_crop_of_the_folder(
     padded, folder = models[slug], models[slug].settings.path
     cropped = load_model(_settings(repo, folder, image="processor"), CPU)
     assert json.loads((folder / "preprocessor_config.json").read_text())["image_processor_type"] == "CLIPImageProcessor"
-    picture = Image.new("RGB", (600, 300), (255, 0, 0))
+    image = Image.new("RGB", (600, 300), (255, 0, 0))
     left_end = _question(BALL.question, Box(0, 100, 100, 100))
-    padding = padded.prepare(left_end, picture).visual.padding.reshape(24, 24)
+    padding = padded.prepare(left_end, image).visual.padding.reshape(24, 24)
     assert padding[:6].all() and padding[18:].all() and not padding[6:18].any()
-    related = padded.prepare(left_end, picture).visual.related.reshape(24, 24)
+    related = padded.prepare(left_end, image).visual.related.reshape(24, 24)
     assert related[10:14, :4].all() and related.sum() == 16
-    # Half of the picture is cut off, with the object.
-    visual = cropped.prepare(left_end, picture).visual
+    # Half of the image is cut off, with the object.
+    visual = cropped.prepare(left_end, image).visual
     assert not visual.padding.any() and not visual.related.any()
     # What is fed is padded as well, with the mean colour, a multiple of 1/255: after normalising it is zero up to
-    # 1/255 of 0.26. Two rows at the picture's edge are mixtures.
-    pixels = padded.prepare(left_end, picture).inputs["pixel_values"][0].float()
+    # 1/255 of 0.26. Two rows at the image's edge are mixtures.
+    pixels = padded.prepare(left_end, image).inputs["pixel_values"][0].float()
     assert float(pixels[:, :82].abs().max()) < 1 / 255 / 0.26
     assert float(pixels[0, 86:250].min()) > 1
-    assert float(cropped.prepare(left_end, picture).inputs["pixel_values"][0, 0].min()) > 1
+    assert float(cropped.prepare(left_end, image).inputs["pixel_values"][0, 0].min()) > 1
 
 
 def _rows(model: MultimodalModel, prepared: Prepared) -> list[Row]:
@@ -227,7 +228,7 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 def test_the_engine_equals_the_reference_on_every_port(repo: Path, model: MultimodalModel) -> None:
     exact = load_model(_settings(repo, model.settings.path, dtype="float32"), CPU)
-    prepared = exact.prepare(BALL, _picture())
+    prepared = exact.prepare(BALL, _image())
     rows = _rows(exact, prepared)
     clean = run_clean(exact, prepared, int(prepared.positions["question"][0]))
     ours, theirs = run_knockouts(exact, clean, rows).logits, run_reference(exact, clean, rows).logits
@@ -240,7 +241,7 @@ def test_in_half_precision_the_engine_is_within_twice_its_own_noise(models: dict
     floor = worst = 0.0
     for slug, model in models.items():
         assert model.settings.dtype == "float16"
-        prepared = model.prepare(BALL, _picture())
+        prepared = model.prepare(BALL, _image())
         rows = _rows(model, prepared)
         clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
         nothing = run_knockouts(

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from byte_tokenizers import LLAMA, LLAMA_3, PROCESSORS, VICUNA, chat_template, processor_of
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.flows import BASIC_SETS, SET_NAMES
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion
-from crossflow.patches import VisualTokens
-from crossflow.positions import Positions, find_words, positions_of
-from crossflow.prompts import TEMPLATES, render, repeated, tokenize
-from crossflow.random_model import build_tokenizer
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.flows import BASIC_SETS, SET_NAMES
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.mini.random_model import build_tokenizer
+from crossflow.models.positions import Positions, find_words, positions_of
+from crossflow.models.prompts import TEMPLATES, render, repeated, tokenize
+from crossflow.models.visual_tokens import VisualTokens
 
 VISUAL = 6
 assert PROCESSORS.keys() == TEMPLATES.keys()
@@ -122,7 +122,7 @@ def test_words_end_at_word_boundaries(text: str, words: str, found: int | None) 
     assert (span.start if span else None) == found
 
 
-def test_a_question_with_the_pictures_marker_is_broken() -> None:
+def test_a_question_with_the_images_marker_is_broken() -> None:
     with pytest.raises(BrokenQuestion, match="marker <image>"):
         render("vicuna-v1", "What is <image>?", VICUNA)
 

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from crossflow import cli, parameters
-from crossflow.tables import read_csv
-from crossflow.verbs.provenance import FACTS, JOBS
+from crossflow.cli import main
+from crossflow.cli.provenance import FACTS, JOBS
+from crossflow.core.tables import read_csv
+from crossflow.study import results
 
 
 def test_a_result_has_one_record_whatever_its_files() -> None:
-    assert parameters.record_of("results/mini/questions/QueryAttr.rejections.csv") == parameters.record_of(
+    assert results.record_of("results/mini/questions/QueryAttr.rejections.csv") == results.record_of(
         "results/mini/questions/QueryAttr.csv"
     )
     assert (
-        parameters.record_of("results/mini/knockout/m/w3/QueryAttr.parquet")
+        results.record_of("results/mini/knockout/m/w3/QueryAttr.parquet")
         == "results/mini/provenance/knockout/m/w3/QueryAttr.json"
     )
 
@@ -24,9 +25,9 @@ def test_a_result_has_one_record_whatever_its_files() -> None:
 def test_a_verb_records_its_run_only_if_it_succeeds(tmp_path: Path) -> None:
     record = tmp_path / "deep" / "shapes.json"
     options = ["--scenes", "1", "--root", str(tmp_path), "--provenance", str(record)]
-    assert cli.main(["shapes", "--seed", "-1", *options]) == 1
+    assert main.main(["shapes", "--seed", "-1", *options]) == 1
     assert not record.exists()
-    assert cli.main(["shapes", "--seed", "0", *options]) == 0
+    assert main.main(["shapes", "--seed", "0", *options]) == 0
     written = json.loads(record.read_text())
     assert written["verb"] == "shapes"
     assert written["options"] == ["--seed", "0", *options]
@@ -46,8 +47,8 @@ def _record(folder: Path, name: str, **changes: Any) -> Path:
 def _collect(folder: Path, *jobs: Path) -> int:
     (folder / "data.zip").write_bytes(b"data")
     hashes = folder / "hashes.json"
-    assert cli.main(["hashes", "--files", str(folder / "data.zip"), "--output", str(hashes)]) == 0
-    return cli.main([
+    assert main.main(["hashes", "--files", str(folder / "data.zip"), "--output", str(hashes)]) == 0
+    return main.main([
         "provenance", "--jobs", *map(str, jobs), "--parameters", '{"study": "s", "windows": [3, 5]}',
         "--hashes", str(hashes), "--output", str(folder / "all.json"),
         "--facts", str(folder / "facts.csv"), "--times", str(folder / "times.csv"),

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from crossflow.cli import main
-from crossflow.errors import CrossflowError
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion, read_chosen
-from crossflow.published import FILES, find_published, read_published
-from crossflow.remote import TABLE, read_sources
-from crossflow.tables import DIFFERENCES, OVERLAP, REJECTIONS, read_csv
+from crossflow.cli.main import main
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.core.tables import DIFFERENCES, OVERLAP, REJECTIONS, read_csv
+from crossflow.data.chosen import read_chosen
+from crossflow.data.published import FILES, find_published, read_published
+from crossflow.fetch.sources import TABLE, read_sources
 from published_form import CAPTIONS, HEADERS, Row, published_row, write_published
 
 SCENE = {

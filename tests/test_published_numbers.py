@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow.answers import answer
-from crossflow.categories import attach_objects, classify
-from crossflow.edges import Edges, rows_of
-from crossflow.engines import ENGINES
-from crossflow.forward import run_clean
-from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
-from crossflow.lens import track, tracked_tokens
-from crossflow.measures import Asked, measure
-from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.data.images import Images
+from crossflow.engine.edges import Edges, rows_of
+from crossflow.engine.engines import ENGINES
+from crossflow.engine.forward import run_clean
+from crossflow.experiments.answers import answer
+from crossflow.experiments.logit_lens import track, tracked_tokens
+from crossflow.experiments.measures import ScoredTokens, measure
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 
 SPLIT = "val_balanced"
@@ -36,8 +39,8 @@ def prepared(published: Published, model: MultimodalModel) -> dict[str, Prepared
     scenes = read_scenes(published.root, SPLIT, {question.image_id for question in questions})
     chosen = [attach_objects(classify(question), scenes[question.image_id]) for question in questions]
     assert all(isinstance(question, ChosenQuestion) for question in chosen)
-    with Pictures(published.root) as pictures:
-        return {question.question_id: model.prepare(question, pictures.open(question.image_id)) for question in chosen}
+    with Images(published.root) as images:
+        return {question.question_id: model.prepare(question, images.open(question.image_id)) for question in chosen}
 
 
 def test_all_questions_of_the_published_program_are_prepared(
@@ -95,7 +98,7 @@ def test_every_knockout_equals_the_published_number(
                     expected += theirs
         clean = run_clean(model, question, min(row.start for row in rows))
         (reading,) = ENGINES[engine](model, [(clean, rows)])
-        measured = measure(clean.reading, reading, Asked(case["first_token"], (), None))
+        measured = measure(clean.reading, reading, ScoredTokens(case["first_token"], (), None))
         np.testing.assert_allclose(measured["p_knockout"], expected, rtol=0, atol=TOLERANCE)
         compared += len(expected)
     empty = len([None for question_id, _ in MISSING if question_id in published.cases])

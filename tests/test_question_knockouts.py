@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow import forward, knockout
-from crossflow.answers import answer
-from crossflow.attention import Call, Plain, using
-from crossflow.attention_mass import attention_mass
-from crossflow.edges import Edges, edges_of, moved_boxes
-from crossflow.engines import ENGINES
-from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, Window, parse_flow, with_controls
-from crossflow.forward import Blocking, full_forward, picture_removed, run_clean
-from crossflow.gqa import Pictures
-from crossflow.models import MultimodalModel, Prepared
-from crossflow.question_knockouts import Answered, knock_out
+from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS, Window, parse_flow, with_controls
+from crossflow.data.boxes import moved_boxes
+from crossflow.data.images import Images
+from crossflow.engine import forward, shared_prefix
+from crossflow.engine.attention_mass import attention_mass
+from crossflow.engine.edges import Edges, edges_of
+from crossflow.engine.engines import ENGINES
+from crossflow.engine.forward import Blocking, full_forward, image_removed, run_clean
+from crossflow.experiments.answers import answer
+from crossflow.experiments.knockouts import Answered, knock_out
+from crossflow.models.attention import Call, Plain, using
+from crossflow.models.model import MultimodalModel, Prepared
 from tiny import draw_world, load_tiny
 
 LAYERS = 4
@@ -35,10 +36,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def prepared(model: MultimodalModel, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     world = tmp_path_factory.mktemp("world")
     question = draw_world(world, 3)["ChooseAttr"][0]
-    with Pictures(world) as pictures:
-        picture = pictures.open(question.image_id)
-        moved = moved_boxes([chosen.box for chosen in question.objects], picture.size, 0)
-        return model.prepare(question, picture, moved)
+    with Images(world) as images:
+        image = images.open(question.image_id)
+        moved = moved_boxes([chosen.box for chosen in question.objects], image.size, 0)
+        return model.prepare(question, image, moved)
 
 
 def _columns(
@@ -70,7 +71,7 @@ def test_questions_that_do_not_fit_together_are_halved(
         return [outcome.columns() for outcome in knock_out(model, part, flows, "2", ENGINES["knockout"], 0)]
 
     alone = [found for question in questions for found in columns([question])]
-    encode, run, together = forward.encode_together, knockout._run_suffixes, []
+    encode, run, together = forward.encode_together, shared_prefix._run_suffixes, []
 
     def encode_on_a_small_device(model: MultimodalModel, prompts: Sequence[Prepared]) -> object:
         together.append(len(prompts))
@@ -78,13 +79,13 @@ def test_questions_that_do_not_fit_together_are_halved(
             raise torch.OutOfMemoryError
         return encode(model, prompts)
 
-    def run_on_a_small_device(model: MultimodalModel, batch: Sequence[knockout.Knockout]) -> object:
+    def run_on_a_small_device(model: MultimodalModel, batch: Sequence[shared_prefix.Knockout]) -> object:
         if stage == "knockouts" and together[-1] > 1:
             raise torch.OutOfMemoryError
         return run(model, batch)
 
     monkeypatch.setattr(forward, "encode_together", encode_on_a_small_device)
-    monkeypatch.setattr(knockout, "_run_suffixes", run_on_a_small_device)
+    monkeypatch.setattr(shared_prefix, "_run_suffixes", run_on_a_small_device)
     assert columns(questions) == alone
     assert together == [3, 1, 2, 1, 1]
     assert "3 questions do not fit into memory together: halved" in caplog.text
@@ -129,13 +130,13 @@ def test_a_missing_flow_has_rows_without_measures(model: MultimodalModel, prepar
         assert [value is None for value in columns[name]] == [edges == 0 for edges in columns["edges"]]
 
 
-def test_the_whole_picture_hidden_everywhere_is_the_picture_removed(model: MultimodalModel, prepared: Prepared) -> None:
+def test_the_whole_image_hidden_everywhere_is_the_image_removed(model: MultimodalModel, prepared: Prepared) -> None:
     edges = edges_of(parse_flow("image->all"), prepared.positions, 0, "")
     clean = run_clean(model, prepared, int(edges[0].targets[0]))
-    removed = full_forward(model, prepared, picture_removed(prepared)).logits.double().softmax(-1)
-    assert float((removed - clean.logits.double().softmax(-1)).abs().max()) > 1e-3, "the picture does nothing"
+    removed = full_forward(model, prepared, image_removed(prepared)).logits.double().softmax(-1)
+    assert float((removed - clean.logits.double().softmax(-1)).abs().max()) > 1e-3, "the image does nothing"
     columns = _columns(model, prepared, {"image->all": [LAYERS - 1]}, window="bottom")
-    # The picture's own positions lie before all others and are not changed by removing it.
+    # The image's own positions lie before all others and are not changed by removing it.
     assert columns["p_knockout"][0] == pytest.approx(float(removed[0, ANSWER[0]]), abs=1e-6)
     columns = _columns(model, prepared, {"image->all": [0]}, window="top")
     assert columns["p_knockout"][0] == pytest.approx(float(removed[0, ANSWER[0]]), abs=1e-6)
@@ -160,7 +161,9 @@ def test_a_whole_answer_is_scored_as_its_tokens_one_after_another(model: Multimo
         total = 0.0
         for place in range(len(ANSWER)):
             longer = prepared.answered_by(ANSWER[: place + 1])
-            blocking = Blocking([each.going_on(prepared.positions.length - 1, place) for each in edges], Window(0, 1))
+            blocking = Blocking(
+                [each.extended_by(prepared.positions.length - 1, place) for each in edges], Window(0, 1)
+            )
             with torch.inference_mode():
                 network = model.network.base_model
                 with using(blocking):

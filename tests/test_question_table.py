@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from crossflow import cli
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import Box, Pictures, read_chosen
-from crossflow.question_table import read_question_table
+from crossflow.cli import main
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.records import Box
+from crossflow.data.chosen import read_chosen
+from crossflow.data.images import Images
+from crossflow.data.question_table import read_question_table
 
 HEADER = "question_id,image,question,answer,category,true_option,false_option,objects"
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for name in ("cat.jpg", "more/dog.png"):
         (folder / name).write_bytes(b"")
@@ -62,7 +64,7 @@ BOX = {"name": "cat", "x": 0, "y": 0, "w": 1, "h": 1}
     [
         ("1,cat.jpg,,yes,c,,,", "question is empty"),
         ("1,,Q?,yes,c,,,", "image is empty"),
-        ("1,bird.jpg,Q?,yes,c,,,", "there is no picture .*bird.jpg"),
+        ("1,bird.jpg,Q?,yes,c,,,", "there is no image .*bird.jpg"),
         ("1,../secret.jpg,Q?,yes,c,,,", "does not lie in the folder"),
         ("1,/etc/passwd,Q?,yes,c,,,", "does not lie in the folder"),
         ("1,cat.jpg,Q?,yes,a b,,,", "the category 'a b' is not of letters"),
@@ -116,25 +118,25 @@ def test_the_verb_takes_one_category_and_names_those_that_there_are(
     rows = "1,cat.jpg,Q?,yes,a,,,\n2,cat.jpg,R?,no,b,,,\n3,cat.jpg,S?,no,b,,,\n"
     (tmp_path / "questions.csv").write_text(f"{HEADER}\n{rows}")
     command = [
-        "questions", "--table", str(tmp_path / "questions.csv"), "--pictures", str(images), "--number", "all",
+        "questions", "--table", str(tmp_path / "questions.csv"), "--images", str(images), "--number", "all",
         "--output", str(tmp_path / "b.csv"), "--rejections", str(tmp_path / "b.rejections.csv"), "--category",
     ]  # fmt: skip
-    assert cli.main([*command, "b"]) == 0
+    assert main.main([*command, "b"]) == 0
     assert {question.question_id for question in read_chosen(tmp_path / "b.csv")} == {"2", "3"}
-    assert cli.main([*command, "c"]) == 1
+    assert main.main([*command, "c"]) == 1
     assert "has no question of category 'c'; its categories are a, b" in capsys.readouterr().err
 
 
-def test_pictures_are_opened_by_file_name_and_never_outside_their_folder(images: Path) -> None:
+def test_images_are_opened_by_file_name_and_never_outside_their_folder(images: Path) -> None:
     Image.new("RGB", (3, 2)).save(images / "more" / "dog.png")
     (images.parent / "secret.png").write_bytes((images / "more" / "dog.png").read_bytes())
-    with Pictures(images, by_file=True) as pictures:
-        assert pictures.open("more/dog.png").size == (3, 2)
+    with Images(images, by_file=True) as images:
+        assert images.open("more/dog.png").size == (3, 2)
         for name in ("../secret.png", str(images.parent / "secret.png")):
             with pytest.raises(BrokenQuestion, match="is not the name of a file"):
-                pictures.open(name)
+                images.open(name)
     with pytest.raises(CrossflowError, match="nowhere does not exist"):
-        Pictures(images / "nowhere", by_file=True)
+        Images(images / "nowhere", by_file=True)
 
 
 def test_the_example_of_the_repository_is_such_a_table(repo: Path) -> None:

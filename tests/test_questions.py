@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossflow.cli import main
-from crossflow.gqa import ChosenQuestion, read_chosen
-from crossflow.sampling import choose
-from crossflow.tables import REJECTIONS, read_csv
+from crossflow.cli.main import main
+from crossflow.core.records import ChosenQuestion
+from crossflow.core.tables import REJECTIONS, read_csv
+from crossflow.data.chosen import read_chosen
+from crossflow.data.sampling import sample_questions
 
 ids = st.sets(st.text("0123456789", min_size=1, max_size=8), max_size=30)
 
@@ -23,22 +24,22 @@ def _chosen(question_id: str) -> ChosenQuestion:
 @given(ids, st.integers(0, 30), st.integers(0, 10), st.integers(0, 3))
 def test_a_larger_choice_begins_with_the_smaller_one(members: set[str], number: int, more: int, seed: int) -> None:
     questions = [_chosen(question_id) for question_id in members]
-    assert choose(questions, number + more, seed)[:number] == choose(questions, number, seed)
+    assert sample_questions(questions, number + more, seed)[:number] == sample_questions(questions, number, seed)
 
 
 @given(ids, st.data())
 def test_a_choice_does_not_depend_on_the_order_of_the_file(members: set[str], data: st.DataObject) -> None:
     questions = [_chosen(question_id) for question_id in sorted(members)]
     shuffled = data.draw(st.permutations(questions))
-    assert choose(shuffled, 5, 0) == choose(questions, 5, 0)
+    assert sample_questions(shuffled, 5, 0) == sample_questions(questions, 5, 0)
 
 
 def test_another_seed_is_another_choice() -> None:
     questions = [_chosen(str(number)) for number in range(100)]
-    assert {question.question_id for question in choose(questions, 20, 0)} != {
-        question.question_id for question in choose(questions, 20, 1)
+    assert {question.question_id for question in sample_questions(questions, 20, 0)} != {
+        question.question_id for question in sample_questions(questions, 20, 1)
     }
-    assert len(choose(questions, None, 0)) == 100
+    assert len(sample_questions(questions, None, 0)) == 100
 
 
 def _write(root: Path, questions: dict[str, Any], scenes: dict[str, Any]) -> None:

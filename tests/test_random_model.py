@@ -1,4 +1,4 @@
-"""Random models: real architectures, complete folders, answers that depend on picture and question."""
+"""Random models: real architectures, complete folders, answers that depend on image and question."""
 
 from pathlib import Path
 from random import Random
@@ -17,21 +17,14 @@ from transformers import (
     LlavaProcessor,
 )
 
-from crossflow.errors import CrossflowError
-from crossflow.parameters import MODEL_FILES
-from crossflow.prompts import render, repeated, tokenize
-from crossflow.random_model import (
-    Geometry,
-    build_model,
-    build_processor,
-    build_tokenizer,
-    mini_world_words,
-    save,
-)
-from crossflow.shapes import questions_about
-from crossflow.shapes_pictures import draw
-from crossflow.shapes_questions import CATEGORIES, answers
-from crossflow.shapes_world import draw_scene
+from crossflow.core.errors import CrossflowError
+from crossflow.mini.drawing import draw_image
+from crossflow.mini.questions import CATEGORIES, answers
+from crossflow.mini.random_model import Geometry, build_model, build_processor, build_tokenizer, mini_world_words, save
+from crossflow.mini.scenes import draw_scene
+from crossflow.mini.world import questions_about
+from crossflow.models.prompts import render, repeated, tokenize
+from crossflow.study.inputs import MODEL_FILES
 
 FILES = set(MODEL_FILES)  # the outputs of the rule
 
@@ -84,20 +77,20 @@ def test_the_weights_come_back_as_they_were_built(model: Any) -> None:
 
 def test_processor_tokenizer_and_image_processor_come_back_as_they_were_built(folder: Path, processor: Any) -> None:
     built = build_processor(Geometry(), build_tokenizer(mini_world_words()))
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8))
     text = render("vicuna-v1", "Is the ball red or blue?", processor).text
-    expected = built(images=picture, text=text, return_tensors="np")
+    expected = built(images=image, text=text, return_tensors="np")
     for loaded in (processor, _load_automatically(folder)):
         assert isinstance(loaded, LlavaProcessor)
-        given = loaded(images=picture, text=text, return_tensors="np")
+        given = loaded(images=image, text=text, return_tensors="np")
         assert given.keys() == expected.keys()
         assert all(np.array_equal(given[name], expected[name]) for name in expected)
-    pixels = LlavaImageProcessorPil.from_pretrained(folder)(picture, return_tensors="np")["pixel_values"]
+    pixels = LlavaImageProcessorPil.from_pretrained(folder)(image, return_tensors="np")["pixel_values"]
     assert np.array_equal(pixels, expected["pixel_values"])
     assert AutoTokenizer.from_pretrained(folder)(text).input_ids == built.tokenizer(text).input_ids
 
 
-def test_a_picture_that_is_not_square_is_padded(processor: Any) -> None:
+def test_a_image_that_is_not_square_is_padded(processor: Any) -> None:
     wide = Image.new("RGB", (90, 45), (255, 0, 0))
     pixels = processor.image_processor(wide, do_normalize=False, return_tensors="np")["pixel_values"][0]
     assert pixels.shape == (3, 72, 72)
@@ -138,7 +131,7 @@ def test_offsets_are_those_of_the_words() -> None:
 def _probabilities(model: Any, processor: Any, index: int, blind: bool = False) -> torch.Tensor:
     scene = draw_scene(seed=4, index=index)
     prompt = render("vicuna-v1", questions_about(scene)[0].question, processor)
-    inputs = processor(images=draw(scene)[0], text=prompt.text, return_tensors="pt")
+    inputs = processor(images=draw_image(scene)[0], text=prompt.text, return_tensors="pt")
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     with torch.no_grad():
@@ -146,7 +139,7 @@ def _probabilities(model: Any, processor: Any, index: int, blind: bool = False) 
     return probabilities
 
 
-def test_answers_differ_between_questions_and_hang_on_the_picture(model: Any, processor: Any) -> None:
+def test_answers_differ_between_questions_and_hang_on_the_image(model: Any, processor: Any) -> None:
     answered, changes = [], []
     for index in range(20):
         clean = _probabilities(model, processor, index)
@@ -169,8 +162,8 @@ def test_both_architectures_run_with_full_grouped_and_single_key_value_heads(
     processor = build_processor(geometry, tokenizer)
     network = build_model(geometry, tokenizer, seed=0)
     assert network.model.language_model.layers[0].self_attn.k_proj.out_features == 16 * key_value_heads
-    picture = Image.new("RGB", (40, 20), (9, 99, 200))
-    inputs = processor(images=picture, text="USER: <image>\nred?", return_tensors="pt")
+    image = Image.new("RGB", (40, 20), (9, 99, 200))
+    inputs = processor(images=image, text="USER: <image>\nred?", return_tensors="pt")
     with torch.no_grad():
         logits = network(**inputs).logits
     # Two by two patches of one tile; anyres adds a grid of two by four with a newline after each row.

@@ -12,17 +12,15 @@ from typing import Any
 
 import pytest
 
-from crossflow.categories import CATEGORIES as GQA_CATEGORIES
-from crossflow.categories import NOT_MINIMAL, OTHER_KIND, OTHER_RELATION, Classified, attach_objects, classify
-from crossflow.errors import CrossflowError
-from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
-from crossflow.shapes import write_world
-from crossflow.shapes_questions import CATEGORIES
-from crossflow.shapes_world import (
-    ATTRIBUTES,
-    PICTURE_SIZE,
-    PLURALS,
-)
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import CATEGORIES as GQA_CATEGORIES
+from crossflow.data.categories import NOT_MINIMAL, OTHER_KIND, OTHER_RELATION, Classified, attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.data.images import Images
+from crossflow.mini.questions import CATEGORIES
+from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, PLURALS
+from crossflow.mini.world import write_world
 
 WORKFLOW = Path(__file__).parents[1] / "workflow"
 FILES = ("images.zip", "questions/val_balanced_questions.json", "sceneGraphs/val_sceneGraphs.json")
@@ -61,13 +59,13 @@ def test_a_larger_world_begins_with_the_smaller_one_and_another_seed_is_another_
     assert [record["question"] for record in other.values()] != [record["question"] for record in small.values()]
 
 
-def test_every_picture_of_the_scene_graphs_is_in_the_zip_and_has_its_size(world: Path) -> None:
+def test_every_image_of_the_scene_graphs_is_in_the_zip_and_has_its_size(world: Path) -> None:
     graphs = _graphs(world)
     with zipfile.ZipFile(world / "images.zip") as archive:
         assert sorted(archive.namelist()) == sorted(f"images/{image_id}.jpg" for image_id in graphs)
-    with Pictures(world) as pictures:
+    with Images(world) as images:
         for image_id, graph in list(graphs.items())[:20]:
-            assert pictures.open(image_id).size == (graph["width"], graph["height"])
+            assert images.open(image_id).size == (graph["width"], graph["height"])
 
 
 def _form(record: Any) -> Any:
@@ -138,7 +136,7 @@ def _run(program: list[dict[str, Any]], objects: dict[str, Any]) -> Any:
 
     def side(object_id: str) -> str:
         thing = objects[object_id]
-        return "left" if thing["x"] + thing["w"] / 2 < PICTURE_SIZE / 2 else "right"
+        return "left" if thing["x"] + thing["w"] / 2 < IMAGE_SIZE / 2 else "right"
 
     def has(object_id: str, value: str) -> bool:
         unless = re.fullmatch(r"not\((.*)\)", value)

@@ -7,17 +7,10 @@ from random import Random
 import pytest
 
 from balance import imbalance
-from crossflow.categories import CATEGORIES as GQA_CATEGORIES
-from crossflow.shapes_programs import Asked
-from crossflow.shapes_questions import CATEGORIES, answers, vocabulary
-from crossflow.shapes_world import (
-    ATTRIBUTES,
-    NAMES,
-    PICTURE_SIZE,
-    Scene,
-    aside,
-    draw_scene,
-)
+from crossflow.data.categories import CATEGORIES as GQA_CATEGORIES
+from crossflow.mini.programs import MiniQuestion
+from crossflow.mini.questions import CATEGORIES, answers, vocabulary
+from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, NAMES, Scene, aside, draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +19,9 @@ def scenes() -> list[Scene]:
 
 
 @pytest.fixture(scope="module")
-def asked(scenes: list[Scene]) -> dict[str, list[Asked]]:
+def asked(scenes: list[Scene]) -> dict[str, list[MiniQuestion]]:
     """One question of each category about each scene."""
-    questions: dict[str, list[Asked]] = {}
+    questions: dict[str, list[MiniQuestion]] = {}
     for category, ask in CATEGORIES.items():
         found = (ask(scene, Random(f"{category} {scene.image_id}")) for scene in scenes)
         questions[category] = [question for question in found if question is not None]
@@ -57,12 +50,12 @@ def test_each_category_of_the_generator_is_the_category_of_the_choice(scenes: li
 
 
 @pytest.mark.parametrize("category", ANSWERS)
-def test_every_answer_of_a_category_is_equally_likely(asked: dict[str, list[Asked]], category: str) -> None:
+def test_every_answer_of_a_category_is_equally_likely(asked: dict[str, list[MiniQuestion]], category: str) -> None:
     counts = Counter(question.answer for question in asked[category])
     assert imbalance(counts, ANSWERS[category]) < 1
 
 
-def _outcome(category: str, question: Asked) -> str:
+def _outcome(category: str, question: MiniQuestion) -> str:
     """What is to be predicted from the words: which of the two options is right, or else the answer."""
     if not category.startswith("Choose"):
         return question.answer
@@ -71,7 +64,9 @@ def _outcome(category: str, question: Asked) -> str:
 
 
 @pytest.mark.parametrize("category", ANSWERS)
-def test_no_word_of_a_question_tells_anything_about_its_answer(asked: dict[str, list[Asked]], category: str) -> None:
+def test_no_word_of_a_question_tells_anything_about_its_answer(
+    asked: dict[str, list[MiniQuestion]], category: str
+) -> None:
     by_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for question in asked[category]:
         for word in set(re.findall(r"\w+", question.question)):
@@ -81,7 +76,7 @@ def test_no_word_of_a_question_tells_anything_about_its_answer(asked: dict[str, 
         assert imbalance(counts, OUTCOMES[category]) < 1.5, word
 
 
-def _baseline(questions: list[Asked]) -> tuple[float, int]:
+def _baseline(questions: list[MiniQuestion]) -> tuple[float, int]:
     """How often, and of how many, the most frequent answer to a text in one half is right in the other."""
     half = len(questions) // 2
     seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -94,7 +89,7 @@ def _baseline(questions: list[Asked]) -> tuple[float, int]:
 
 @pytest.mark.parametrize("category", ANSWERS)
 def test_remembering_the_answers_to_a_questions_text_stays_at_chance(
-    asked: dict[str, list[Asked]], category: str
+    asked: dict[str, list[MiniQuestion]], category: str
 ) -> None:
     accuracy, known = _baseline(asked[category])
     chance = 1 / len(OUTCOMES[category])
@@ -102,7 +97,7 @@ def test_remembering_the_answers_to_a_questions_text_stays_at_chance(
     assert accuracy < chance + 3 * (chance * (1 - chance) / known) ** 0.5
 
 
-def test_not_does_not_mean_no(asked: dict[str, list[Asked]]) -> None:
+def test_not_does_not_mean_no(asked: dict[str, list[MiniQuestion]]) -> None:
     for attribute in ATTRIBUTES:
         for negated in (True, False):
             counts = Counter(
@@ -114,7 +109,7 @@ def test_not_does_not_mean_no(asked: dict[str, list[Asked]]) -> None:
             assert imbalance(counts, ("yes", "no")) < 1
 
 
-def test_a_wrong_option_is_in_the_picture_too_wherever_it_can_be(scenes: list[Scene]) -> None:
+def test_a_wrong_option_is_in_the_image_too_wherever_it_can_be(scenes: list[Scene]) -> None:
     for scene in scenes[:500]:
         for category in ("ChooseAttr", "ChooseCat"):
             question = CATEGORIES[category](scene, Random(scene.image_id))
@@ -135,11 +130,11 @@ def test_no_question_hangs_on_a_toy_near_the_middle(scenes: list[Scene]) -> None
             assert all(aside(toy) is None for toy in scene.toys)
         else:
             (toy,) = [toy for toy in scene.toys if toy.name in question.mentioned]
-            assert abs(toy.x - PICTURE_SIZE / 2) >= 9
+            assert abs(toy.x - IMAGE_SIZE / 2) >= 9
 
 
 def test_the_vocabulary_is_the_words_of_the_questions_and_the_answers_those_that_are_given(
-    asked: dict[str, list[Asked]],
+    asked: dict[str, list[MiniQuestion]],
 ) -> None:
     questions = [question for found in asked.values() for question in found]
     words = {word for question in questions for word in re.findall(r"\w+|[^\w\s]", question.question)}

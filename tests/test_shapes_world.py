@@ -5,15 +5,8 @@ from collections import Counter
 import pytest
 
 from balance import imbalance
-from crossflow.shapes_pictures import draw
-from crossflow.shapes_world import (
-    ATTRIBUTES,
-    Attribute,
-    Scene,
-    draw_scene,
-    scene_graph,
-    shared,
-)
+from crossflow.mini.drawing import draw_image
+from crossflow.mini.scenes import ATTRIBUTES, Attribute, Scene, draw_scene, scene_graph, shared
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def test_relations_are_stated_both_ways() -> None:
         "below": "above",
     }
     scene = draw_scene(seed=2, index=1)
-    _, toy_boxes, clutter_boxes = draw(scene)
+    _, toy_boxes, clutter_boxes = draw_image(scene)
     objects = scene_graph(scene, toy_boxes, clutter_boxes)["objects"]
     stated = {(key, r["name"], r["object"]) for key, thing in objects.items() for r in thing["relations"]}
     between_toys = {relation for relation in stated if relation[1] in opposite}

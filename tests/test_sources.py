@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crossflow.cli import VERBS
-from crossflow.sources import modules_of, sources_of
+from crossflow.cli.main import VERBS
+from crossflow.core.code_version import modules_of, sources_of
 
 # The libraries are loaded once, and each verb by a process of its own that begins with them.
 IMPORTED = """

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossflow import curves, summary, tables
-from crossflow.errors import CrossflowError
-from crossflow.parameters import SUMMARY_TABLES
-from crossflow.verbs import summary as verb
+from crossflow.analysis import curves, summary
+from crossflow.cli import summary as verb
+from crossflow.core import tables
+from crossflow.core.errors import CrossflowError
+from crossflow.study.results import SUMMARY_TABLES
 
 LAYERS = 4
 FLOWS = ("question->last", "related->question")
@@ -35,7 +36,7 @@ def _knockout_rows(ids: Sequence[str], flows: Sequence[str] = FLOWS) -> list[dic
                 rows.append(
                     {
                         "question_id": question_id,
-                        "image_id": f"picture{int(question_id) // 2}",
+                        "image_id": f"image{int(question_id) // 2}",
                         "flow": flow,
                         "layer": layer,
                         "change_percent": None if missing else change,
@@ -73,7 +74,7 @@ def test_a_curve_has_mean_median_and_interval_at_every_centre_layer() -> None:
     assert [(row["flow"], row["layer"]) for row in rows] == [(f, str(layer)) for f in FLOWS for layer in range(LAYERS)]
     second = rows[1]
     assert (second["n"], second["mean"], second["median"]) == ("4", "-16", "-16")
-    # Two pictures with two questions each: their means are -6 and -26.
+    # Two images with two questions each: their means are -6 and -26.
     assert (second["low"], second["high"]) == ("-26", "-6")
 
 
@@ -90,7 +91,7 @@ def test_a_flow_missing_in_all_questions_has_all_its_layers_without_numbers() ->
     ]
 
 
-def test_one_picture_has_a_mean_and_no_interval() -> None:
+def test_one_image_has_a_mean_and_no_interval() -> None:
     row = _effects(_knockout_rows(_ids(2)))[0]
     assert (row["n"], row["mean"], row["low"], row["high"]) == ("2", "-5", "", "")
 
@@ -270,7 +271,7 @@ def _answers(verdicts: Sequence[tuple[bool, bool]]) -> pd.DataFrame:
     )
 
 
-def test_accuracy_is_a_fraction_with_and_without_the_picture() -> None:
+def test_accuracy_is_a_fraction_with_and_without_the_image() -> None:
     row = summary.accuracy(_answers([(True, True), (True, False)] * 20), model="m", category="c", seed=0)
     assert tuple(sorted(row)) == tuple(sorted(tables.ACCURACY))
     assert (row["n"], row["accuracy"], row["low"], row["high"], row["accuracy_blind"]) == (

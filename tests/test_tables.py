@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from crossflow.errors import CrossflowError
-from crossflow.tables import ANSWERS, KNOCKOUT, SKIPPED, read_csv, read_parquet, replacing, write_csv, write_parquet
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import replacing
+from crossflow.core.tables import ANSWERS, KNOCKOUT, SKIPPED, read_csv, read_parquet, write_csv, write_parquet
 
 ANSWER = {
     "question_id": "007",

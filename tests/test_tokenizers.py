@@ -17,12 +17,13 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
-from crossflow.categories import Classified, attach_objects, classify
-from crossflow.flows import BASIC_SETS
-from crossflow.gqa import ChosenQuestion, read_questions, read_scenes
-from crossflow.patches import VisualTokens
-from crossflow.positions import Positions, find_words, positions_of
-from crossflow.prompts import TokenizedPrompt, render, repeated, tokenize
+from crossflow.core.flows import BASIC_SETS
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import Classified, attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.models.positions import Positions, find_words, positions_of
+from crossflow.models.prompts import TokenizedPrompt, render, repeated, tokenize
+from crossflow.models.visual_tokens import VisualTokens
 from ports import PORTS, llama_2_rules, write_tokenizer
 
 # Package, and the file in it that holds the tokenizer: vocabulary and merges of Llama 1 and 2 in a form of its own, and
@@ -61,7 +62,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def _write_llama2(source: Path, folder: Path, metaspace: bool = False, **settings: object) -> None:
-    """Vicuna's tokenizer as the ports of LLaVA-1.5 have it: Llama 2's, with the picture's token and one for padding."""
+    """Vicuna's tokenizer as the ports of LLaVA-1.5 have it: Llama 2's, with the image's token and one for padding."""
     vocabulary, merges = (base64.b64decode(packed) for packed in re.findall(r'"([^"]{10000,})"', source.read_text()))
     tokens = vocabulary.decode().split("\n")
     pairs = struct.iter_unpack("<HH", merges)
@@ -143,7 +144,7 @@ def test_vicunas_tokens_are_those_that_the_published_program_feeds(processors: d
     assert pieces[:3] == ["<s>", "▁A", "▁chat"]
     assert tokens.ids[:3].tolist() == [1, 319, 13563]
     assert pieces[31:35] == ["▁US", "ER", ":", "▁"]
-    assert pieces[611:613] == ["▁", "<0x0A>"], "the text after the picture is a text of its own"
+    assert pieces[611:613] == ["▁", "<0x0A>"], "the text after the image is a text of its own"
     assert pieces[-5:] == ["▁A", "SS", "IST", "ANT", ":"]
     assert [pieces[place] for place in positions["true_option"]] == ["▁yellow"]
     assert [pieces[place] for place in positions["role"]] == ["▁A", "SS", "IST", "ANT"]

@@ -12,24 +12,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import crossflow.gqa
+import crossflow.gqa_images
 import pytest
 import requests
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import crossflow.gqa
-import crossflow.gqa_pictures
 from byte_tokenizers import PROCESSORS
-from crossflow import examples, explorer
-from crossflow.cli import main
-from crossflow.download import fetch_file, new_session
-from crossflow.errors import BrokenQuestion, CrossflowError
-from crossflow.gqa import Box, ChosenObject, ChosenQuestion, Pictures
-from crossflow.gqa_pictures import fetch_pictures
-from crossflow.hub import fetch
-from crossflow.models import ModelSettings, MultimodalModel, load_model, sketch_model
-from crossflow.prompts import render, repeated, tokenize
-from crossflow.remote import RemoteFile, read_sources
+from crossflow.cli.main import main
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.data.images import Images
+from crossflow.fetch.download import fetch_file, new_session
+from crossflow.fetch.gqa_images import fetch_images
+from crossflow.fetch.hub import fetch
+from crossflow.fetch.sources import RemoteFile, read_sources
+from crossflow.figures import examples, explorer
+from crossflow.models.loading import load_model, sketch_model
+from crossflow.models.model import ModelSettings, MultimodalModel
+from crossflow.models.prompts import render, repeated, tokenize
 from serving import serving
 from tiny import CPU, load_tiny
 
@@ -111,7 +113,7 @@ def test_code_in_a_models_folder_is_never_run_nor_asked_about(
 
 
 @pytest.mark.parametrize("load", [_load, lambda folder: sketch_model(ModelSettings(folder, "vicuna-v1"), CPU)])
-def test_a_tokenizer_without_the_picture_token_is_refused(folder: Path, load: Any) -> None:
+def test_a_tokenizer_without_the_image_token_is_refused(folder: Path, load: Any) -> None:
     vocabulary = json.loads((folder / "tokenizer.json").read_text())
     vocabulary["added_tokens"] = [token for token in vocabulary["added_tokens"] if token["content"] != "<image>"]
     del vocabulary["model"]["vocab"]["<image>"]
@@ -165,7 +167,7 @@ def test_weights_outside_of_the_models_folder_are_not_read(folder: Path, sound: 
         _load(folder)
 
 
-# Zips and pictures.
+# Zips and images.
 
 
 def _jpeg() -> bytes:
@@ -174,26 +176,26 @@ def _jpeg() -> bytes:
     return encoded.getvalue()
 
 
-def test_a_member_that_unpacks_to_more_than_a_picture_can_have_breaks_one_question(
+def test_a_member_that_unpacks_to_more_than_a_image_can_have_breaks_one_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossflow.gqa, "LARGEST_PICTURE", 1 << 20)
+    monkeypatch.setattr(crossflow.gqa, "LARGEST_IMAGE", 1 << 20)
     with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images/1.jpg", bytes((1 << 20) + 1))
         archive.writestr("images/2.jpg", _jpeg())
-    with Pictures(tmp_path) as pictures:
+    with Images(tmp_path) as images:
         with pytest.raises(BrokenQuestion, match=r"images/1\.jpg has more than 1 MiB"):
-            pictures.open("1")
-        assert pictures.open("2").size == (6, 4)
+            images.open("1")
+        assert images.open("2").size == (6, 4)
     (tmp_path / "1.jpg").write_bytes(bytes((1 << 20) + 1))
-    with Pictures(tmp_path, by_file=True) as pictures, pytest.raises(BrokenQuestion, match="has more than 1 MiB"):
-        pictures.open("1.jpg")
+    with Images(tmp_path, by_file=True) as images, pytest.raises(BrokenQuestion, match="has more than 1 MiB"):
+        images.open("1.jpg")
 
 
-def test_only_pictures_of_their_own_name_and_size_come_out_of_a_remote_zip(
+def test_only_images_of_their_own_name_and_size_come_out_of_a_remote_zip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossflow.gqa_pictures, "LARGEST_PICTURE", 1 << 20)
+    monkeypatch.setattr(crossflow.gqa_images, "LARGEST_IMAGE", 1 << 20)
     (tmp_path / "site").mkdir()
     with zipfile.ZipFile(tmp_path / "site" / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("images/1.jpg", "images/../../out.jpg", "/abs.jpg", "images/C:\\x.jpg"):
@@ -202,8 +204,8 @@ def test_only_pictures_of_their_own_name_and_size_come_out_of_a_remote_zip(
     with serving(tmp_path / "site") as site:
         remote = RemoteFile("images", f"{site.url}/images.zip", (site.root / "images.zip").stat().st_size)
         asked = {"1", "2", "../../out", "/abs"}
-        there = fetch_pictures(new_session(), remote, tmp_path / "got", asked, full=False)
-    assert [picture.image_id for picture in there] == ["1"]
+        there = fetch_images(new_session(), remote, tmp_path / "got", asked, full=False)
+    assert [image.image_id for image in there] == ["1"]
     with zipfile.ZipFile(tmp_path / "got" / "images.zip") as archive:
         assert archive.namelist() == ["images/1.jpg"]
     assert {path.name for path in tmp_path.iterdir()} == {"site", "got"}
@@ -228,7 +230,7 @@ def test_a_directory_whose_members_overlap_is_refused(tmp_path: Path, field: int
         pytest.raises(CrossflowError, match="the members in its directory overlap"),
     ):
         remote = RemoteFile("images", f"{site.url}/images.zip", path.stat().st_size)
-        fetch_pictures(new_session(), remote, tmp_path / "got", {"1", "2"}, full=False)
+        fetch_images(new_session(), remote, tmp_path / "got", {"1", "2"}, full=False)
 
 
 # Text.
@@ -282,7 +284,7 @@ def test_a_question_is_drawn_as_it_is(text: str) -> None:
         "suffers most", asked, text, 0.5, Image.new("RGB", (6, 4)), None, {"image->last": ([0], [1.0])}
     )
     drawn = io.BytesIO()
-    examples.draw([example], "heading").savefig(drawn, format="png")
+    examples.draw_examples([example], "heading").savefig(drawn, format="png")
     assert Image.open(drawn).size > (100, 100)
 
 

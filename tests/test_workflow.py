@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from copied import AFTER_KNOCKOUT, BIN, FIGURES, RECORD, SUMMARY, Copy, Tree
-from crossflow.figure_kinds import kinds_of
-from crossflow.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
-from crossflow.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
+from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
+from crossflow.core.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
+from crossflow.figures.kinds import kinds_of
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 
 pytestmark = pytest.mark.workflow
@@ -34,7 +34,7 @@ def _check_study(
     assert len(effects) == len(categories) * len(flows) * len(windows) * layers
     measured = effects[effects.n > 0]
     assert measured["mean"].notna().all()
-    bounded = measured.dropna(subset=["low", "high"])  # a single picture has a mean and no interval
+    bounded = measured.dropna(subset=["low", "high"])  # a single image has a mean and no interval
     assert len(bounded)
     assert (bounded.low <= bounded["mean"]).all()
     assert (bounded["mean"] <= bounded.high).all()
@@ -311,7 +311,7 @@ def test_the_workflow_reproduces_the_published_programs_numbers(
 
 
 @pytest.mark.slow
-def test_real_pictures_go_through_the_whole_path(repo: Path, shared: Path, tmp_path: Path) -> None:
+def test_real_images_go_through_the_whole_path(repo: Path, shared: Path, tmp_path: Path) -> None:
     published = Published(shared / "reference" / "llava15")
     published.root = shared / "gqa" / "sample"
     copy = Copy(repo, tmp_path / "copy")

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from copied import AFTER_KNOCKOUT, Copy
-from crossflow import shapes
-from crossflow.categories import CATEGORIES
-from crossflow.filtering import find_questions
-from crossflow.gqa import read_chosen
-from crossflow.remote import COLUMNS, read_sources
-from crossflow.tables import OVERLAP, read_csv
+from crossflow.core.tables import OVERLAP, read_csv
+from crossflow.data.categories import CATEGORIES
+from crossflow.data.chosen import read_chosen
+from crossflow.data.filtering import find_questions
+from crossflow.fetch.sources import COLUMNS, read_sources
+from crossflow.mini import world
 from hub_server import REPO, REVISION, hub_of
 from published_form import published_row, write_published
 from serving import serving
@@ -45,7 +45,7 @@ def write_site(world: Path, root: Path) -> None:
 def fetched(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A tree whose table of sources and hub are on this machine, with a study that fetches from both."""
     folder = tmp_path_factory.mktemp("fetched")
-    shapes.write_world(folder / "world", SCENES, 0)
+    world.write_world(folder / "world", SCENES, 0)
     write_site(folder / "world", folder / "site")
     copy = Copy(repo, folder / "tree")
     with (
@@ -91,7 +91,7 @@ def test_a_dry_run_lists_every_job_and_asks_nobody(fetched: SimpleNamespace) -> 
         "fetch_model": 1,
         "fetch_questions": 1,
         "fetch_scene_graphs": 1,
-        "fetch_pictures": 2,
+        "fetch_images": 2,
         "questions": 2,
         "answers": 2,
         "hashes": 1,
@@ -112,7 +112,7 @@ def test_one_command_fetches_what_is_needed_and_runs_the_study(fetched: SimpleNa
     assert 0 < len(needed) < SCENES
     answers = pd.read_csv(root / "results/mine/summary/answers.csv")
     assert list(answers.n) == [5, 5]
-    assert (answers.accuracy >= 0.8).all(), "the model that was fetched sees the pictures that were fetched"
+    assert (answers.accuracy >= 0.8).all(), "the model that was fetched sees the images that were fetched"
     assert fetched.copy.planned(*MINE) == {}
 
 
@@ -136,7 +136,7 @@ def test_without_the_fetched_files_a_finished_study_is_still_finished(fetched: S
         (root / name).rename(root / "data" / name)
 
 
-def test_another_study_fetches_only_the_pictures_that_are_new(fetched: SimpleNamespace) -> None:
+def test_another_study_fetches_only_the_images_that_are_new(fetched: SimpleNamespace) -> None:
     (fetched.copy.root / "more.yaml").write_text(
         yaml.safe_dump(
             {

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import torch
 
-from crossflow import random_model, shapes
-from crossflow.answers import Answer
-from crossflow.categories import Classified, attach_objects, classify
-from crossflow.gqa import ChosenQuestion, Pictures, read_questions, read_scenes
-from crossflow.models import ModelSettings, MultimodalModel, load_model
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import Classified, attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes
+from crossflow.data.images import Images
+from crossflow.experiments.answers import Answer
+from crossflow.mini import random_model, world
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel
 
 CPU = torch.device("cpu")
 
@@ -22,7 +25,7 @@ def load_tiny(folder: Path, dtype: str = "float32", **geometry: object) -> Multi
 
 def draw_world(root: Path, scenes: int) -> dict[str, list[ChosenQuestion]]:
     """A small drawn world under ``root``, and its questions by category."""
-    shapes.write_world(root, scenes, 0)
+    world.write_world(root, scenes, 0)
     questions: dict[str, list[ChosenQuestion]] = {}
     classified = [
         found
@@ -38,8 +41,8 @@ def draw_world(root: Path, scenes: int) -> dict[str, list[ChosenQuestion]]:
 
 
 def prepare_some(model: MultimodalModel, root: Path, questions: list[ChosenQuestion]) -> list:
-    with Pictures(root) as pictures:
-        return [model.prepare(question, pictures.open(question.image_id)) for question in questions]
+    with Images(root) as images:
+        return [model.prepare(question, images.open(question.image_id)) for question in questions]
 
 
 def assert_same_answer(ours: Answer, theirs: Answer, tolerance: float) -> None:

@@ -1,7 +1,7 @@
 """Tiny random models of today's families, as folders with the files that their makers publish.
 
 Each family is built from transformers' own configuration classes, with its special tokens, chat template and image
-processor. `Family.places` says where on the picture each visual token lies. It is worked out from the published
+processor. `Family.places` says where on the image each visual token lies. It is worked out from the published
 geometry, without the project's own code, so that tests can compare.
 """
 
@@ -42,8 +42,9 @@ from transformers import (
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from crossflow.models import ModelSettings, MultimodalModel, Prepared, load_model
-from crossflow.random_model import _fill
+from crossflow.mini.random_model import _fill
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from tiny import CPU
 
 LAYERS = 4
@@ -67,12 +68,12 @@ class Family:
 
     Attributes:
         network: From the tokenizer to a network.
-        pictures: Its image processor.
+        images: Its image processor.
         special: Its special tokens; the first is the visual token.
         template: Its chat template.
         opens, closes: Tokens just before the first visual token and just after the last.
-        places: From a prepared question and the picture's width and height to the rectangle of each position of the
-            picture, ``(positions, 4)``: left, top, right, bottom in pixels; not a number where nothing is shown.
+        places: From a prepared question and the image's width and height to the rectangle of each position of the
+            image, ``(positions, 4)``: left, top, right, bottom in pixels; not a number where nothing is shown.
         named: Attributes of the tokenizer that name special tokens.
         processor: Content of processor_config.json.
         begins: The begin-of-text token.
@@ -80,7 +81,7 @@ class Family:
     """
 
     network: Callable[[PreTrainedTokenizerFast], Any]
-    pictures: Any
+    images: Any
     special: tuple[str, ...]
     template: str
     opens: str
@@ -130,7 +131,7 @@ def write(folder: Path, family: Family, seed: int = 0) -> None:
     network.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    family.pictures.save_pretrained(folder)
+    family.images.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(family.template)
     if family.processor:
         (folder / "processor_config.json").write_text(json.dumps(family.processor))
@@ -177,7 +178,7 @@ def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def _qwen_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
-    """The picture is squashed to whole tokens, which are two by two patches in reading order."""
+    """The image is squashed to whole tokens, which are two by two patches in reading order."""
     _, rows, columns = prepared.inputs["image_grid_thw"][0].tolist()
     return grid(columns // 2, rows // 2, (0, 0, *size))
 
@@ -193,7 +194,7 @@ def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     vision = {
         "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
-        # Windows of two by two tokens, and one layer that sees the whole picture.
+        # Windows of two by two tokens, and one layer that sees the whole image.
         "window_size": 56, "fullatt_block_indexes": [1],
     }  # fmt: skip
     text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE}
@@ -244,7 +245,7 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
             vision_config=SIGLIP | {"image_size": LARGER},
             text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokenizer)},
             image_grid_pinpoints=PINPOINTS,
-            # Two tiles' patches are the most: the wide picture's grid of eight by twelve patches is interpolated.
+            # Two tiles' patches are the most: the wide image's grid of eight by twelve patches is interpolated.
             vision_aspect_ratio="anyres_max_2",
             **_ids(tokenizer, image_token_index="<image>", video_token_index="<video>"),
         )
@@ -252,7 +253,7 @@ def _onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def _onevision_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
-    """The squashed picture, then the un-padded grid with a newline after each row."""
+    """The squashed image, then the un-padded grid with a newline after each row."""
     whole = (0, 0, size[0] * TILE / LARGER, size[1] * TILE / LARGER)
     rows = len(prepared.positions["newline"])
     cells = grid((len(prepared.visual) - 36) // rows - 1, rows, whole).reshape(rows, -1, 4)
@@ -271,7 +272,7 @@ ONEVISION_TEMPLATE = (
 def _gemma3(tokenizer: PreTrainedTokenizerFast) -> Any:
     text = TEXT | {
         "vocab_size": len(tokenizer), "head_dim": 16, "query_pre_attn_scalar": 16,
-        # Shorter than the distance from the question to the picture's beginning.
+        # Shorter than the distance from the question to the image's beginning.
         "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
     }  # fmt: skip
     ids = _ids(
@@ -311,7 +312,7 @@ def _internvl(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def _internvl_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
-    """Tiles of three by three tokens that cut the squashed picture in reading order, then the whole picture."""
+    """Tiles of three by three tokens that cut the squashed image in reading order, then the whole image."""
     columns, rows = {7: (3, 2), 3: (1, 2)}[len(prepared.inputs["pixel_values"])]
     tiles = [grid(3, 3, tuple(tile)) for tile in grid(columns, rows, (0, 0, *size))]
     return np.concatenate([*tiles, grid(3, 3, (0, 0, *size))])
@@ -338,7 +339,7 @@ def _idefics(kind: Any, config: Any) -> Callable[[PreTrainedTokenizerFast], Any]
 
 
 def _idefics_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
-    """Two by two tiles that cut the squashed picture, then the whole of it; marks between them, newlines at the ends."""
+    """Two by two tiles that cut the squashed image, then the whole of it; marks between them, newlines at the ends."""
     corners = [*grid(2, 2, (0, 0, *size)), np.array([0, 0, *size])]
     # After a tile: the frame's mark and the next tile's; a newline after a row, and another before the whole.
     marks = [2, 3, 2, 4, 0]
@@ -347,12 +348,12 @@ def _idefics_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
 
 
 def _idefics_family(
-    network: Callable[[PreTrainedTokenizerFast], Any], pictures: Any, name: str, start: str, adds: bool
+    network: Callable[[PreTrainedTokenizerFast], Any], images: Any, name: str, start: str, adds: bool
 ) -> Family:
     marks = tuple(f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6))
     return Family(
         network,
-        pictures(size={"longest_edge": 2 * TILE}, max_image_size={"longest_edge": TILE}),
+        images(size={"longest_edge": 2 * TILE}, max_image_size={"longest_edge": TILE}),
         ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", start, *marks),
         start + IDEFICS_TEMPLATE,
         "<row_1_col_1>",
@@ -412,7 +413,7 @@ FAMILIES = {
         GEMMA_TEMPLATE,
         "<start_of_image>",
         "<end_of_image>",
-        # The squashed picture; tokens are means of two by two patches.
+        # The squashed image; tokens are means of two by two patches.
         lambda prepared, size: grid(4, 4, (0, 0, *size)),
         named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
         processor={"processor_class": "Gemma3Processor", "image_seq_length": 16},

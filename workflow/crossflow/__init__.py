@@ -1,4 +1,4 @@
-"""crossflow: where, inside a multimodal LLM, the picture meets the question.
+"""crossflow: where, inside a multimodal LLM, the image meets the question.
 
 Vocabulary, used alike in code, columns, parameters and plots:
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from crossflow.cli import main
+from crossflow.cli.main import main
 
 sys.exit(main())

@@ -1,7 +1,8 @@
-"""What all rules share: the checked study, wildcard constraints, and the sources of a verb.
+"""What all rules share: the checked study, wildcard constraints, and the one form of a command.
 
 A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an installed copy of the package. What it
-prints is shown and kept; the exit status is the verb's, because snakemake's shells set pipefail.
+prints is shown and kept; the exit status is the verb's, because snakemake's shells set pipefail. What code shapes a
+result stands in the rule's parameter ``code``: see `crossflow.core.code_version`.
 """
 
 import json
@@ -9,31 +10,35 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from crossflow import config_files, parameters, remote
-from crossflow.errors import CrossflowError
-from crossflow.figure_kinds import GRIDS, LENS_KINDS, kinds_of
-from crossflow.remote import read_sources
-from crossflow.sources import sources_of
+from crossflow.analysis.tables import EXPECTED
+from crossflow.core.code_version import code_version
+from crossflow.core.errors import CrossflowError
+from crossflow.fetch.sources import TABLE, read_sources
+from crossflow.figures.kinds import FIGURES, figures_of, flows_by_kind
+from crossflow.study import config_files, inputs, parameters, results
 
 ROOT = Path(workflow.basedir)
 
 try:
     for file in workflow.configfiles:
         config_files.read_config(Path(file))  # for what snakemake passes over: a key that stands there twice
-    parameters.check(config, ROOT / "workflow/schemas/params.schema.yaml")
+    parameters.validate(config, ROOT / "workflow/schemas/params.schema.yaml")
     STUDY = parameters.read_study(config)
-    DATASET = parameters.dataset_root(config, STUDY.dataset)
-    QUESTION_FILES = {name: parameters.question_files(config, STUDY.dataset, name) for name in STUDY.categories}
-    PICTURE_FILES = {name: parameters.picture_files(config, STUDY, name) for name in STUDY.categories}
-    PICTURES = ["--pictures" if parameters.is_table(config, STUDY.dataset) else "--root", DATASET]
-    SOURCES = read_sources(ROOT / remote.TABLE)
-    MODEL_FILES = {slug: parameters.model_files(config, slug) for slug in STUDY.models}
-    FILES = parameters.stage_files(STUDY)
+    DATASET = inputs.dataset_root(config, STUDY.dataset)
+    QUESTION_FILES = {name: inputs.question_files(config, STUDY.dataset, name) for name in STUDY.categories}
+    IMAGE_FILES = {name: inputs.image_files(config, STUDY, name) for name in STUDY.categories}
+    IMAGES = ["--images" if inputs.is_table(config, STUDY.dataset) else "--root", DATASET]
+    SOURCES = read_sources(ROOT / TABLE)
+    MODEL_FILES = {slug: inputs.model_files(config, slug) for slug in STUDY.models}
+    FILES = results.result_files(STUDY)
 except CrossflowError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{STUDY.name}"
 LOGS = f"logs/{STUDY.name}"
+FLOWS = [*STUDY.flows, *STUDY.controls]
+FIGURES_OF_STUDY = figures_of(FLOWS, STUDY.windows, STUDY.lens)
+FLOWS_SHOWN = flows_by_kind(FLOWS)
 PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if name.startswith("published-")]
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
@@ -45,9 +50,31 @@ wildcard_constraints:
     window=r"\d+|bottom|top",
 
 
-def sources(verb: str) -> list[str]:
-    """The source files that a verb runs, as inputs of its rule."""
-    return sources_of(verb, ROOT)
+def crossflow(command: str, record: bool = True) -> str:
+    """The shell command of a verb, for a rule with a log; with ``record``, it keeps versions, machine and time."""
+    kept = " --provenance {params.record:q}" if record else ""
+    return f"PYTHONPATH=workflow OMP_NUM_THREADS={{threads}} python -m crossflow {command}{kept} 2>&1 | tee {{log:q}}"
+
+
+def record(wildcards, output) -> str:
+    """Where a job keeps versions, machine and time."""
+    return results.record_of(output[0])
+
+
+def code(module: str) -> str:
+    """The code version of what a module of the package computes."""
+    return code_version(f"crossflow.{module}")
+
+
+def results_options(curves: list[str] | None = None) -> list[str]:
+    """Options that name the study's results."""
+    named = ["--curves", *(curves or results.curves(STUDY)), "--categories", *STUDY.categories]
+    return ["--results", RESULTS, *named, "--seed", str(STUDY.seed)]
+
+
+def model_options(settings) -> list[str]:
+    """A parameter: the options of the wildcard's model, with those of ``settings`` that params.yaml gives."""
+    return lambda wildcards: inputs.model_options(config, wildcards.model, settings)
 
 
 def device_threads() -> int:
@@ -65,28 +92,7 @@ def source(name: str) -> str:
     return f"{remote.url} {remote.bytes} {remote.sha256}"
 
 
-def curves_shown(wildcards) -> list[str]:
-    """Models and windows of a figure of many panels, as options: those of its name, or else all that it compares."""
-    models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
-    if hasattr(wildcards, "window"):
-        windows = [wildcards.window]
-    elif hasattr(wildcards, "model"):
-        windows = STUDY.windows[wildcards.model]
-    else:
-        windows = [STUDY.windows[model][0] for model in STUDY.models]
-    return ["--model", *models, "--window", *windows]
-
-
 def first_knockouts(model: str) -> list[str]:
     """The knockouts of a model in its first window."""
     folder = f"{RESULTS}/knockout/{model}/w{STUDY.windows[model][0]}"
     return [f"{folder}/{category}.parquet" for category in STUDY.categories]
-
-
-def chosen_from(category: str) -> list[str]:
-    """Where the questions of a category come from, as options."""
-    if parameters.is_table(config, STUDY.dataset):
-        return ["--table", *QUESTION_FILES[category], "--pictures", DATASET]
-    if parameters.is_published(config, STUDY.dataset):
-        return ["--published", parameters.published_file(category)]
-    return ["--root", DATASET, "--split", parameters.dataset_split(config, STUDY.dataset)]

@@ -1,48 +1,51 @@
-"""Data sets that the workflow draws or fetches.
+"""Data sets that the workflow draws or fetches, and the questions of each category.
+
+What is fetched is checked against its sums, so no code shapes it, and an edit of the code fetches nothing again.
 
 Needs: nothing, or GQA's site and the published repository, at the addresses in resources/sources.csv.
 Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`;
        data/gqa/ likewise, for data sets of kind `gqa` without a `root`: a split's questions and scene graphs, and in
-       images.zip the pictures that studies asked for so far; data/gqa/pictures/{study}/{category}.csv lists them;
-       data/published/{category}.csv, the published question sets, for `questions: published`.
+       images.zip the images that studies asked for so far; data/gqa/fetched/{study}/{category}.csv lists them;
+       data/published/{category}.csv, the published question sets, for `questions: published`;
+       results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
+       results/{study}/hashes.json, of data and models;
+       results/{study}/published/overlap.csv and differences.csv, only when asked for: `snakemake published_overlap` in a
+       study on GQA, which compares the choice made here with the published sets.
 """
 
 
 localrules:
     fetch_questions,
     fetch_scene_graphs,
-    fetch_pictures,
+    fetch_images,
     fetch_published,
+    hashes,
 
 
 if config["datasets"][STUDY.dataset]["kind"] == "shapes":
 
     rule shapes:
         """Draw the scenes of the mini world and ask about them."""
-        input:
-            sources("shapes"),
         output:
-            parameters.gqa_files(config, STUDY.dataset),
-            PICTURE_FILES[STUDY.categories[0]],
+            inputs.gqa_files(config, STUDY.dataset),
+            IMAGE_FILES[STUDY.categories[0]],
         log:
             f"{LOGS}/shapes.log",
         conda:
             CPU_ENV
         params:
+            code=code("mini.world"),
             root=lambda wildcards: DATASET,
             scenes=config["datasets"][STUDY.dataset]["scenes"],
             seed=config["datasets"][STUDY.dataset].get("seed", 0),
         shell:
-            "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow shapes"
-            " --scenes {params.scenes} --seed {params.seed} --root {params.root:q} 2>&1 | tee {log:q}"
+            crossflow("mini-world --scenes {params.scenes} --seed {params.seed} --root {params.root:q}", record=False)
 
 
 rule fetch_questions:
     """Fetch the questions of a split of GQA, and nothing else, out of the zip of all questions."""
-    input:
-        sources("fetch"),
     output:
-        f"{parameters.FETCHED_GQA}/questions/{{split}}_questions.json",
+        f"{inputs.FETCHED_GQA}/questions/{{split}}_questions.json",
     log:
         f"{LOGS}/fetch_questions-{{split}}.log",
     conda:
@@ -50,16 +53,15 @@ rule fetch_questions:
     params:
         source=source("gqa-questions"),
     shell:
-        "PYTHONPATH=workflow python -m crossflow fetch --source gqa-questions"
-        " --member {wildcards.split}_questions.json --output {output:q} 2>&1 | tee {log:q}"
+        crossflow(
+            "fetch --source gqa-questions --member {wildcards.split}_questions.json --output {output:q}", record=False
+        )
 
 
 rule fetch_scene_graphs:
     """Fetch the scene graphs of a part of GQA."""
-    input:
-        sources("fetch"),
     output:
-        f"{parameters.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
+        f"{inputs.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
     log:
         f"{LOGS}/fetch_scene_graphs-{{part}}.log",
     conda:
@@ -67,16 +69,16 @@ rule fetch_scene_graphs:
     params:
         source=source("gqa-scene-graphs"),
     shell:
-        "PYTHONPATH=workflow python -m crossflow fetch --source gqa-scene-graphs"
-        " --member {wildcards.part}_sceneGraphs.json --output {output:q} 2>&1 | tee {log:q}"
+        crossflow(
+            "fetch --source gqa-scene-graphs --member {wildcards.part}_sceneGraphs.json --output {output:q}",
+            record=False,
+        )
 
 
 rule fetch_published:
     """Fetch the published questions of a category."""
-    input:
-        sources("fetch"),
     output:
-        parameters.published_file("{category}"),
+        inputs.published_file("{category}"),
     log:
         f"{LOGS}/fetch_published-{{category}}.log",
     wildcard_constraints:
@@ -86,19 +88,17 @@ rule fetch_published:
     params:
         source=lambda wildcards: source(f"published-{wildcards.category}"),
     shell:
-        "PYTHONPATH=workflow python -m crossflow fetch --source published-{wildcards.category}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        crossflow("fetch --source published-{wildcards.category} --output {output:q}", record=False)
 
 
-rule fetch_pictures:
-    """Fetch the pictures of a category's questions that are not there yet."""
+rule fetch_images:
+    """Fetch the images of a category's questions that are not there yet."""
     input:
         questions=f"{RESULTS}/questions/{{category}}.csv",
-        sources=sources("fetch-pictures"),
     output:
-        parameters.fetched_pictures(STUDY, "{category}"),
+        inputs.fetched_images(STUDY, "{category}"),
     log:
-        f"{LOGS}/fetch_pictures/{{category}}.log",
+        f"{LOGS}/fetch_images/{{category}}.log",
     conda:
         CPU_ENV
     params:
@@ -106,6 +106,84 @@ rule fetch_pictures:
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
     shell:
-        "PYTHONPATH=workflow python -m crossflow fetch-pictures --source gqa-images"
-        " --questions {input.questions:q} --images {params.images} --root {params.root:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        crossflow(
+            "fetch-images --source gqa-images --questions {input.questions:q} --images {params.images}"
+            " --root {params.root:q} --output {output:q}",
+            record=False,
+        )
+
+
+def chosen_from(category: str) -> list[str]:
+    """Where the questions of a category come from, as options."""
+    if inputs.is_table(config, STUDY.dataset):
+        return ["--table", *QUESTION_FILES[category], "--images", DATASET]
+    if inputs.is_published(config, STUDY.dataset):
+        return ["--published", inputs.published_file(category)]
+    return ["--root", DATASET, "--split", inputs.dataset_split(config, STUDY.dataset)]
+
+
+rule questions:
+    """Choose the questions of one category by their programs, before any answer is known."""
+    input:
+        lambda wildcards: QUESTION_FILES[wildcards.category],
+    output:
+        chosen=f"{RESULTS}/questions/{{category}}.csv",
+        rejections=f"{RESULTS}/questions/{{category}}.rejections.csv",
+    log:
+        f"{LOGS}/questions/{{category}}.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("data.choice"),
+        record=record,
+        source=lambda wildcards: chosen_from(wildcards.category),
+        number=STUDY.number,
+        seed=STUDY.seed,
+    shell:
+        crossflow(
+            "questions {params.source:q} --category {wildcards.category} --number {params.number}"
+            " --seed {params.seed} --output {output.chosen:q} --rejections {output.rejections:q}"
+        )
+
+
+if config["datasets"][STUDY.dataset]["kind"] == "gqa":
+
+    rule published_overlap:
+        """Compare the questions that the filter finds in the split with the published sets."""
+        input:
+            inputs.gqa_files(config, STUDY.dataset),
+            published=[inputs.published_file(category) for category in PUBLISHED_CATEGORIES],
+        output:
+            overlap=f"{RESULTS}/published/overlap.csv",
+            differences=f"{RESULTS}/published/differences.csv",
+        log:
+            f"{LOGS}/published_overlap.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code("data.published_overlap"),
+            root=lambda wildcards: DATASET,
+            split=inputs.dataset_split(config, STUDY.dataset),
+        shell:
+            crossflow(
+                "overlap --root {params.root:q} --split {params.split:q} --published {input.published:q}"
+                " --output {output.overlap:q} --differences {output.differences:q}",
+                record=False,
+            )
+
+
+_files = [file for found in (QUESTION_FILES, IMAGE_FILES, MODEL_FILES) for files in found.values() for file in files]
+
+
+rule hashes:
+    """Hash the study's data and models: what follows can be looked at where they are not."""
+    input:
+        list(dict.fromkeys(_files)),
+    output:
+        FILES["data"][0],
+    log:
+        f"{LOGS}/hashes.log",
+    conda:
+        CPU_ENV
+    shell:
+        crossflow("hashes --files {input:q} --output {output:q}", record=False)

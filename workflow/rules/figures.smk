@@ -1,101 +1,86 @@
-"""The figures.
+"""The figures, and the explorer.
 
-Needs: the summary tables; for the examples a category's questions, answers, knockouts and pictures, too.
-Makes: results/{study}/figures/{kind}-{model}-w{window}.pdf and .png, one panel per category; overviews, heat maps, window
-       sweeps and comparisons of models beside them; examples-{model}-{category}.pdf and .png, single questions;
-       the same under results/{study}/expected/, from the tables in resources/expected/{study} and nothing else, only
-       when asked for: `snakemake expected_figures`.
+Needs: the summary tables; for the examples and the explorer also questions, answers, knockouts and images.
+Makes: results/{study}/figures/*.pdf and .png, one rule for each entry of `crossflow.figures.kinds.FIGURES`;
+       examples-{model}-{category}.pdf and .png, single questions;
+       results/{study}/explorer.html, one page that needs no network and no server;
+       figures of curves under results/{study}/expected/, from the tables in resources/expected/{study} and nothing else,
+       only when asked for: `snakemake expected_figures`.
 """
 
 
 localrules:
     examples,
+    explorer,
     expected_figure,
     expected_figures,
 
 
-for kind, flows in kinds_of([*STUDY.flows, *STUDY.controls]).items():
+def curves_shown(wildcards) -> list[str]:
+    """Models and windows of a figure, as options: those of its name, or else all that it compares."""
+    models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
+    if hasattr(wildcards, "window"):
+        windows = [wildcards.window]
+    elif hasattr(wildcards, "model"):
+        windows = STUDY.windows[wildcards.model]
+    else:
+        windows = [STUDY.windows[model][0] for model in STUDY.models]
+    return ["--models", *models, "--windows", *windows]
+
+
+def flows_shown(kind: str) -> list[str]:
+    """The flows of a figure of curves, as options."""
+    return ["--flows", *FLOWS_SHOWN[kind]] if kind in FLOWS_SHOWN else []
+
+
+for kind in FIGURES_OF_STUDY:
 
     rule:
         name:
             f"figure_{kind.replace('-', '_')}"
         input:
-            f"{RESULTS}/summary/effects.csv",
-            f"{RESULTS}/summary/counts.csv",
-            f"{RESULTS}/summary/bands.csv",
-            f"{RESULTS}/summary/noise.csv",
-            sources=sources("figure"),
+            [f"{RESULTS}/summary/{table}.csv" for table in FIGURES[kind].tables],
         output:
-            pdf=f"{RESULTS}/figures/{kind}-{{model}}-w{{window}}.pdf",
+            pdf=f"{RESULTS}/figures/{FIGURES[kind].file}.pdf",
             png=report(
-                f"{RESULTS}/figures/{kind}-{{model}}-w{{window}}.png",
-                caption=f"../report/{kind}.rst",
+                f"{RESULTS}/figures/{FIGURES[kind].file}.png",
+                caption=f"../report/{kind.removesuffix('-published')}.rst",
                 category="Figures",
-                subcategory="{model}",
-                labels={"flows": ", ".join(flows), "window": "{window}"},
+                subcategory="{model}" if "{model}" in FIGURES[kind].file else "all models",
+                labels={
+                    "figure": kind,
+                    "shows": FIGURES[kind].title,
+                    "window": "{window}" if "{window}" in FIGURES[kind].file else "",
+                },
             ),
         log:
-            f"{LOGS}/figures/{kind}-{{model}}-w{{window}}.log",
+            f"{LOGS}/figures/{FIGURES[kind].file}.log",
         localrule: True
         conda:
             CPU_ENV
         params:
-            provenance=lambda wildcards, output: parameters.record_of(output[0]),
+            code=code(FIGURES[kind].module.removeprefix("crossflow.")),
+            record=record,
             summary=lambda wildcards, input: str(Path(input[0]).parent),
             kind=kind,
+            curves=curves_shown,
             categories=STUDY.categories,
+            flows=flows_shown(kind),
         shell:
-            "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
-            " --summary {params.summary:q} --kind {params.kind} --model {wildcards.model}"
-            " --window {wildcards.window} --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
-            " --provenance {params.provenance:q} 2>&1 | tee {log:q}"
-
-
-for kind, name in GRIDS.items():
-
-    rule:
-        name:
-            f"figure_{kind.replace('-', '_')}"
-        input:
-            f"{RESULTS}/summary/effects.csv",
-            f"{RESULTS}/summary/bands.csv",
-            sources=sources("figure"),
-        output:
-            pdf=f"{RESULTS}/figures/{name}.pdf",
-            png=report(
-                f"{RESULTS}/figures/{name}.png",
-                caption=f"../report/{kind}.rst",
-                category="Figures",
-                subcategory="{model}" if "{model}" in name else "all models",
-                labels={"flows": kind, "window": "{window}" if "{window}" in name else ""},
-            ),
-        log:
-            f"{LOGS}/figures/{name}.log",
-        localrule: True
-        conda:
-            CPU_ENV
-        params:
-            provenance=lambda wildcards, output: parameters.record_of(output[0]),
-            summary=lambda wildcards, input: str(Path(input[0]).parent),
-            kind=kind,
-            curves=lambda wildcards: curves_shown(wildcards),
-            categories=STUDY.categories,
-        shell:
-            "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
-            " --summary {params.summary:q} --kind {params.kind} {params.curves}"
-            " --categories {params.categories:q} --output {output.pdf:q} {output.png:q}"
-            " --provenance {params.provenance:q} 2>&1 | tee {log:q}"
+            crossflow(
+                "figure --summary {params.summary:q} --kind {params.kind} {params.curves}"
+                " --categories {params.categories:q} {params.flows:q} --output {output.pdf:q} {output.png:q}"
+            )
 
 
 rule examples:
-    """Two questions of each category: their pictures with the related patches, beside their own curves."""
+    """Two questions of each category: their images with the related visual tokens, beside their own curves."""
     input:
-        PICTURE_FILES.values(),
+        IMAGE_FILES.values(),
         lambda wildcards: MODEL_FILES[wildcards.model],
         lambda wildcards: first_knockouts(wildcards.model),
         FILES["questions"],
-        answers=[f"{RESULTS}/answers/{{model}}/{category}.parquet" for category in STUDY.categories],
-        sources=sources("examples"),
+        [f"{RESULTS}/answers/{{model}}/{category}.parquet" for category in STUDY.categories],
     output:
         pdf=[f"{RESULTS}/figures/examples-{{model}}-{category}.pdf" for category in STUDY.categories],
         png=report(
@@ -103,24 +88,50 @@ rule examples:
             caption="../report/examples.rst",
             category="Figures",
             subcategory="{model}",
-            labels={"flows": "single questions"},
+            labels={"figure": "examples", "shows": "single questions"},
         ),
     log:
         f"{LOGS}/figures/examples-{{model}}.log",
     conda:
         GPU_ENV
     params:
-        provenance=lambda wildcards, output: parameters.record_of(output[0]),
-        results=lambda wildcards, output: str(Path(output[0]).parent.parent),
-        window=lambda wildcards: STUDY.windows[wildcards.model][0],
-        categories=STUDY.categories,
-        pictures=PICTURES,
-        model=lambda wildcards: parameters.model_options(config, wildcards.model, parameters.KNOCKOUT_SETTINGS),
+        code=code("figures.examples"),
+        record=record,
+        results=lambda wildcards: results_options([f"{wildcards.model}:{STUDY.windows[wildcards.model][0]}"]),
+        images=IMAGES,
+        model=model_options(inputs.KNOCKOUT_SETTINGS),
     shell:
-        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow examples"
-        " --results {params.results:q} --model {wildcards.model} --window {params.window}"
-        " --categories {params.categories:q} {params.pictures:q} {params.model:q}"
-        " --output {output.pdf:q} {output.png:q} --provenance {params.provenance:q} 2>&1 | tee {log:q}"
+        crossflow(
+            "examples {params.results:q} {params.images:q} {params.model:q} --output {output.pdf:q} {output.png:q}"
+        )
+
+
+rule explorer:
+    """One page to look around in the study: curves, claims, and single questions with their images."""
+    input:
+        FILES["summary"],
+        FILES["claims"],
+        FILES["questions"],
+        FILES["answers"],
+        FILES["knockout"],
+        IMAGE_FILES.values(),
+        page=[f"workflow/crossflow/figures/explorer_page/page.{suffix}" for suffix in ("html", "css", "js")],
+    output:
+        f"{RESULTS}/explorer.html",
+    log:
+        f"{LOGS}/explorer.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("figures.explorer"),
+        record=record,
+        results=results_options(),
+        images=IMAGES,
+    shell:
+        crossflow("explorer {params.results:q} {params.images:q} --output {output:q}")
+
+
+EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]
 
 
 rule expected_figure:
@@ -128,36 +139,35 @@ rule expected_figure:
     input:
         f"resources/expected/{STUDY.name}/effects.csv",
         f"resources/expected/{STUDY.name}/counts.csv",
-        sources=sources("figure"),
     output:
         pdf=f"{RESULTS}/expected/{{kind}}-{{model}}-w{{window}}.pdf",
         png=f"{RESULTS}/expected/{{kind}}-{{model}}-w{{window}}.png",
     log:
         f"{LOGS}/expected/{{kind}}-{{model}}-w{{window}}.log",
     wildcard_constraints:
-        kind="|".join(kinds_of([*STUDY.flows, *STUDY.controls])),
+        kind="|".join(EXPECTED_KINDS),
     conda:
         CPU_ENV
     params:
+        code=code("figures.curves"),
         summary=lambda wildcards, input: str(Path(input[0]).parent),
         categories=STUDY.categories,
+        flows=lambda wildcards: flows_shown(wildcards.kind),
     shell:
-        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow figure"
-        " --summary {params.summary:q} --kind {wildcards.kind} --model {wildcards.model}"
-        " --window {wildcards.window} --categories {params.categories:q}"
-        " --output {output.pdf:q} {output.png:q} 2>&1 | tee {log:q}"
-
-
-EXPECTED_FIGURES = [
-    f"{kind}-{model}-w{window}.{suffix}"
-    for kind in kinds_of([*STUDY.flows, *STUDY.controls])
-    for model in STUDY.models
-    for window in STUDY.windows[model]
-    for suffix in ("pdf", "png")
-]
+        crossflow(
+            "figure --summary {params.summary:q} --kind {wildcards.kind} --models {wildcards.model}"
+            " --windows {wildcards.window} --categories {params.categories:q} {params.flows:q}"
+            " --output {output.pdf:q} {output.png:q}",
+            record=False,
+        )
 
 
 rule expected_figures:
-    """All figures of the expected tables: seconds, without a model or a picture."""
+    """All figures of the expected tables: seconds, without a model or an image."""
     input:
-        [f"{RESULTS}/expected/{Path(file).name}" for file in FILES["figures"] if Path(file).name in EXPECTED_FIGURES],
+        [
+            f"{RESULTS}/expected/{name}.{suffix}"
+            for kind in EXPECTED_KINDS
+            for name in FIGURES_OF_STUDY[kind]
+            for suffix in ("pdf", "png")
+        ],

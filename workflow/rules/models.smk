@@ -15,10 +15,8 @@ localrules:
 
 rule fetch_model:
     """Fetch a model at its pinned revision; what the cache holds already is not fetched again."""
-    input:
-        sources("fetch-model"),
     output:
-        parameters.manifest_of("{repo}", "{revision}"),
+        inputs.manifest_of("{repo}", "{revision}"),
     log:
         f"{LOGS}/fetch_model/{{repo}}-{{revision}}.log",
     wildcard_constraints:
@@ -30,33 +28,31 @@ rule fetch_model:
         # A repository's name has no two hyphens in a row.
         repo=lambda wildcards: wildcards.repo.replace("--", "/"),
     shell:
-        "PYTHONPATH=workflow python -m crossflow fetch-model --model-repo {params.repo:q}"
-        " --model-revision {wildcards.revision} --output {output:q} 2>&1 | tee {log:q}"
+        crossflow(
+            "fetch-model --model-repo {params.repo:q} --model-revision {wildcards.revision} --output {output:q}",
+            record=False,
+        )
 
 
 rule random_llava:
     """Build a tiny LLaVA with random weights: for tests."""
-    input:
-        sources("random-model"),
     output:
-        [f"{parameters.RANDOM_LLAVA}/{name}" for name in parameters.MODEL_FILES],
+        [f"{inputs.RANDOM_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
         f"{LOGS}/random_llava.log",
     conda:
         GPU_ENV
     params:
+        code=code("mini.random_model"),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow random-model"
-        " --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
+        crossflow("random-model --seed 0 --output {params.folder:q}", record=False)
 
 
 rule train_mini_llava:
-    """Train mini-llava from nothing; taken up where it was, if it was stopped."""
-    input:
-        sources("mini-llava"),
+    """Train mini-llava from nothing; a stopped training goes on where it was."""
     output:
-        [f"{parameters.TRAINED_LLAVA}/{name}" for name in parameters.MODEL_FILES],
+        [f"{inputs.TRAINED_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
         f"{LOGS}/train_mini_llava.log",
     conda:
@@ -64,18 +60,18 @@ rule train_mini_llava:
     resources:
         gpu=1,
     params:
+        code=code("mini.training"),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "PYTHONPATH=workflow python -m crossflow mini-llava --seed 0 --output {params.folder:q} 2>&1 | tee {log:q}"
+        crossflow("train-mini-llava --seed 0 --output {params.folder:q}", record=False)
 
 
 rule mini_llava:
-    """Ask the trained mini-llava about scenes it has not seen, with and without the picture, and write its card."""
+    """Ask the trained mini-llava about scenes it has not seen, with and without the image, and write its card."""
     input:
         rules.train_mini_llava.output,
-        sources=sources("mini-card"),
     output:
-        f"{parameters.TRAINED_LLAVA}/README.md",
+        f"{inputs.TRAINED_LLAVA}/README.md",
     log:
         f"{LOGS}/mini_llava.log",
     conda:
@@ -84,7 +80,7 @@ rule mini_llava:
     resources:
         gpu=1,
     params:
+        code=code("mini.model_card"),
         folder=lambda wildcards, input: str(Path(input[0]).parent),
     shell:
-        "PYTHONPATH=workflow OMP_NUM_THREADS={threads} python -m crossflow mini-card"
-        " --model-path {params.folder:q} --seed 0 --output {output:q} 2>&1 | tee {log:q}"
+        crossflow("mini-card --model-path {params.folder:q} --seed 0 --output {output:q}", record=False)

@@ -17,9 +17,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from crossflow import parameters
-from crossflow.config_files import read_config
-from crossflow.errors import CrossflowError
+from crossflow.core.errors import CrossflowError
+from crossflow.study import parameters, results
+from crossflow.study.config_files import read_config
 
 LOCKS = Path(".snakemake/locks")
 MADE = Path("data/made")
@@ -28,7 +28,7 @@ MADE = Path("data/made")
 def stages(config: dict[str, object]) -> dict[str, list[str]]:
     """Stage -> the files that snakemake is asked for."""
     study = parameters.read_study(config)
-    files = parameters.stage_files(study)
+    files = results.result_files(study)
     return {
         "data": files["data"],
         "questions": files["questions"],
@@ -67,7 +67,7 @@ def main(stage: str) -> int:
     """Run a stage. Returns snakemake's exit status."""
     try:
         config = read_config(Path("params.yaml"))
-        parameters.check(config, Path("workflow/schemas/params.schema.yaml"))
+        parameters.validate(config, Path("workflow/schemas/params.schema.yaml"))
         wanted = stages(config)
     except CrossflowError as error:
         print(error, file=sys.stderr)  # noqa: T201
@@ -76,8 +76,8 @@ def main(stage: str) -> int:
         for lock in LOCKS.iterdir():
             lock.unlink()
     # Folders that DVC keeps must be there, even where a study needs nothing in them.
-    results = Path("results", str(config["study"]))
-    for folder in (MADE, results / "lens"):
+    folder_of_study = Path("results", str(config["study"]))
+    for folder in (MADE, folder_of_study / "lens"):
         folder.mkdir(parents=True, exist_ok=True)
     if wanted[stage]:
         options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))
@@ -87,13 +87,16 @@ def main(stage: str) -> int:
             return status
     if stage == "figures":
         for name in ("summary", "figures"):
-            remove_others(results / name, wanted[stage])
+            remove_others(folder_of_study / name, wanted[stage])
     elif stage == "record":
-        records = [parameters.record_of(file) for files in wanted.values() for file in files]
-        tables = [str(results / "provenance" / name) for name in ("facts.csv", "times.csv", "facts.html", "times.html")]
-        remove_others(results / "provenance", [*records, *tables])
+        records = [results.record_of(file) for files in wanted.values() for file in files]
+        tables = [
+            str(folder_of_study / "provenance" / name)
+            for name in ("facts.csv", "times.csv", "facts.html", "times.html")
+        ]
+        remove_others(folder_of_study / "provenance", [*records, *tables])
     elif stage != "data":
-        remove_others(results / stage, wanted[stage])
+        remove_others(folder_of_study / stage, wanted[stage])
     return 0
 
 

@@ -1,0 +1,383 @@
+"""The study's claims, each held against the tables: supported, not supported, or undecided.
+
+A claim is one or several *criteria*, numbers with a threshold each. A number is computed from mean curves, and again in
+every resample of images, the choice of the strongest layer included, so that the bias of that choice shows
+and is taken off.
+The criterion is met if the whole interval lies on the threshold's right side, failed if the whole interval lies on the
+other, and undecided otherwise. A claim is supported if all its criteria are met, not supported if one is failed, and
+undecided otherwise; it is not tested where the study lacks one of its flows, and undecided where no question or a
+single image is left.
+
+Words used by the criteria, for a mean curve of changes in percent:
+
+loss
+    How far the probability falls at the centre layer where it falls most, in percent; 0 where it never falls.
+largest change
+    The largest absolute value of the curve, in percent.
+depth
+    Where a curve falls: the mean centre layer, weighted by how far it falls there, from 0 (first layer) to 1 (last).
+    Layers with less than a tenth of the loss do not count: over many layers their noise would add up.
+
+Source of the claims: abstract and summaries of the study; the thresholds are this project's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from crossflow.analysis.bootstrap import percentiles, resampled_means, unbiased
+from crossflow.analysis.curves import Curve
+from crossflow.analysis.paired import on_common_ground
+from crossflow.analysis.results import Results
+from crossflow.core.seeds import derived_seed
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported", "not supported", "undecided", "not tested"
+NEGLIGIBLE = 5.0
+"""Percent: a smaller change counts as none."""
+STRONG = 20.0
+"""Percent: a loss beyond it is strong."""
+MUCH = 2.0
+"""Times: a loss is much larger than another if it is more than twice as large."""
+MIDDLE = 2 / 3
+"""Depth below which layers are lower to middle ones."""
+APPEARS = 0.05
+"""Probability that a token must reach to appear."""
+FORMS = ("answer", "answer_capitalized")
+TOGETHER = "all"
+_COUNTS = 0.1  # of a curve's loss: a smaller one does not enter its depth
+
+Curves = Float[np.ndarray, "resamples layers"]
+Numbers = Float[np.ndarray, " resamples"]
+
+
+class Criterion(NamedTuple):
+    """One number of a claim.
+
+    Attributes:
+        what: What it is, in words.
+        value, low, high: The number with its 95 % interval; NaN where it can not be stated.
+        sign: On which side of the threshold it is met: ``>`` or ``<``.
+        threshold: In the number's unit.
+        verdict: Met (supported), failed (not supported) or undecided.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    sign: str
+    threshold: float
+    verdict: str
+
+
+class JudgedClaim(NamedTuple):
+    """One claim of one model, in one category or in all of them together.
+
+    Attributes:
+        claim: Its number.
+        n: Questions that count.
+    """
+
+    claim: int
+    model: str
+    window: str
+    category: str
+    verdict: str
+    n: int
+    criteria: tuple[Criterion, ...]
+
+
+class Case(NamedTuple):
+    """What a claim is judged by: curves of one model and category, or of all its categories together.
+
+    Attributes:
+        curves: Flow -> curve.
+        tracks: Token -> its probability after every layer with the final norm, ``(questions, states)``; None without
+            answer tracking.
+        images: Of the tracked questions.
+    """
+
+    model: str
+    window: str
+    category: str
+    layers: int
+    curves: Mapping[str, Curve]
+    tracks: Mapping[str, Float[np.ndarray, "questions states"]] | None
+    images: np.ndarray
+    seed: int
+
+
+def loss(curves: Curves) -> Numbers:
+    """The loss of each curve, see above."""
+    return np.asarray(np.maximum(0, -curves.min(axis=-1)))
+
+
+def largest_change(curves: Curves) -> Numbers:
+    """The largest change of each curve, see above."""
+    return np.asarray(np.abs(curves).max(axis=-1))
+
+
+def depth(weights: Curves) -> Numbers:
+    """The mean place, from 0 (first column) to 1 (last), weighted; 0 where nothing counts.
+
+    Args:
+        weights: Negative ones do not count, nor those below a tenth of the largest.
+    """
+    places = np.linspace(0, 1, weights.shape[-1])
+    counted = np.maximum(0, weights)
+    counted = np.where(counted >= _COUNTS * counted.max(axis=-1, keepdims=True), counted, 0)
+    total = counted.sum(axis=-1)
+    return np.asarray((counted * places).sum(axis=-1) / np.where(total > 0, total, 1))
+
+
+def judge(low: float, high: float, sign: str, threshold: float) -> str:
+    """The verdict on a number by its interval: met on the side that ``sign`` says (``>`` or ``<``)."""
+    if not low > threshold and not high < threshold:
+        return UNDECIDED
+    return SUPPORTED if (low > threshold) == (sign == ">") else NOT_SUPPORTED
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """The verdict of a claim from those of its criteria."""
+    if NOT_SUPPORTED in verdicts:
+        return NOT_SUPPORTED
+    return SUPPORTED if verdicts and set(verdicts) == {SUPPORTED} else UNDECIDED
+
+
+Statistic = Callable[..., Numbers]
+
+
+class CriterionSpec(NamedTuple):
+    """A criterion before it is judged: what it is, how it follows from mean curves, and where it is met.
+
+    Attributes:
+        chooses: Whether the statistic takes the largest of a curve, which has a bias (see `statistics.unbiased`).
+    """
+
+    what: str
+    statistic: Statistic
+    sign: str
+    threshold: float
+    chooses: bool = True
+
+
+def _criteria(
+    values: Sequence[Curves], images: np.ndarray, seed: int, asked: Sequence[CriterionSpec]
+) -> tuple[Criterion, ...]:
+    """Judge statistics of mean curves of the same questions."""
+    if len(np.unique(images)) < 2:
+        return tuple(Criterion(one.what, np.nan, np.nan, np.nan, one.sign, one.threshold, UNDECIDED) for one in asked)
+    cuts = np.cumsum([each.shape[1] for each in values])[:-1]
+    beside = np.concatenate(values, axis=1)
+    means = np.split(beside.mean(axis=0, keepdims=True), cuts, axis=1)
+    resampled = np.split(resampled_means(beside, images, seed), cuts, axis=1)
+    found = []
+    for one in asked:
+        value, samples = float(one.statistic(*means)[0]), one.statistic(*resampled)
+        if one.chooses:
+            value, low, high = unbiased(value, samples)
+        else:
+            low, high = (float(end[0]) for end in percentiles(samples[:, None]))
+        verdict = judge(low, high, one.sign, one.threshold)
+        found.append(Criterion(one.what, value, low, high, one.sign, one.threshold, verdict))
+    return tuple(found)
+
+
+def _judged(case: Case, claim: int, flows: Sequence[str], *asked: CriterionSpec) -> JudgedClaim:
+    if not set(flows) <= case.curves.keys():
+        return JudgedClaim(claim, case.model, case.window, case.category, NOT_TESTED, 0, ())
+    curves = on_common_ground([case.curves[flow] for flow in flows])
+    drawn = derived_seed(case.seed, case.model, case.category, case.window, "claim", str(claim))
+    criteria = _criteria([curve.change for curve in curves], curves[0].images, drawn, asked)
+    verdict = together([criterion.verdict for criterion in criteria])
+    return JudgedClaim(claim, case.model, case.window, case.category, verdict, len(curves[0].images), criteria)
+
+
+def question_reaches_last(case: Case) -> JudgedClaim:
+    """Claim 1."""
+    return _judged(
+        case,
+        1,
+        ("question->last", "image->last"),
+        CriterionSpec("loss by question → last (%)", lambda question, image: loss(question), ">", STRONG),
+        CriterionSpec(
+            f"loss by question → last less {MUCH:g} x that by image → last (%)",
+            lambda question, image: loss(question) - MUCH * loss(image), ">", 0.0,
+        ),
+    )  # fmt: skip
+
+
+def image_acts_through_question(case: Case) -> JudgedClaim:
+    """Claim 2."""
+    return _judged(
+        case,
+        2,
+        ("image->question", "image->last"),
+        CriterionSpec(
+            "loss by image → question less that by image → last (%)",
+            lambda question, last: loss(question) - loss(last), ">", NEGLIGIBLE,
+        ),
+    )  # fmt: skip
+
+
+def two_stages(case: Case) -> JudgedClaim:
+    """Claim 3; where the study has random sets of patches, ``related`` must do more than they do."""
+    flows = ["other->question", "related->question"]
+    asked = [
+        CriterionSpec("loss by other → question (%)", lambda other, related, *_: loss(other), ">", NEGLIGIBLE),
+        CriterionSpec("loss by related → question (%)", lambda other, related, *_: loss(related), ">", NEGLIGIBLE),
+        CriterionSpec(
+            "depth of related → question less that of other → question",
+            lambda other, related, *_: depth(-related) - depth(-other), ">", 0.0, chooses=False,
+        ),
+    ]  # fmt: skip
+    control = "related~random->question"
+    # Curves are compared at the centre layers that all have, and controls may have fewer.
+    if control in case.curves and len(case.curves[control].centres) == case.layers:
+        flows.append(control)
+        what = "loss by related → question less that by as many random patches (%)"
+        asked.append(CriterionSpec(what, lambda other, related, random: loss(related) - loss(random), ">", 0.0))
+    return _judged(case, 3, flows, *asked)
+
+
+def image_before_question(case: Case) -> JudgedClaim:
+    """Claim 4."""
+    return _judged(
+        case,
+        4,
+        ("image->question", "question->last"),
+        CriterionSpec("loss by image → question (%)", lambda image, question: loss(image), ">", NEGLIGIBLE),
+        CriterionSpec("loss by question → last (%)", lambda image, question: loss(question), ">", NEGLIGIBLE),
+        CriterionSpec("depth of image → question", lambda image, question: depth(-image), "<", MIDDLE, chooses=False),
+        CriterionSpec(
+            "depth of question → last less that of image → question",
+            lambda image, question: depth(-question) - depth(-image), ">", 0.0, chooses=False,
+        ),
+    )  # fmt: skip
+
+
+def last_to_last_is_negligible(case: Case) -> JudgedClaim:
+    """Claim 5."""
+    asked = CriterionSpec("largest change by last → last (%)", largest_change, "<", NEGLIGIBLE)
+    return _judged(case, 5, ("last->last",), asked)
+
+
+def lower_case_before_capitalised(case: Case) -> JudgedClaim:
+    """Claim 7."""
+    if case.tracks is None:
+        return JudgedClaim(7, case.model, case.window, case.category, NOT_TESTED, 0, ())
+    asked = (
+        CriterionSpec("largest mean probability of the lower-case answer", lambda low, high: low.max(axis=-1), ">", APPEARS),
+        CriterionSpec("largest mean probability of the capitalised answer", lambda low, high: high.max(axis=-1), ">", APPEARS),
+        CriterionSpec(
+            "depth of the capitalised answer less that of the lower-case one",
+            lambda low, high: depth(high) - depth(low), ">", 0.0, chooses=False,
+        ),
+    )  # fmt: skip
+    drawn = derived_seed(case.seed, case.model, case.category, "claim", "7")
+    criteria = _criteria([case.tracks[form] for form in FORMS], case.images, drawn, asked)
+    verdict = together([criterion.verdict for criterion in criteria])
+    return JudgedClaim(7, case.model, case.window, case.category, verdict, len(case.images), criteria)
+
+
+JUDGES = (
+    question_reaches_last,
+    image_acts_through_question,
+    two_stages,
+    image_before_question,
+    last_to_last_is_negligible,
+    lower_case_before_capitalised,
+)
+
+
+def same_in_every_category(findings: Sequence[JudgedClaim], model: str, window: str) -> JudgedClaim:
+    """Claim 6: claims 1 to 5 have one verdict in all categories; from the findings of one model's categories."""
+    verdicts: dict[int, list[str]] = {}
+    for finding in findings:
+        if finding.claim <= 5 and finding.verdict != NOT_TESTED:
+            verdicts.setdefault(finding.claim, []).append(finding.verdict)
+    if not verdicts or max(map(len, verdicts.values())) < 2:
+        return JudgedClaim(6, model, window, TOGETHER, NOT_TESTED, 0, ())
+    if any({SUPPORTED, NOT_SUPPORTED} <= set(found) for found in verdicts.values()):
+        verdict = NOT_SUPPORTED
+    else:
+        verdict = UNDECIDED if any(UNDECIDED in found for found in verdicts.values()) else SUPPORTED
+    n = sum(finding.n for finding in findings if finding.claim == min(verdicts))
+    return JudgedClaim(6, model, window, TOGETHER, verdict, n, ())
+
+
+def pool(cases: Sequence[Case]) -> Case:
+    """All categories of a model as one case; a flow counts where every category has it."""
+    flows = [flow for flow in cases[0].curves if all(flow in case.curves for case in cases)]
+    curves = {}
+    for flow in flows:
+        parts = [case.curves[flow] for case in cases]
+        curves[flow] = Curve(
+            parts[0].centres,
+            np.concatenate([part.question_ids for part in parts]),
+            np.concatenate([part.images for part in parts]),
+            {"change_percent": np.concatenate([part.change for part in parts])},
+            sum(part.missing for part in parts),
+        )
+    tracks = None
+    if all(case.tracks is not None for case in cases):
+        tracks = {
+            token: np.concatenate([case.tracks[token] for case in cases if case.tracks is not None]) for token in FORMS
+        }
+    images = np.concatenate([case.images for case in cases])
+    return cases[0]._replace(category=TOGETHER, curves=curves, tracks=tracks, images=images)
+
+
+def tracks_of(table: pd.DataFrame, states: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Tracks with the final norm out of a lens table, and the images of their questions.
+
+    Args:
+        table: The columns of ``tables.LENS``.
+        states: Number of layers and one.
+    """
+    normed = table[table["normed"]].sort_values(["question_id", "layer"], kind="stable")
+    tracks = {}
+    images = np.array([], dtype=object)
+    for token in FORMS:
+        rows = normed[normed["token"] == token]
+        tracks[token] = rows["probability"].to_numpy(dtype=float).reshape(-1, states)
+        images = rows["image_id"].to_numpy(dtype=object)[::states]
+    return tracks, images
+
+
+def case_of(results: Results, model: str, window: str, category: str, lens: bool) -> Case:
+    """What the claims are judged by in one category.
+
+    Args:
+        results: The study's results.
+        model, window, category: Which of them.
+        lens: Whether the study reads the logit lens.
+
+    Raises:
+        CrossflowError: a table is absent or damaged.
+    """
+    table = results.knockouts(model, window, category)
+    tracks, images = None, np.array([], dtype=object)
+    if lens:
+        tracks, images = tracks_of(results.logit_lens(model, category)[0], table.layers + 1)
+    return Case(model, window, category, table.layers, table.curves, tracks, images, results.seed)
+
+
+def judge_model(cases: Sequence[Case]) -> Iterator[JudgedClaim]:
+    """All claims of one model: in every category, in all of them together, and across them."""
+    found = [judged(case) for case in cases for judged in JUDGES]
+    yield from found
+    yield from (judged(pool(cases)) for judged in JUDGES)
+    yield same_in_every_category(found, cases[0].model, cases[0].window)
+
+
+def overall(findings: Sequence[JudgedClaim]) -> dict[int, str]:
+    """Claim -> the verdict that all models agree on, all categories together; undecided where they do not."""
+    verdicts: dict[int, set[str]] = {}
+    for finding in findings:
+        if finding.category == TOGETHER:
+            verdicts.setdefault(finding.claim, set()).add(finding.verdict)
+    return {claim: next(iter(found)) if len(found) == 1 else UNDECIDED for claim, found in sorted(verdicts.items())}

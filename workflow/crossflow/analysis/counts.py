@@ -1,0 +1,102 @@
+"""Where the questions of a study went: counts.csv; and the noise floor of its knockouts: noise.csv.
+
+Every question that was chosen is in exactly one place:
+``questions = skipped + excluded + missing + n``.
+
+skipped
+    Broken: it could not be answered.
+excluded
+    Answered, but not selected for knockouts (by ``answers: correct | wrong | all``).
+missing
+    Knocked out in other flows; this flow blocks no edge, for its source set is empty.
+n
+    Counted in the curve.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from crossflow.analysis.curves import Knockouts
+from crossflow.analysis.results import Results, Row
+from crossflow.core.errors import CrossflowError
+
+
+def noise(table: Knockouts) -> dict[str, Any]:
+    """Give the row of noise.csv: what a no-op knockout changes at most, as a probability and in percent of it."""
+    probability, percent = table.noise
+    return {
+        "model": table.model,
+        "category": table.category,
+        "window": table.window,
+        "probability": probability,
+        "change_percent": percent,
+    }
+
+
+def counts(
+    table: Knockouts, *, chosen: Sequence[str], skipped: Collection[str], answered: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Give the rows of counts.csv: where every chosen question went, per flow.
+
+    Args:
+        table: The knockouts.
+        chosen: Ids of the chosen questions.
+        skipped: Ids of the broken ones.
+        answered: Ids of the answered ones.
+
+    Raises:
+        CrossflowError: a question is nowhere, in two places, or was never chosen.
+    """
+    where = f"{table.model}, window {table.window}, {table.category}"
+    places = [*skipped, *answered]
+    if sorted(places) != sorted(chosen):
+        astray = sorted(set(places) ^ set(chosen)) or sorted(id for id in set(places) if places.count(id) > 1)
+        raise CrossflowError(
+            f"{where}: {len(chosen)} questions were chosen, {len(skipped)} skipped and {len(answered)} "
+            f"answered, which does not fit ({', '.join(astray[:3])}); delete these answers and run again."
+        )
+    strangers = sorted(table.question_ids.difference(answered))
+    if strangers:
+        raise CrossflowError(
+            f"{where}: question {strangers[0]} was knocked out but has no answer; delete these knockouts and run again."
+        )
+    excluded = len(answered) - len(table.question_ids)
+    for flow, curve in table.curves.items():
+        n = len(curve.images)
+        if len(chosen) != len(skipped) + excluded + curve.missing + n:
+            raise CrossflowError(
+                f"{where}, {flow}: {len(chosen)} questions, but {len(skipped)} skipped + {excluded} excluded "
+                f"+ {curve.missing} missing + {n} counted."
+            )
+        yield {
+            "model": table.model,
+            "category": table.category,
+            "window": table.window,
+            "flow": flow,
+            "questions": len(chosen),
+            "skipped": len(skipped),
+            "excluded": excluded,
+            "missing": curve.missing,
+            "n": n,
+        }
+
+
+def tables(results: Results) -> dict[str, Iterable[Row]]:
+    """Rows of counts.csv and noise.csv.
+
+    Raises:
+        CrossflowError: a table is absent, or a question is nowhere or in two places.
+    """
+    rows: dict[str, list[Row]] = {"counts": [], "noise": []}
+    for table in results.all_knockouts():
+        rows["counts"].extend(
+            counts(
+                table,
+                chosen=results.chosen(table.category),
+                skipped=results.skipped(table.model, table.category),
+                answered=list(results.answers(table.model, table.category)["question_id"]),
+            )
+        )
+        rows["noise"].append(noise(table))
+    rows["noise"].sort(key=lambda row: results.categories.index(row["category"]))
+    return {**rows}

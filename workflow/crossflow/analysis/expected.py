@@ -1,0 +1,185 @@
+"""Fresh summary tables against expected ones, within tolerances.
+
+Another processor or library version gives other last digits, and a question on the edge may then be answered
+otherwise and enter or leave a curve. The tolerances allow that much and no more:
+
+effects.csv
+    Ends and middle of an interval: 0.1 percentage points and a tenth of the expected interval's width.
+answers.csv
+    Accuracies: 0.02.
+counts.csv
+    Questions, and those skipped: none. Where the others went: one in fifty of the questions, rounded up.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crossflow.analysis.tables import COLUMNS
+from crossflow.core.columns import NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.errors import CrossflowError
+from crossflow.core.tables import read_csv, write_csv
+
+_SHOWN = 5  # numbers beyond their tolerance that are told
+log = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+COMPARISON: Columns = {"table": TEXT, "column": TEXT, "numbers": WHOLE, "largest_difference": NUMBER}
+
+
+class Table(NamedTuple):
+    """How a summary table is compared.
+
+    Attributes:
+        keys: Columns that name a row.
+        allowed: Column -> how far a number may be from the expected row's, in the column's unit.
+    """
+
+    keys: tuple[str, ...]
+    allowed: Mapping[str, Callable[[Row], float]]
+
+
+class Agreement(NamedTuple):
+    """One column of a table, compared.
+
+    Attributes:
+        numbers: How many were compared.
+        largest: The largest difference, in the column's unit; infinite where only one side has a number.
+        beyond: The rows whose difference is not allowed, in words.
+    """
+
+    table: str
+    column: str
+    numbers: int
+    largest: float
+    beyond: tuple[str, ...]
+
+
+def _of_the_interval(expected: Row) -> float:
+    """Tolerance of a mean change, in percentage points; an absent interval has no width."""
+    width = expected["high"] - expected["low"]
+    return 0.1 + (0.0 if math.isnan(width) else 0.1 * width)
+
+
+def _few(expected: Row) -> float:
+    return float(math.ceil(expected["questions"] / 50))
+
+
+def _exactly(expected: Row) -> float:
+    return 0.0
+
+
+def _accuracy(expected: Row) -> float:
+    return 0.02
+
+
+TABLES = {
+    "effects": Table(
+        ("model", "category", "flow", "window", "layer"),
+        dict.fromkeys(("mean", "low", "high"), _of_the_interval),
+    ),
+    "answers": Table(("model", "category"), dict.fromkeys(("accuracy", "accuracy_blind"), _accuracy)),
+    "counts": Table(
+        ("model", "category", "window", "flow"),
+        dict.fromkeys(("questions", "skipped"), _exactly) | dict.fromkeys(("excluded", "missing", "n"), _few),
+    ),
+}
+
+
+def _by_key(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Row]:
+    return {" ".join(str(row[key]) for key in keys): row for row in rows}
+
+
+def _distance(found: float, expected: float) -> float:
+    """Between two numbers, of which one or both may be absent."""
+    if math.isnan(found) or math.isnan(expected):
+        return 0.0 if math.isnan(found) and math.isnan(expected) else math.inf
+    return abs(found - expected)
+
+
+def _said(number: float) -> str:
+    return "empty" if math.isnan(number) else f"{number:.10g}"
+
+
+def compare_rows(name: str, found: Sequence[Row], expected: Sequence[Row]) -> list[Agreement]:
+    """Compare one table, column by column.
+
+    Args:
+        name: Its name, one of `TABLES`.
+        found: The fresh table's rows.
+        expected: The expected table's rows.
+
+    Raises:
+        CrossflowError: the tables are not about the same curves.
+    """
+    table = TABLES[name]
+    fresh, old = _by_key(found, table.keys), _by_key(expected, table.keys)
+    if only := next((key for key in (*fresh, *old) if key not in fresh or key not in old), None):
+        raise CrossflowError(
+            f"{name}.csv and the expected one are of different studies: only one of them has {only!r}."
+        )
+    agreements = []
+    for column, allowed in table.allowed.items():
+        distances = {key: _distance(fresh[key][column], row[column]) for key, row in old.items()}
+        beyond = tuple(
+            f"{column} of {key} is {_said(fresh[key][column])} instead of {_said(row[column])}"
+            for key, row in old.items()
+            if not distances[key] <= allowed(row)
+        )
+        agreements.append(Agreement(f"{name}.csv", column, len(old), max(distances.values(), default=0.0), beyond))
+    return agreements
+
+
+def compare(found: Path, expected: Path) -> list[Agreement]:
+    """Compare all tables of two summary folders.
+
+    Raises:
+        CrossflowError: a table is absent, or they are of different studies.
+    """
+    return [
+        agreement
+        for name in TABLES
+        for agreement in compare_rows(
+            name, *(read_csv(folder / f"{name}.csv", COLUMNS[name]) for folder in (found, expected))
+        )
+    ]
+
+
+def write_comparison(found: Path, expected: Path, path: Path) -> None:
+    """Compare two summary folders and write the largest differences.
+
+    Raises:
+        CrossflowError: some number is not within its tolerance, or the tables can not be compared.
+    """
+    agreements = compare(found, expected)
+    for agreement in agreements:
+        log.info(
+            "%s %s: %d numbers, largest difference %.2g, %d not within tolerance",
+            agreement.table,
+            agreement.column,
+            agreement.numbers,
+            agreement.largest,
+            len(agreement.beyond),
+        )
+    beyond = [words for agreement in agreements for words in agreement.beyond]
+    if beyond:
+        more = f"; and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+        raise CrossflowError(
+            f"{found} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
+            f"{'; '.join(beyond[:_SHOWN])}{more}."
+        )
+    write_csv(
+        path,
+        COMPARISON,
+        (
+            {
+                "table": agreement.table,
+                "column": agreement.column,
+                "numbers": agreement.numbers,
+                "largest_difference": agreement.largest,
+            }
+            for agreement in agreements
+        ),
+    )
+    log.info("All numbers of %s are within tolerance of %s.", found, expected)

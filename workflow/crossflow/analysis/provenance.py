@@ -1,0 +1,66 @@
+"""Versions, machine and time behind the results of a study, collected from what each job wrote."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossflow.core.columns import TEXT, Columns
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import write_json
+from crossflow.core.tables import write_csv
+
+FACTS: Columns = {"what": TEXT, "value": TEXT}
+JOBS: Columns = dict.fromkeys(("job", "started", "seconds", "device", "commit"), TEXT)
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[dict[str, str]]:
+    """One line per leaf; a list is a leaf."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        value = ", ".join(map(str, content)) if isinstance(content, list) else content
+        yield {"what": prefix, "value": "" if value is None else str(value)}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CrossflowError(f"{path} is no JSON; delete it.") from error
+
+
+def _names(jobs: Mapping[str, Any]) -> list[str]:
+    return sorted({name for job in jobs.values() for name in job["packages"]})
+
+
+def write_provenance(
+    jobs: Sequence[Path], parameters: str, hashes: Path, output: Path, facts: Path, times: Path
+) -> None:
+    """Write everything as JSON, and two tables of it.
+
+    Args:
+        jobs: What each job wrote; absent ones are left out.
+        parameters: The study's part of params.yaml, as JSON.
+        hashes: Hashes of data and models.
+        output: Everything.
+        facts: Parameters, versions and hashes, to be read.
+        times: One line per job.
+
+    Raises:
+        CrossflowError: a file is broken.
+    """
+    ran = {path.with_suffix("").as_posix().partition("/provenance/")[2]: _read(path) for path in jobs if path.is_file()}
+    content = {"parameters": json.loads(parameters), "sha256": _read(hashes)}
+    # Most jobs ran with the same packages, which then stand there once.
+    versions = {name: sorted({job["packages"].get(name, "none") for job in ran.values()}) for name in _names(ran)}
+    write_json(output, content | {"versions": versions, "jobs": ran})
+    write_csv(
+        facts, FACTS, _flat({"parameters": content["parameters"], "versions": versions, "sha256": content["sha256"]})
+    )
+    rows = (
+        {"job": name, **{column: job.get(column) or "" for column in list(JOBS)[1:]}}
+        for name, job in sorted(ran.items(), key=lambda item: item[1]["started"])
+    )
+    write_csv(times, JOBS, rows)

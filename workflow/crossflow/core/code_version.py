@@ -1,0 +1,161 @@
+"""Code versions: which code shaped a result, as one digest.
+
+The *code version* of a result is a digest of the modules that its numbers pass through: those that are named, and all
+that they import. A rule carries it as a parameter and a journal in its fingerprint, so an edit reruns exactly the jobs
+whose numbers it may change, and a resumed job never mixes two codes.
+
+The contract, held by ``tests/core/test_code_version.py``: the digest does not depend on
+
+- comments, formatting, docstrings and type annotations of functions;
+- messages: arguments of a raised exception, and calls of ``log``;
+- labels, written as ``words=...`` in a table such as `crossflow.core.measures`; only figures show them, so they count
+  where a module of `crossflow.figures` is named;
+- the modules in `SHAPE_NO_NUMBER` and the command line (`crossflow.cli`): errors, locks, progress, provenance, the
+  choice of a device, the planning of memory; and the lists of tables and figures, whose entries rules carry as
+  parameters of their own.
+
+What a number passes through and is not in that list belongs to the digest, even if it can not change a number. Modules
+are read as text and never imported: the workflow asks at every start. The digest is the same for every Python version
+that parses the code alike.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+SHAPE_NO_NUMBER = frozenset(
+    {
+        "crossflow.analysis.tables",
+        "crossflow.core.code_version",
+        "crossflow.core.devices",
+        "crossflow.core.errors",
+        "crossflow.core.locks",
+        "crossflow.core.progress",
+        "crossflow.core.provenance",
+        "crossflow.engine.planning",
+        "crossflow.figures.kinds",
+        "crossflow.models.memory",
+    }
+)
+_COMMAND_LINE = "crossflow.cli"
+
+
+def _file_of(module: str) -> Path | None:
+    path = _PACKAGE.parent.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Modules of this package that a module imports, in whatever form and place."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.partition(".")[0] == "crossflow" and _file_of(name))
+
+
+def _is_exempt(module: str) -> bool:
+    return module in SHAPE_NO_NUMBER or f"{module}.".startswith(f"{_COMMAND_LINE}.")
+
+
+def modules_behind(*modules: str) -> list[str]:
+    """The modules that shape what ``modules`` compute: they themselves and all they import, less the exempt ones.
+
+    Args:
+        modules: Full names, as ``crossflow.experiments.answers``; a named one is never exempt.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    found: set[str] = set()
+    pending = list(modules)
+    while pending:
+        module = pending.pop()
+        if module in found or (module not in modules and _is_exempt(module)):
+            continue
+        file = _file_of(module)
+        if file is None:
+            raise ValueError(f"there is no module {module}")
+        found.add(module)
+        pending.extend(_imports(_parsed(file)))
+    return sorted(found)
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes out of a syntax tree what shapes no number; and labels, unless they are kept."""
+
+    def __init__(self, labels: bool) -> None:
+        self._labels = labels
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
+        return None if node.arg == "words" and not self._labels else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant):
+            return None  # a docstring
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "log":
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node = ast.Raise(node.exc.func, None)
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return ast.arg(node.arg)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        node = type(node)(node.name, node.args, node.body, node.decorator_list)
+        return self.generic_visit(node)
+
+
+def _written(node: object) -> str:
+    """A syntax tree as text. Not `ast.dump`, whose form differs between versions of Python."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+        inner = ",".join(f"{name}={_written(value)}" for name, value in fields if name not in ("ctx", "kind"))
+        return f"{type(node).__name__}({inner})"
+    return f"[{','.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
+
+
+@cache
+def _code_of(module: str, labels: bool) -> str:
+    """The code of a module without what shapes no number; imports in any order."""
+    file = _file_of(module)
+    assert file is not None
+    # A copy: the transformer changes the tree in place.
+    tree = _Bare(labels).visit(ast.parse(file.read_text(encoding="utf-8")))
+    imported = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
+    written = [_written(node) for node in tree.body]
+    imports = sorted(text for text, is_import in zip(written, imported, strict=True) if is_import)
+    return "\n".join([*imports, *(text for text, is_import in zip(written, imported, strict=True) if not is_import)])
+
+
+@cache
+def code_version(*modules: str) -> str:
+    """The code version of what modules compute: 16 hex digits.
+
+    Args:
+        modules: As for `modules_behind`.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    labels = any(module.startswith("crossflow.figures.") for module in modules)
+    digest = hashlib.sha256()
+    for module in modules_behind(*modules):
+        digest.update(f"{module}\n{_code_of(module, labels)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,67 @@
+"""Which device a job runs on.
+
+Snakemake counts GPUs but hands out no device ids, so a job takes a free one itself: one lock file per device, held
+as long as the process lives, released by the system however it ends.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.locks import take
+from crossflow.core.provenance import note
+
+_held: list[IO[str]] = []
+
+
+def _name_of(index: int) -> str:
+    """A name of a visible device that is the same in every process, whatever CUDA_VISIBLE_DEVICES says."""
+    return str(torch.cuda.get_device_properties(index).uuid)
+
+
+def _take(asked: str, patience: float) -> torch.device:
+    if asked != "auto":
+        try:
+            device = torch.device(asked)
+        except RuntimeError as error:
+            raise CrossflowError(f"Device {asked!r} is not known to torch; use auto, cpu or cuda:N.") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise CrossflowError(f"Device {asked!r} is not there: torch sees {torch.cuda.device_count()} GPUs.")
+        return device
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    folder = Path(tempfile.gettempdir()) / f"crossflow-devices-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    end = time.monotonic() + patience
+    while True:
+        for index in range(torch.cuda.device_count()):
+            lock = (folder / f"{_name_of(index)}.lock").open("w")
+            if not take(lock):
+                lock.close()
+                continue
+            _held.append(lock)
+            return torch.device("cuda", index)
+        if time.monotonic() > end:
+            raise CrossflowError(f"No GPU became free within {patience:.0f} seconds.")
+        time.sleep(1)
+
+
+def take_device(asked: str, patience: float = 3600.0) -> torch.device:
+    """The device of this process.
+
+    Args:
+        asked: ``auto`` (a free GPU if there is any GPU, otherwise the CPU) or a device of torch's, such as ``cpu`` or
+            ``cuda:1``. CUDA_VISIBLE_DEVICES is respected.
+        patience: Seconds to wait for a GPU to become free.
+
+    Raises:
+        CrossflowError: no such device, or none became free.
+    """
+    device = _take(asked, patience)
+    note(device=torch.cuda.get_device_properties(device).name if device.type == "cuda" else str(device))
+    return device

@@ -1,0 +1,60 @@
+"""Errors that a person is told in one sentence: bad input, a broken question, and faults of the machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 1_000  # characters; the beginning says where, the end what to do
+
+
+def _sentence(text: str) -> str:
+    """One line that a terminal can show, whatever a message quotes: line ends, control codes, a whole file."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST * 3 // 5]} ... {line[-_LONGEST * 2 // 5 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
+class CrossflowError(Exception):
+    """A study can not go on. The message is one sentence: what, where, and what to do about it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_sentence(message))
+
+
+class BrokenQuestion(Exception):
+    """One question can not be used; the study goes on without it. The message is the reason that is listed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_sentence(message))
+
+
+# torch's errors are known by name, because most verbs run without it.
+_KEPT = "what was finished is kept"
+_CPU_IS_FULL = "DefaultCPUAllocator"  # torch names no kind of error for it
+
+
+@contextmanager
+def faults_as_errors() -> Iterator[None]:
+    """Turn such a fault into the sentence that a person is told.
+
+    Raises:
+        CrossflowError: memory was full, or the device failed.
+    """
+    full = f"The machine's memory is full; {_KEPT}: run again where there is more."
+    try:
+        yield
+    except MemoryError as error:
+        raise CrossflowError(full) from error
+    except RuntimeError as error:
+        if _CPU_IS_FULL in str(error):
+            raise CrossflowError(full) from error
+        names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
+        if "OutOfMemoryError" in names:
+            raise CrossflowError(
+                f"The device's memory is full; {_KEPT}: free it of other programs, set a dtype of half the size, or "
+                "take a device with more memory, and run again."
+            ) from error
+        if "AcceleratorError" in names:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise CrossflowError(f"The device failed ({reason}); {_KEPT}, run again.") from error
+        raise

@@ -1,0 +1,180 @@
+"""Flows and windows by their names: what a knockout forbids, and in which layers.
+
+A flow ``source->target`` names two position sets; it forbids the target's positions to attend to the source's. Flows
+are written
+
+``A->B``
+    one knockout;
+``A->B+C->D``
+    both together;
+``only:A->B->C``
+    sufficiency: after the image, what A holds may be read by B only, and what B holds by C only;
+``A~random1->B``, ``related~moved->B``
+    controls of ``A->B``: as many random sources, or the objects' boxes moved elsewhere (`crossflow.engine.edges`).
+
+A window is a run of layers around, below or above a layer. Only the standard library, so that the workflow can ask for
+its parameters without loading the science.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crossflow.core.errors import CrossflowError
+
+PUBLISHED_FLOWS = (
+    "question->last",
+    "image->last",
+    "last->last",
+    "image->question",
+    "related->question",
+    "other->question",
+)
+# Flows that the published study lacks: through positions in none of its sets, the whole image, one path alone.
+CONTROL_FLOWS = (
+    "image->instruction",
+    "instruction->last",
+    "system->last",
+    "image->all",
+    "only:image->question",
+    "only:image->question->last",
+)
+SET_NAMES = (
+    # the basic sets, which cut a prompt in order
+    "system",
+    "image",
+    "separator",
+    "question",
+    "instruction",
+    "last",
+    # views of visual tokens
+    "related",
+    "other",
+    "padding",
+    "newline",
+    "base",
+    "grid",
+    # views of text
+    "role",
+    "true_option",
+    "false_option",
+    "options",
+    "question_without_options",
+    "object",
+    # every position after the image
+    "all",
+)
+BASIC_SETS = SET_NAMES[:6]
+MOVED, RANDOM = "moved", "random"
+BOTTOM, TOP = "bottom", "top"
+_PART = re.compile(rf"(?P<source>[a-z_]+)(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)")
+_ONLY = "only:"
+
+
+class Part(NamedTuple):
+    """One rectangle of edges, by the names of its position sets.
+
+    Attributes:
+        control: What stands for the source: None (itself), ``moved`` or ``random1``, ``random2``, ...
+        spared: Sets whose positions are no targets.
+    """
+
+    source: str
+    control: str | None
+    target: str
+    spared: tuple[str, ...] = ()
+
+
+class Flow(NamedTuple):
+    """A flow as it is written, and its parts."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the objects' boxes have to be moved for it."""
+        return any(part.control == MOVED for part in self.parts)
+
+
+def _known(flow: str, *sets: str) -> None:
+    for name in sets:
+        if name not in SET_NAMES:
+            raise CrossflowError(f"Flow {flow!r} names the position set {name!r}; known are {', '.join(SET_NAMES)}.")
+
+
+def parse_flow(name: str) -> Flow:
+    """Read the name of a flow.
+
+    Raises:
+        CrossflowError: not of one of the forms above, a set that does not exist, or boxes moved of another set than
+            ``related``.
+    """
+    if name.startswith(_ONLY):
+        path = name.removeprefix(_ONLY).split("->")
+        _known(name, *path)
+        if len(path) < 2:
+            raise CrossflowError(f"Flow {name!r} names no path: write only:source->target.")
+        return Flow(name, tuple(Part(path[i], None, "all", (path[i], path[i + 1])) for i in range(len(path) - 1)))
+    parts = []
+    for text in name.split("+"):
+        match = _PART.fullmatch(text)
+        if match is None:
+            raise CrossflowError(
+                f"Flow {name!r} is not of the form source->target, source~control->target, only:source->target or a "
+                "sum of them."
+            )
+        part = Part(match["source"], match["control"], match["target"])
+        _known(name, part.source, part.target)
+        if part.control == MOVED and part.source != "related":
+            raise CrossflowError(f"Flow {name!r}: only the boxes of related can be moved.")
+        parts.append(part)
+    return Flow(name, tuple(parts))
+
+
+def controls_of(flow: str, draws: int) -> list[str]:
+    """The controls of ``source->target``; none of a sum, a path or a control."""
+    source, _, target = flow.partition("->")
+    parts = parse_flow(flow).parts
+    if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None:
+        return []
+    moved = [f"{source}~{MOVED}->{target}"] if source == "related" else []
+    return [f"{source}~{RANDOM}{draw}->{target}" for draw in range(1, draws + 1)] + moved
+
+
+def with_controls(flows: Sequence[str], draws: int, further: Sequence[str]) -> list[str]:
+    """The flows that a study's controls add to its own, each once."""
+    added = [control for flow in flows for control in controls_of(flow, draws)] + list(further)
+    return [flow for flow in dict.fromkeys(added) if flow not in flows]
+
+
+class Window(NamedTuple):
+    """Layers ``first .. last``, both included."""
+
+    first: int
+    last: int
+
+    def __contains__(self, layer: object) -> bool:
+        return isinstance(layer, int) and self.first <= layer <= self.last
+
+
+def window_at(centre: int, width: int, layers: int) -> Window:
+    """The window of a centre layer, as published: an even width has one more layer below, and the ends truncate.
+
+    Args:
+        centre: Centre layer, ``0 .. layers - 1``.
+        width: Number of layers of a window that is not cut.
+        layers: Number of decoder layers of the model.
+
+    Source: the published code, ``max(0, l - k // 2) .. min(L, l + ceil(k / 2)) - 1``.
+    """
+    return Window(max(0, centre - width // 2), min(layers, centre + (width + 1) // 2) - 1)
+
+
+def window_named(name: str, layer: int, layers: int) -> Window:
+    """The window of a layer: ``bottom`` (from the first layer to it), ``top`` (from it to the last) or a width."""
+    if name == BOTTOM:
+        return Window(0, layer)
+    if name == TOP:
+        return Window(layer, layers - 1)
+    return window_at(layer, int(name), layers)

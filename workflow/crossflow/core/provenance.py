@@ -1,0 +1,92 @@
+"""By what, when and where a result was made: written by the job beside the results, and no trigger of a rerun.
+
+What determines the numbers stands in the tables' own metadata; this is the rest.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from crossflow.core.errors import CrossflowError
+
+PACKAGES = (
+    "crossflow",
+    "ijson",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Those whose versions are recorded, where they are installed."""
+
+_notes: dict[str, Any] = {}
+
+
+def note(**facts: str) -> None:
+    """Keep facts that only the job knows, such as the device."""
+    _notes.update(facts)
+
+
+def _git(*command: str) -> str | None:
+    """What git says about the sources; None where they are no checkout."""
+    folder = Path(__file__).parent
+    try:
+        said = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class Job:
+    """One run of a verb, from now on."""
+
+    def __init__(self, verb: str, options: Sequence[str]) -> None:
+        self._verb = verb
+        self._options = list(options)
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        _notes.clear()
+
+    def write(self, path: Path) -> None:
+        """Write what is known now that the verb has ended.
+
+        Raises:
+            CrossflowError: the file can not be written.
+        """
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        content = {
+            "verb": self._verb,
+            "options": self._options,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 1),
+            "commit": _git("rev-parse", "HEAD"),
+            "sources_changed_since_commit": None if changed is None else bool(changed),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "system": sys.platform,
+            "packages": {name: version for name in PACKAGES if (version := _version(name))},
+            **_notes,
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CrossflowError(f"{path} could not be written ({error.strerror or error}).") from error

@@ -1,0 +1,144 @@
+"""Reading and writing of result tables, and the columns of the parquet tables that models' answers lie in.
+
+Tables hold only what determines the numbers: no time stamp, host or commit, so that the same study writes the
+same bytes.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import replacing
+
+BASELINES = ("zeroed", "swapped")
+_BASELINE = (("generated", pa.string()), ("correct", pa.bool_()), ("p", pa.float64()))
+ANSWERS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("image_id", pa.string()),
+        ("generated", pa.string()),
+        ("correct", pa.bool_()),
+        ("first_token", pa.int64()),
+        ("p_clean", pa.float64()),
+        ("generated_blind", pa.string()),
+        ("correct_blind", pa.bool_()),
+        ("p_blind", pa.float64()),
+        ("tokens", pa.int64()),
+        ("options_coincide", pa.bool_()),
+        *((f"{name}_{baseline}", kind) for baseline in BASELINES for name, kind in _BASELINE),
+        ("answer_tokens", pa.list_(pa.int64())),
+    ]
+)
+LENS = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("image_id", pa.string()),
+        ("layer", pa.int64()),
+        ("normed", pa.bool_()),
+        ("token", pa.string()),
+        ("probability", pa.float64()),
+    ]
+)
+_METADATA = b"crossflow"
+
+
+def _written(value: float, digits: str) -> str:
+    return "" if math.isnan(value) else f"{value + 0.0:{digits}}"  # no negative zero
+
+
+_WRITE: dict[str, Callable[[Any], str]] = {
+    TEXT: str,
+    WHOLE: lambda value: str(int(value)),
+    NUMBER: lambda value: _written(value, ".10g"),
+    MAGNITUDE: lambda value: _written(value, ".0e"),
+    FLAG: lambda value: str(bool(value)).lower(),
+}
+_READ: dict[str, Callable[[str], Any]] = {
+    TEXT: str,
+    WHOLE: lambda text: int(text) if text else None,
+    NUMBER: lambda text: float(text) if text else math.nan,
+    MAGNITUDE: lambda text: float(text) if text else math.nan,
+    FLAG: {"true": True, "false": False}.__getitem__,
+}
+
+
+def write_csv(path: Path, columns: Columns, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows, whole or not at all; text is quoted where it must be.
+
+    Args:
+        path: The file.
+        columns: See `crossflow.core.columns`.
+        rows: Column -> value; ``None`` becomes an empty cell, and what ``columns`` does not name is left out.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            cells = ((row[name], kind) for name, kind in columns.items())
+            writer.writerow("" if value is None else _WRITE[kind](value) for value, kind in cells)
+
+
+def read_csv(path: Path, columns: Columns) -> list[dict[str, Any]]:
+    """Read a table; ids keep their leading zeros.
+
+    Returns:
+        Rows of text, numbers and flags as ``columns`` says; an empty cell is ``""``, None (whole) or NaN (number).
+
+    Raises:
+        CrossflowError: the file is absent, is no CSV in UTF-8, its columns are not ``columns``, or a cell holds
+            something else.
+    """
+    if not path.is_file():
+        raise CrossflowError(f"{path} does not exist.")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if list(reader.fieldnames or ()) != list(columns):
+                raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+    # A cell too many has no column, and a column without a cell is None.
+    if any(None in row or None in row.values() for row in rows):
+        raise CrossflowError(f"{path} has a row that has not {len(columns)} cells; is it cut short?")
+    try:
+        return [{name: _READ[kind](row[name]) for name, kind in columns.items()} for row in rows]
+    except (ValueError, KeyError) as error:
+        raise CrossflowError(f"{path} holds a cell that is not as its column says ({error}).") from error
+
+
+def write_parquet(
+    path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]
+) -> None:
+    """Write rows under ``schema``, whole or not at all, with ``metadata`` as JSON under the key ``crossflow``."""
+    encoded = json.dumps(metadata, sort_keys=True).encode()
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_METADATA: encoded}))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_parquet(path: Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table and its metadata.
+
+    Raises:
+        CrossflowError: the file is absent, is no parquet file, or has other columns.
+    """
+    if not path.is_file():
+        raise CrossflowError(f"{path} does not exist.")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise CrossflowError(f"{path} is not a readable parquet file ({reason}).") from error
+    if table.schema.names != schema.names:
+        raise CrossflowError(f"{path} has the columns {table.schema.names}, expected {schema.names}.")
+    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))

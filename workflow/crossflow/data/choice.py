@@ -1,0 +1,86 @@
+"""The choice of a category's questions, from files in GQA's layout, the published sets, or a table of one's own."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossflow.core.columns import REJECTIONS
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import ChosenQuestion
+from crossflow.core.tables import write_csv
+from crossflow.data.categories import CATEGORIES
+from crossflow.data.chosen import write_chosen
+from crossflow.data.filtering import find_questions
+from crossflow.data.published import read_published
+from crossflow.data.question_table import read_question_table
+from crossflow.data.sampling import sample_questions
+
+
+@dataclass(frozen=True)
+class QuestionSource:
+    """Where questions come from: exactly one of ``root`` (with ``split``), ``table`` (with ``images``), ``published``.
+
+    Attributes:
+        root: Data set in GQA's layout.
+        split: Its split.
+        table: Questions of one's own.
+        images: The folder of their images.
+        published: The published set of the category.
+    """
+
+    root: Path | None = None
+    split: str | None = None
+    table: Path | None = None
+    images: Path | None = None
+    published: Path | None = None
+
+    def __str__(self) -> str:
+        """What a message calls it."""
+        return f"{self.split} in {self.root}" if self.root is not None else str(self.table or self.published)
+
+
+def _of_table(path: Path, images: Path, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    questions = read_question_table(path, images)
+    found = [question for question in questions if question.category == category]
+    if not found:
+        known = ", ".join(dict.fromkeys(question.category for question in questions)) or "none"
+        raise CrossflowError(f"{path} has no question of category {category!r}; its categories are {known}.")
+    return found, Counter()
+
+
+def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    if source.table is not None and source.images is not None:
+        return _of_table(source.table, source.images, category)
+    if category not in CATEGORIES:
+        raise CrossflowError(f"{category!r} is none of {', '.join(CATEGORIES)}.")
+    if source.published is not None:
+        # Every row is of the category, or the file is refused: nothing is left to count.
+        return read_published(source.published, category), Counter()
+    if source.root is None or source.split is None:
+        raise CrossflowError("Questions come from a root with its split, a table with its images, or a published set.")
+    return find_questions(source.root, source.split, category)
+
+
+def write_questions(
+    source: QuestionSource, category: str, number: int | None, seed: int, chosen: Path, rejections: Path
+) -> None:
+    """Choose the questions of one category and write them, and the reasons against the others.
+
+    Args:
+        source: Where they come from.
+        category: The category.
+        number: How many; None takes all.
+        seed: Seed of the choice.
+        chosen: Table of the chosen questions.
+        rejections: Table of the reasons, with their counts.
+
+    Raises:
+        CrossflowError: there is none, or a file is absent or broken.
+    """
+    found, reasons = _find(source, category)
+    rows = [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())]
+    write_csv(rejections, REJECTIONS, rows)
+    if not found:
+        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "there is none at all"
+        raise CrossflowError(f"No question of {source} belongs to {category} ({counts}).")
+    write_chosen(chosen, sample_questions(found, number, seed))

@@ -1,0 +1,51 @@
+"""What the filter makes of the questions of a split: one pass over the questions, then one over the scene graphs."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import OTHER_KIND, Classified, Rejection, attach_objects, classify
+from crossflow.data.gqa import read_questions, read_scenes, scenes_file
+
+
+def filter_questions(
+    root: Path, split: str, categories: Collection[str]
+) -> Iterator[tuple[str, ChosenQuestion | Rejection]]:
+    """Every question's id, with the question as chosen for one of ``categories`` or the reason why not.
+
+    Only the questions that fit by their programs and the scene graphs of their images stay in memory.
+
+    Raises:
+        CrossflowError: either file is absent or broken.
+    """
+    # Asked for first, so that an absent file is not found after minutes of reading.
+    scenes_file(root, split)
+    classified: list[Classified] = []
+    for question in read_questions(root, split, progress=True):
+        result = classify(question)
+        if result.category not in categories:
+            yield question.question_id, Rejection("", OTHER_KIND)
+        elif isinstance(result, Rejection):
+            yield question.question_id, result
+        else:
+            classified.append(result)
+    scenes = read_scenes(root, split, {entry.question.image_id for entry in classified}, progress=True)
+    for entry in classified:
+        yield entry.question.question_id, attach_objects(entry, scenes.get(entry.question.image_id))
+
+
+def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    """All questions of a category, and how many others there are for which reason.
+
+    Raises:
+        CrossflowError: either file is absent or broken.
+    """
+    found: list[ChosenQuestion] = []
+    reasons: Counter[str] = Counter()
+    for _, result in filter_questions(root, split, {category}):
+        if isinstance(result, Rejection):
+            reasons[result.reason] += 1
+        else:
+            found.append(result)
+    return found, reasons

@@ -1,0 +1,164 @@
+"""How the questions that the filter chooses in a split and the published sets overlap.
+
+The filter takes every question of a split that fits, the published sets are a part of val_balanced: *extra* questions
+are expected, *missing* and *differing* ones are not.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from crossflow.core.columns import QUESTIONS, TEXT, WHOLE, Columns
+from crossflow.core.records import ChosenQuestion
+from crossflow.core.tables import write_csv
+from crossflow.data.categories import Rejection
+from crossflow.data.chosen import chosen_row
+from crossflow.data.filtering import filter_questions
+from crossflow.data.published import find_published, read_published
+
+log = logging.getLogger(__name__)
+
+MISSING = "missing"
+EXTRA = "extra"
+NOT_IN_SPLIT = "not in the split"
+
+
+class Difference(NamedTuple):
+    """One thing in which the filter and a published set differ.
+
+    Attributes:
+        question_id: The question.
+        difference: `MISSING` (published, but not chosen), `EXTRA` (chosen, but not published), or the column of the
+            questions table in which a question of both differs.
+        published: What the published set says in that column.
+        filter: What the filter says in that column; of a missing question, the reason against it.
+    """
+
+    question_id: str
+    difference: str
+    published: str
+    filter: str
+
+
+class Overlap(NamedTuple):
+    """The comparison for one category.
+
+    Attributes:
+        filter: How many questions the filter chooses.
+        published: How many were published.
+        both: How many are in both.
+        differing: How many of those differ in a column of the questions table.
+        differences: All differences, by question id.
+    """
+
+    filter: int
+    published: int
+    both: int
+    differing: int
+    differences: Sequence[Difference]
+
+
+def _differing(published: ChosenQuestion, chosen: ChosenQuestion) -> list[Difference]:
+    ours, theirs = chosen_row(chosen), chosen_row(published)
+    return [
+        Difference(chosen.question_id, column, theirs[column] or "", ours[column] or "")
+        for column in QUESTIONS
+        if ours[column] != theirs[column]
+    ]
+
+
+def _compare(
+    published: Mapping[str, ChosenQuestion], chosen: Mapping[str, ChosenQuestion], reasons: Mapping[str, str]
+) -> Overlap:
+    differences: list[Difference] = []
+    differing = 0
+    for question_id in sorted(published.keys() | chosen.keys()):
+        if question_id not in chosen:
+            differences.append(Difference(question_id, MISSING, "", reasons.get(question_id, NOT_IN_SPLIT)))
+        elif question_id not in published:
+            differences.append(Difference(question_id, EXTRA, "", ""))
+        else:
+            found = _differing(published[question_id], chosen[question_id])
+            differing += bool(found)
+            differences += found
+    return Overlap(len(chosen), len(published), len(published.keys() & chosen.keys()), differing, differences)
+
+
+def compare_with_published(
+    root: Path, split: str, published: Mapping[str, Sequence[ChosenQuestion]]
+) -> dict[str, Overlap]:
+    """Compare all questions that the filter chooses in a split with the published ones, category by category.
+
+    One pass over the split for all categories.
+
+    Args:
+        root: A data set in GQA's layout.
+        split: One of its splits.
+        published: Category -> its published questions.
+
+    Raises:
+        CrossflowError: a file of the split is absent or broken.
+    """
+    asked = {question.question_id for questions in published.values() for question in questions}
+    chosen: dict[str, dict[str, ChosenQuestion]] = {category: {} for category in published}
+    reasons: dict[str, str] = {}
+    for question_id, result in filter_questions(root, split, published.keys()):
+        if not isinstance(result, Rejection):
+            chosen[result.category][question_id] = result
+            reasons[question_id] = f"chosen for {result.category}"
+        elif question_id in asked:
+            reasons[question_id] = result.reason
+    return {
+        category: _compare({question.question_id: question for question in questions}, chosen[category], reasons)
+        for category, questions in published.items()
+    }
+
+
+COUNTS: Columns = {"category": TEXT} | dict.fromkeys(
+    ("filter", "published", "both", "missing", "extra", "differing"), WHOLE
+)
+DIFFERENCES: Columns = dict.fromkeys(("category", "question_id", "difference", "published", "filter"), TEXT)
+
+
+def write_overlap(root: Path, split: str, paths: Sequence[Path], counts_path: Path, differences_path: Path) -> None:
+    """Compare and write both tables; a difference is a finding and no error.
+
+    Args:
+        root: Data set in GQA's layout.
+        split: Its split.
+        paths: The published sets: files, or a folder of them.
+        counts_path: Table of counts, by category.
+        differences_path: Table of the questions that differ.
+
+    Raises:
+        CrossflowError: a file is absent or broken.
+    """
+    files = find_published(paths)
+    # Read first: their errors show at once, and not after the split.
+    published = {category: read_published(files[category], category) for category in sorted(files)}
+    overlaps = compare_with_published(root, split, published)
+    counts = [
+        {
+            "category": category,
+            "filter": overlap.filter,
+            "published": overlap.published,
+            "both": overlap.both,
+            "missing": overlap.published - overlap.both,
+            "extra": overlap.filter - overlap.both,
+            "differing": overlap.differing,
+        }
+        for category, overlap in overlaps.items()
+    ]
+    for row in counts:
+        log.info(", ".join(f"{name} {value}" for name, value in row.items()))
+    write_csv(
+        differences_path,
+        DIFFERENCES,
+        (
+            {"category": category} | difference._asdict()
+            for category, overlap in overlaps.items()
+            for difference in overlap.differences
+        ),
+    )
+    write_csv(counts_path, COUNTS, counts)

@@ -1,0 +1,129 @@
+"""Questions of one's own: a CSV file beside a folder of images.
+
+Columns, in any order; the first four are needed:
+
+    question_id    text, each once
+    image          a file in the folder of images, such as cat.jpg
+    question       as it is asked
+    answer         the whole answer that counts as correct, whatever its case
+    category       a word of letters, digits, "-" and "_"; without the column all are of the category `questions`
+    true_option    what is offered, where two things are: the answer
+    false_option   and the other
+    objects        what the question is about: a JSON list of {"name": .., "x": .., "y": .., "w": .., "h": ..}, boxes in
+                   pixels of the image; without one, `related` is missing
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import ChosenObject, ChosenQuestion
+from crossflow.data.gqa import NOT_AS_IN_GQA, read_box, read_text
+
+NEEDED = ("question_id", "image", "question", "answer")
+OPTIONAL = ("category", "true_option", "false_option", "objects")
+DEFAULT_CATEGORY = "questions"
+CATEGORY = re.compile("[A-Za-z0-9_-]+")
+_LISTED = 10  # bad rows that a message names
+
+
+class _BadRow(Exception):
+    """What is wrong with a row."""
+
+
+def _objects(text: str) -> tuple[ChosenObject, ...]:
+    if not text:
+        return ()
+    try:
+        entries = json.loads(text)
+        names = [read_text(entry, "name") for entry in entries]
+        boxes = [read_box(entry) for entry in entries]
+    except (*NOT_AS_IN_GQA, RecursionError) as error:
+        raise _BadRow(f"objects is no JSON list of name, x, y, w and h ({error})") from error
+    for name, box in zip(names, boxes, strict=True):
+        if box.w < 1 or box.h < 1:
+            raise _BadRow(f"the box of {name!r} has no area")
+    numbers = [""] if len(names) == 1 else map(str, range(1, len(names) + 1))
+    return tuple(
+        ChosenObject(f"object{number}", str(index), name, box)
+        for index, (number, name, box) in enumerate(zip(numbers, names, boxes, strict=True))
+    )
+
+
+def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
+    if None in row or None in row.values():
+        raise _BadRow("it has not as many cells as the first line")
+    cells = {name: (value or "").strip() for name, value in row.items()}
+    if empty := [name for name in NEEDED if not cells[name]]:
+        raise _BadRow(f"{empty[0]} is empty")
+    image = PurePosixPath(cells["image"])
+    if image.is_absolute() or ".." in image.parts:
+        raise _BadRow(f"the image {image} does not lie in the folder")
+    try:
+        there = (images / image).is_file()
+    except (OSError, ValueError) as error:
+        raise _BadRow(f"{image} is not the name of an image ({error})") from error
+    if not there:
+        raise _BadRow(f"there is no image {images / image}")
+    category = cells.get("category") or DEFAULT_CATEGORY
+    if not CATEGORY.fullmatch(category):
+        raise _BadRow(f"the category {category!r} is not of letters, digits, - and _")
+    options = cells.get("true_option") or None, cells.get("false_option") or None
+    if (options[0] is None) != (options[1] is None):
+        raise _BadRow("one option is given and the other is not")
+    if options[0] is not None and options[0].lower() != cells["answer"].lower():
+        raise _BadRow(f"the true option {options[0]!r} is not the answer {cells['answer']!r}")
+    if options[0] is not None and options[0] == options[1]:
+        raise _BadRow(f"both options are {options[0]!r}")
+    return ChosenQuestion(
+        cells["question_id"],
+        str(image),
+        category,
+        "",
+        cells["question"],
+        cells["answer"],
+        *options,
+        _objects(cells.get("objects", "")),
+    )
+
+
+def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
+    """Read all questions of a table, in its order; ``image_id`` is the image's file name.
+
+    Args:
+        path: The table.
+        images: The folder of images.
+
+    Raises:
+        CrossflowError: the file is absent, is no CSV in UTF-8, lacks a column or has an unknown one, or has rows that
+            can not be used; each is named with its line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = list(reader.fieldnames or ())
+            if lacking := [name for name in NEEDED if name not in columns]:
+                raise CrossflowError(f"{path} has no column {lacking[0]}; it has {', '.join(columns) or 'none'}.")
+            if unknown := [name for name in columns if name not in (*NEEDED, *OPTIONAL)]:
+                known = ", ".join((*NEEDED, *OPTIONAL))
+                raise CrossflowError(f"{path} has a column {unknown[0]!r} that is not known; known are {known}.")
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+    questions: dict[str, ChosenQuestion] = {}
+    bad = []
+    for line, row in rows:
+        try:
+            question = _question(row, images)
+            if question.question_id in questions:
+                raise _BadRow(f"question_id {question.question_id} comes twice")
+            questions[question.question_id] = question
+        except _BadRow as reason:
+            bad.append(f"line {line}: {reason}")
+    if bad:
+        more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+        raise CrossflowError(f"{path}: {len(bad)} rows can not be used: {'; '.join(bad[:_LISTED])}{more}.")
+    return list(questions.values())

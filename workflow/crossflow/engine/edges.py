@@ -1,0 +1,125 @@
+"""Edges: what a flow forbids in one prompt, and the rows of a question.
+
+Edges are all pairs (target, source) with the source at or before the target: under causal attention nothing else could
+be blocked.
+
+Controls ask whether it matters *which* sources are hidden, and not only how many. A random source set has as many
+tokens as the flow's own, holds none of them, and is seen by every target, so that it blocks as many edges. Those of
+``related`` and ``other`` come from the rest of the un-padded image; where that holds too few, and for all other sets,
+from every position before the targets. Where that is too small as well, as for the image of most prompts, there is no
+such control, and it counts as missing. ``related~moved`` are the tokens of the objects' boxes in another place of the
+image.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from crossflow.core.flows import MOVED, Flow, Part, Window, window_named
+from crossflow.core.seeds import derived_seed
+from crossflow.models.positions import Positions
+
+Indices = Int[np.ndarray, " _"]
+
+
+class Edges(NamedTuple):
+    """All pairs of some targets with some sources; positions of the prompt, ascending."""
+
+    sources: Int[np.ndarray, " s"]
+    targets: Int[np.ndarray, " t"]
+
+    def extended_by(self, last: int, further: int) -> "Edges":
+        """The edges when ``further`` positions follow the prompt's ``last``: what holds for it holds for them."""
+
+        def longer(positions: Indices) -> Indices:
+            return np.append(positions, last + 1 + np.arange(further)) if last in positions else positions
+
+        return Edges(longer(self.sources), longer(self.targets))
+
+
+class Row(NamedTuple):
+    """One knockout of one question: one number of a curve.
+
+    Attributes:
+        flow: Name of the flow.
+        layer: Centre layer.
+        window: The layers in which the edges are blocked.
+        edges: What is blocked; no set of targets is empty.
+    """
+
+    flow: str
+    layer: int
+    window: Window
+    edges: tuple[Edges, ...]
+
+    @property
+    def start(self) -> int:
+        """The first position that the knockout changes."""
+        return min(int(edges.targets[0]) for edges in self.edges)
+
+
+def rows_of(
+    flow: str, edges: Sequence[Edges], window: str, layers: int, centres: Iterable[int] | None = None
+) -> Iterator[Row]:
+    """One row per centre layer; all layers of the model unless ``centres`` are given."""
+    for centre in range(layers) if centres is None else centres:
+        yield Row(flow, centre, window_named(window, centre, layers), tuple(edges))
+
+
+def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:
+    """The blocked pairs, targets from ``start`` on; those of a source after its target are no edges, but may be set."""
+    pairs = np.zeros((length - start, length), dtype=bool)
+    for sources, targets in edges:
+        pairs[np.ix_(targets - start, sources)] = True
+    return pairs
+
+
+def count_edges(edges: Sequence[Edges]) -> int:
+    """Number of blocked (target, source) pairs with source <= target, per layer and head; none is counted twice."""
+    if len(edges) == 1:
+        sources, targets = edges[0]
+        return int(np.searchsorted(sources, targets, side="right").sum())
+    length = 1 + max((int(part.max()) for pair in edges for part in pair if len(part)), default=0)
+    return int(np.tril(blocked(edges, 0, length)).sum())
+
+
+def _random_sources(positions: Positions, part: Part, targets: Indices, seed: int) -> Indices:
+    """As many random positions as the source has, none of its own, before every target; empty if there are too few."""
+    own = positions[part.source]
+    before = np.arange(targets[0] if len(targets) else 0)
+    shown = np.setdiff1d(np.union1d(positions["related"], positions["other"]), positions["padding"])
+    pools = [before] if part.source not in ("related", "other") else [np.intersect1d(before, shown), before]
+    for pool in (np.setdiff1d(pool, own) for pool in pools):
+        if len(pool) >= len(own):
+            return np.sort(np.random.default_rng(seed).choice(pool, len(own), replace=False))
+    return own[:0]
+
+
+def edges_of(flow: Flow, positions: Positions, seed: int, question_id: str) -> tuple[Edges, ...]:
+    """What a flow blocks in a prompt; nothing if a source is missing or no edge is left.
+
+    Args:
+        flow: The flow.
+        positions: Position sets of the prompt.
+        seed: The study's seed. With the question, the source and the draw it gives a random set, whatever other flows
+            a study has.
+        question_id: The question.
+    """
+    found = []
+    for part in flow.parts:
+        spared = [positions[name] for name in part.spared]
+        targets = np.setdiff1d(positions[part.target], np.concatenate([np.arange(0), *spared]))
+        if part.control is None:
+            sources = positions[part.source]
+        elif part.control == MOVED:
+            sources = positions.moved
+        else:
+            draw = derived_seed(seed, question_id, part.source, part.control)
+            sources = _random_sources(positions, part, targets, draw)
+        if not len(sources) or not (len(targets) or part.spared):
+            return ()
+        if len(targets):
+            found.append(Edges(sources, targets))
+    return tuple(found) if count_edges(found) else ()

@@ -1,0 +1,180 @@
+"""What a job needs of its device, said before any weight is read; a job that can not fit is refused."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.flows import parse_flow
+from crossflow.core.records import ChosenQuestion
+from crossflow.models.loading import read_outline
+from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
+from crossflow.models.model import ModelSettings
+from crossflow.models.prompts import TokenizedPrompt, render, repeated, tokenize
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Questions that are run together at most."""
+
+# Targets that begin before the end of the image, so that rows may be as long as the prompt.
+_BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The memory of a job, in bytes.
+
+    Attributes:
+        weights: The model.
+        question: What questions take beside the weights, before any row: an answer, or the clean runs.
+        rows: The largest batch of rows, and the records it runs against; 0 without any.
+        least: What one question and a single row take.
+        batch: Rows of the largest batch.
+        questions: How many questions are run together.
+    """
+
+    weights: int
+    question: int
+    rows: int = 0
+    least: int = 0
+    batch: int = 0
+    questions: int = 1
+
+    @property
+    def total(self) -> int:
+        """The most that is held at a time."""
+        return self.weights + max(self.question, self.rows)
+
+    @property
+    def smallest(self) -> int:
+        """What the job can not do without."""
+        return self.weights + self.least
+
+
+def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
+    """The memory of an answers job with prompts of up to so many positions."""
+    needed = sizes.answer(positions, new_tokens)
+    return Plan(sizes.weights, needed, least=needed)
+
+
+def plan_knockout(
+    sizes: Sizes,
+    positions: int,
+    image_stop: int,
+    flows: Sequence[str],
+    available: int,
+    batched: bool = True,
+    enough: int = ENOUGH["cuda"],
+) -> Plan:
+    """The memory of a knockout job.
+
+    Args:
+        sizes: Those of the model.
+        positions: Length of the longest prompt.
+        image_stop: The position after its image.
+        flows: Names of the flows.
+        available: Bytes to plan with; batches are cut to them.
+        batched: Rows run together, as suffixes; otherwise each is a full forward, as the reference does it.
+        enough: Positions of a batch beyond which none is added; see `ENOUGH`.
+    """
+    place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
+    starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
+    first = min(starts)
+    # A row without edges, which shows the noise floor, joins those of each start.
+    rows = [
+        (sizes.row(positions, start), positions - start)
+        for start, count in starts.items()
+        for _ in range(count * sizes.layers + 1)
+    ]
+    kept = sizes.record(positions, first) + sizes.measures(len(rows))
+    kept += sum((count + 1) * sizes.group(1, positions, start) for start, count in starts.items())
+    clean_run = sizes.clean_runs(1, positions, first)
+    if not batched:
+        alone = kept + sizes.forward(positions)
+        return Plan(sizes.weights, clean_run, alone, max(clean_run, alone), 1)
+
+    def plan(questions: int) -> Plan:
+        together = rows * questions
+        parts = batches(together, available - sizes.weights - questions * kept - sizes.batch([]), 2 * enough)
+        largest = max(sizes.batch(size for size, _ in together[part.start : part.stop]) for part in parts)
+        clean_runs = sizes.clean_runs(questions, positions, first)
+        least = max(clean_run, kept + sizes.batch([max(rows)[0]]))
+        return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, parts)), questions)
+
+    length = sum(span for _, span in rows)
+    fewer = (plan(questions) for questions in range(min(AT_ONCE, -(-enough // length)), 1, -1))
+    whole = (each for each in fewer if each.batch == len(rows) * each.questions and each.total <= available)
+    return next(whole, plan(1))
+
+
+def _prompts(
+    settings: ModelSettings, processor: object, visual: int, questions: Sequence[ChosenQuestion]
+) -> Iterator[TokenizedPrompt]:
+    for question in questions:
+        try:
+            yield tokenize(
+                render(settings.prompt, question.question, processor), processor, repeated(processor, visual)
+            )
+        except BrokenQuestion:
+            continue
+
+
+def _gib(number: int) -> str:
+    return f"{number / GIB:.1f}" if number >= 0.1 * GIB else f"{number / GIB:.3f}"
+
+
+def announce(
+    settings: ModelSettings,
+    questions: Sequence[ChosenQuestion],
+    device: torch.device,
+    flows: Sequence[str] | None = None,
+    batched: bool = True,
+) -> Plan | None:
+    """Log what a job needs with the longest of its prompts and the image of most visual tokens.
+
+    Args:
+        settings: The model.
+        questions: Those of the job.
+        device: Where it is to run.
+        flows: Those of a knockout job; None for an answers job, and for a lens job, which needs a little less.
+        batched: See `plan_knockout`.
+
+    Raises:
+        CrossflowError: the model, one question and one row do not fit into the device; or the model's folder or
+            processor is not as expected.
+    """
+    processor, sizes = read_outline(settings)
+    if sizes is None:
+        log.info("memory: not planned for this architecture; batches are halved where they do not fit")
+        return None
+    prompts = list(_prompts(settings, processor, sizes.visual, questions))
+    longest = max(prompts, key=lambda prompt: len(prompt.ids), default=None)
+    positions = sizes.visual + 1 if longest is None else len(longest.ids)
+    image_stop = sizes.visual if longest is None else longest.image.stop
+    available, whole = capacity(device), total_memory(device)
+    if flows is None:
+        plan = plan_answers(sizes, positions, settings.max_new_tokens)
+        parts = f"{_gib(plan.question)} for a question"
+    else:
+        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough_positions(device))
+        parts = (
+            f"{_gib(plan.question)} for clean runs, or {_gib(plan.rows)} for {plan.batch} rows at a time, of "
+            f"{plan.questions} questions"
+        )
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "this machine"
+    if plan.smallest > available:
+        advice = "set a dtype of half its size, or take" if sizes.itemsize > 2 else "take"
+        raise CrossflowError(
+            f"The model in {settings.path} needs {_gib(plan.smallest)} GiB of memory as {settings.dtype} (weights "
+            f"{_gib(plan.weights)}, then a prompt of up to {positions} positions), but {name} has {_gib(whole)}, of "
+            f"which {_gib(available)} are planned with: {advice} a device with more memory."
+        )
+    log.info(
+        "memory: %s GiB of %s on %s: weights %s as %s, then %s (prompts of up to %d positions)",
+        _gib(plan.total), _gib(whole), name, _gib(plan.weights), settings.dtype, parts, positions,
+    )  # fmt: skip
+    return plan

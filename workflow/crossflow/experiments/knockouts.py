@@ -1,0 +1,290 @@
+"""All knockouts of some questions, as the columns of their parts of a knockout table."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossflow.core.devices import take_device
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import hash_file
+from crossflow.core.flows import BOTTOM, MOVED, TOP, Window, parse_flow
+from crossflow.core.measures import KNOCKOUT
+from crossflow.core.seeds import derived_seed
+from crossflow.core.tables import ANSWERS, read_parquet, write_parquet
+from crossflow.data.chosen import read_chosen
+from crossflow.engine.attention_mass import attention_mass
+from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
+from crossflow.engine.engines import ENGINES, Engine
+from crossflow.engine.forward import Readout, run_clean_together
+from crossflow.engine.planning import announce
+from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
+from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
+from crossflow.experiments.selection import selected
+from crossflow.models.loading import load_model
+from crossflow.models.memory import halving
+from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.preparing import PrepareRequest
+
+log = logging.getLogger(__name__)
+
+_MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
+
+
+class Answered(NamedTuple):
+    """A question, the model's clean answer to it, and the answer's tokens."""
+
+    prepared: Prepared
+    generated: str
+    tokens: Sequence[int]
+
+
+def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
+    """Rows that block nothing, one for each first target position: what the engine's arithmetic alone changes."""
+    starts = sorted({row.start for row in rows})
+    return [Row("", 0, Window(0, layers - 1), (Edges(np.arange(0), np.array([start])),)) for start in starts]
+
+
+@dataclass(frozen=True)
+class KnockedOut:
+    """A question whose knockouts have been run, and nothing read of them yet.
+
+    Attributes:
+        flows: Name -> its centre layers.
+        edges: Name -> what it blocks.
+        rows: What was run; after them, rows without edges.
+        whole_answer: All tokens of the answer were scored.
+        scored_tokens: The tokens that are looked at.
+        clean, reading: What was read off the clean run and off the rows; None if there was nothing to knock out.
+        mass: See `crossflow.engine.attention_mass`, in the order of the flows that have edges.
+    """
+
+    flows: Mapping[str, Sequence[int]]
+    edges: Mapping[str, Sequence[Edges]]
+    rows: Sequence[Row]
+    whole_answer: bool
+    scored_tokens: ScoredTokens
+    clean: Readout | None = None
+    reading: Readout | None = None
+    mass: Tensor | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """The question's part of a knockout table.
+
+        A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entries
+        ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a knockout of nothing,
+        absolute and in percent; None if there was nothing to knock out.
+        """
+        measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}
+        mass: dict[str, np.ndarray] = {}
+        noise_floor = noise_floor_percent = None
+        if self.clean is not None and self.reading is not None and self.mass is not None:
+            measured = measure(self.clean, self.reading, self.scored_tokens)
+            changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
+            noise_floor = float(changes[len(self.rows) :].max())
+            noise_floor_percent = float(np.abs(measured["change_percent"][len(self.rows) :]).max())
+            mass = dict(
+                zip([name for name, edges in self.edges.items() if edges], self.mass.cpu().numpy(), strict=True)
+            )
+        if not self.whole_answer:
+            measured["answer_logprob_change"] = [None] * len(measured["p_clean"])
+
+        place = {(row.flow, row.layer): number for number, row in enumerate(self.rows)}
+        windows = {(row.flow, row.layer): row.window for row in self.rows}
+        edges = {flow: count_edges(found) for flow, found in self.edges.items()}
+        cells = [(flow, layer) for flow, centres in self.flows.items() for layer in centres]
+        return {
+            "flow": [flow for flow, _ in cells],
+            "layer": [layer for _, layer in cells],
+            **{
+                name: [values[place[cell]] if cell in place else None for cell in cells]
+                for name, values in measured.items()
+            },
+            "edges": [edges[flow] for flow, _ in cells],
+            "attention": [
+                float(mass[flow][windows[flow, layer].first : windows[flow, layer].last + 1].mean())
+                if (flow, layer) in windows
+                else None
+                for flow, layer in cells
+            ],
+            "noise_floor": noise_floor,
+            "noise_floor_percent": noise_floor_percent,
+        }
+
+
+def knock_out(
+    model: MultimodalModel,
+    questions: Sequence[Answered],
+    flows: Mapping[str, Sequence[int]],
+    window: str,
+    engine: Engine,
+    seed: int,
+    whole_answer: bool = False,
+) -> list[KnockedOut]:
+    """All flows of some questions at their centre layers; questions that do not fit into memory together are halved.
+
+    Args:
+        model: The model.
+        questions: They are run together.
+        flows: Name -> its centre layers.
+        window: The window: a width, ``bottom`` or ``top``.
+        engine: How knockouts are computed.
+        seed: Seed of random source sets.
+        whole_answer: Score all of the answer's tokens, and not the first alone.
+    """
+    layers = len(model.layers)
+    tokenizer = model.processor.tokenizer
+    special = set(tokenizer.all_special_ids)
+    planned: list[tuple[Prepared, KnockedOut]] = []
+    for prepared, generated, tokens in questions:
+        question, positions = prepared.question, prepared.positions
+        answer = [token for token in tokens if token not in special]
+        scored = whole_answer and answer[:1] == tokens[:1]
+        prompt = prepared.answered_by(answer) if scored else prepared
+        edges = {name: edges_of(parse_flow(name), positions, seed, question.question_id) for name in flows}
+        rows: list[Row] = []
+        for name, found in edges.items():
+            longer = [each.extended_by(positions.length - 1, prompt.length - positions.length) for each in found]
+            rows.extend(rows_of(name, longer, window, layers, flows[name]) if longer else [])
+        outcome = KnockedOut(flows, edges, rows, whole_answer, scored_tokens(tokenizer, question, generated, tokens[0]))
+        planned.append((prompt, outcome))
+    ran = iter(halving([each for each in planned if each[1].rows], partial(_run, model, engine), "questions"))
+    return [next(ran) if outcome.rows else outcome for _, outcome in planned]
+
+
+def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepared, KnockedOut]]) -> list[KnockedOut]:
+    """Prompts and their planned knockouts, which are run together."""
+    firsts = [min(row.start for row in outcome.rows) for _, outcome in planned]
+    cleans = run_clean_together(model, [prompt for prompt, _ in planned], firsts)
+    outcomes = [outcome for _, outcome in planned]
+    work = [
+        (clean, [*outcome.rows, *_zero_edge_rows(outcome.rows, len(model.layers))])
+        for clean, outcome in zip(cleans, outcomes, strict=True)
+    ]
+    with torch.inference_mode():
+        return [
+            replace(
+                outcome,
+                clean=clean.reading,
+                reading=reading,
+                mass=attention_mass(clean, [found for found in outcome.edges.values() if found]),
+            )
+            for outcome, clean, reading in zip(outcomes, cleans, engine(model, work), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class KnockoutSettings:
+    """What is knocked out.
+
+    Attributes:
+        answers: The model's answers to the job's questions.
+        window: A width in layers, ``bottom`` or ``top``.
+        flows: At every centre layer.
+        controls: Further flows, at every ``stride``-th centre layer.
+        stride: From one centre layer of the controls to the next.
+        seed: Seed of random source sets.
+        whole_answer: Score all tokens of the answer.
+        select: Which questions, by the model's answer: a key of `crossflow.experiments.selection.SELECTIONS`.
+        engine: A key of `crossflow.engine.engines.ENGINES`.
+    """
+
+    answers: Path
+    window: str
+    flows: Sequence[str]
+    controls: Sequence[str] = ()
+    stride: int = 1
+    seed: int = 0
+    whole_answer: bool = False
+    select: str = "correct"
+    engine: str = "knockout"
+
+    @property
+    def names(self) -> list[str]:
+        """All flows, controls included."""
+        return [*self.flows, *self.controls]
+
+    def centres(self, layers: int) -> dict[str, list[int]]:
+        """Flow -> its centre layers in a model of so many."""
+        found = {name: list(range(layers)) for name in self.flows}
+        return found | {name: list(range(0, layers, self.stride)) for name in self.controls}
+
+
+def _require_fitting(window: str, layers: int, model: Path) -> None:
+    if window not in (BOTTOM, TOP) and not 1 <= int(window) < 2 * layers:
+        raise CrossflowError(
+            f"A window of {window} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
+            "layer would knock out the whole model."
+        )
+
+
+def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    return max((entry[name] for entry in entries if entry[name] is not None), default=None)
+
+
+def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
+    """Knock out every flow at every centre layer and write the table; finished questions survive a killed job.
+
+    Raises:
+        CrossflowError: the model or a question can not be used, or the window does not fit the model.
+    """
+    answers, _ = read_parquet(settings.answers, ANSWERS)
+    chosen = selected(read_chosen(job.questions), answers, settings.select)
+    moved = any(parse_flow(name).is_moved for name in settings.names)
+    device = take_device(job.device)
+    plan = announce(
+        job.model, [question for question, _ in chosen], device, settings.names, batched=settings.engine != "reference"
+    )
+    model = load_model(job.model, device)
+    layers = len(model.layers)
+    _require_fitting(settings.window, layers, job.model.path)
+    centres = settings.centres(layers)
+    determined = job.determining() | {
+        "answers": hash_file(settings.answers),
+        "window": settings.window,
+        "flows": settings.names,
+        "centres": centres,
+        "seed": settings.seed,
+        "whole_answer": settings.whole_answer,
+        "select": settings.select,
+        "engine": settings.engine,
+    }
+
+    def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
+        answered = [
+            Answered(
+                still_usable(prepared, item.question),
+                item.answer.generated,
+                [int(token) for token in item.answer.answer_tokens],
+            )
+            for item, prepared in zip(batch, given, strict=True)
+        ]
+        engine = ENGINES[settings.engine]
+        knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
+        return [each.columns for each in knocked_out]
+
+    items = []
+    for question, row in chosen:
+        places = derived_seed(settings.seed, question.question_id, MOVED) if moved else None
+        items.append(Item(question, [PrepareRequest(question, question.image_id, places)], row))
+    at_once = 1 if plan is None else plan.questions
+    batches = [items[first : first + at_once] for first in range(0, len(items), at_once)]
+    with finished_entries(job, model, __name__, determined, batches, run) as (finished, _):
+        entries = [finished[question.question_id] for question, _ in chosen]
+        floors = {name: _noise_floor(entries, name) for name in ("noise_floor", "noise_floor_percent")}
+        if floors["noise_floor"] is not None:
+            log.info("noise floor: a no-op knockout changes a probability by at most %.1e", floors["noise_floor"])
+        rows = [
+            {"question_id": question.question_id, "image_id": question.image_id}
+            | {name: entry[name][index] for name in KNOCKOUT.names[2:]}
+            for (question, _), entry in zip(chosen, entries, strict=True)
+            for index in range(len(entry["flow"]))
+        ]
+        counts = {"layers": layers, "selected": len(chosen), "excluded": len(answers) - len(chosen)}
+        write_parquet(job.output, KNOCKOUT, rows, determined | counts | floors)

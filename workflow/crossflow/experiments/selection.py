@@ -1,0 +1,21 @@
+"""Which of the answered questions a study looks at."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from crossflow.core.records import ChosenQuestion
+
+SELECTIONS = {"correct": (True,), "wrong": (False,), "all": (True, False)}
+
+
+def selected(questions: Sequence[ChosenQuestion], answers: Any, select: str) -> list[tuple[ChosenQuestion, Any]]:
+    """The questions whose answer is as asked for, each with its row of answers, in the order of the questions.
+
+    Args:
+        questions: The chosen questions.
+        answers: The columns of ``tables.ANSWERS``; questions that are not in it were broken.
+        select: A key of `SELECTIONS`.
+    """
+    by_id = {row.question_id: row for row in answers.itertuples()}
+    answered = [(question, by_id[question.question_id]) for question in questions if question.question_id in by_id]
+    return [(question, row) for question, row in answered if bool(row.correct) in SELECTIONS[select]]

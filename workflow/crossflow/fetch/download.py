@@ -1,0 +1,239 @@
+"""Fetching files over HTTP: whole or in parts, taken up where it ended, checked before they take their place.
+
+Half a file lies beside its place under the name ``<file>.part`` and survives a killed job.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3.util.retry import Retry
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import hash_file, replacing
+from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
+
+CONNECTIONS = 8
+_TRIES = 5
+_BACKOFF = 0.5  # seconds before the second retry, doubled with each
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of an answer
+_PIECE = 1 << 16  # what is lost, at most, where an answer breaks off
+
+
+class NoRangesError(Exception):
+    """The server sends only whole files."""
+
+
+class _BrokenOffError(Exception):
+    """The answer ended early: worth another try."""
+
+
+class _SafeAdapter(HTTPAdapter):
+    """Sends nothing to an address that is not TLS, redirects included, except on this machine."""
+
+    def send(self, request: requests.PreparedRequest, *positional: Any, **named: Any) -> requests.Response:
+        require_safe(request.url or "")
+        return super().send(request, *positional, **named)
+
+
+def new_session() -> requests.Session:
+    """A session for `CONNECTIONS` threads that tries again, with growing pauses, what may pass by itself."""
+    session = requests.Session()
+    retry = Retry(
+        total=_TRIES,
+        backoff_factor=_BACKOFF,
+        status_forcelist=(429, 500, 502, 503, 504),
+        allowed_methods=("GET", "HEAD"),
+    )
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _SafeAdapter(max_retries=retry, pool_maxsize=CONNECTIONS))
+    # The bytes of a file are asked for, not an encoding of them.
+    session.headers["Accept-Encoding"] = "identity"
+    return session
+
+
+@contextmanager
+def _one_sentence(url: str) -> Iterator[None]:
+    try:
+        yield
+    except requests.HTTPError as error:
+        raise CrossflowError(f"{url} could not be fetched: the server says {error.response.status_code}.") from error
+    except requests.RequestException as error:
+        raise CrossflowError(
+            f"{url} could not be reached ({type(error).__name__}): look at the network and run again, what was fetched "
+            "is kept."
+        ) from error
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse what the disk has no room for, before it is begun.
+
+    Raises:
+        CrossflowError: less than ``needed`` bytes are free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CrossflowError(
+            f"{what} needs {needed / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} GB free; nothing was "
+            "fetched."
+        )
+
+
+def _require_size(remote: RemoteFile, size: int) -> None:
+    if remote.bytes is not None and size != remote.bytes:
+        raise CrossflowError(
+            f"{remote.url} has {size} bytes where {TABLE} says {remote.bytes}: it is cut short, or another version."
+        )
+
+
+def _get(session: requests.Session, remote: RemoteFile, start: int, stop: int | None) -> requests.Response:
+    """Ask for the bytes ``start .. stop - 1``.
+
+    Raises:
+        NoRangesError: the server answers with the whole file though a part was asked for.
+    """
+    require_safe(remote.url)
+    asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
+    response = session.get(remote.url, headers=asked, stream=True, timeout=_TIMEOUT)
+    require_safe(response.url)
+    response.raise_for_status()
+    if asked and response.status_code != requests.codes.partial_content:
+        response.close()
+        raise NoRangesError
+    return response
+
+
+def _append(session: requests.Session, remote: RemoteFile, part: Path, start: int, stop: int | None, bar: Any) -> None:
+    """Append to ``part`` what it lacks of the bytes ``start .. stop - 1``.
+
+    Raises:
+        _BrokenOffError: the connection ended early.
+        NoRangesError: only the whole file is to be had.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    if stop is not None and have >= stop - start:
+        return
+    with _get(session, remote, start + have, stop) as response:
+        total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
+            "Content-Length", ""
+        )
+        if total.isdecimal():
+            _require_size(remote, int(total))
+            if stop is None:
+                require_space(part.parent, int(total) - have, remote.url)
+        expected = int(response.headers.get("Content-Length", -1))
+        got = 0
+        with part.open("ab") as file:
+            try:
+                for piece in response.iter_content(_PIECE):
+                    file.write(piece)
+                    got += len(piece)
+                    bar.update(len(piece))
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                raise _BrokenOffError from error
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+        if expected not in (-1, got):
+            raise _BrokenOffError
+
+
+def fetch_part(
+    session: requests.Session, remote: RemoteFile, part: Path, start: int = 0, stop: int | None = None
+) -> None:
+    """Fetch the bytes ``start .. stop - 1`` of a remote file into ``part``, after those that are there already.
+
+    Args:
+        stop: None fetches up to the end.
+
+    Raises:
+        NoRangesError: the server sends only whole files, and a part is asked for.
+        CrossflowError: it can not be reached or breaks off again and again, its size is not the recorded one, or the
+            disk is full.
+    """
+    part.parent.mkdir(parents=True, exist_ok=True)
+    whole = stop is None
+    total = remote.bytes if whole else stop - start  # type: ignore[operator]
+    have = part.stat().st_size if part.exists() else 0
+    failures = 0
+    with tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True) as bar, _one_sentence(remote.url):
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                _append(session, remote, part, start, stop, bar)
+                return
+            except NoRangesError:
+                if not (whole and before):
+                    raise
+                # It can not be taken up: from the beginning, then.
+                part.unlink()
+                bar.reset()
+            except _BrokenOffError as error:
+                failures = 0 if part.stat().st_size > before else failures + 1
+                if failures >= _TRIES:
+                    raise CrossflowError(
+                        f"{remote.url} breaks off again and again; what was fetched is kept, run again later."
+                    ) from error
+                time.sleep(_BACKOFF * 2**failures)
+            except OSError as error:
+                if isinstance(error, requests.RequestException):
+                    raise
+                raise CrossflowError(
+                    f"{part} could not be written ({error.strerror or error}); what was fetched is kept, run again."
+                ) from error
+
+
+def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> None:
+    """Fetch a whole file, and see its checksum, where one is recorded, before it takes its place.
+
+    Without a recorded checksum nothing vouches for two halves fetched at different times, so it is then fetched in
+    one go.
+
+    Raises:
+        CrossflowError: as `fetch_part`, or the checksum is another one.
+    """
+    part = path.with_name(f"{path.name}.part")
+    if remote.sha256 is None or (part.exists() and remote.bytes is not None and part.stat().st_size > remote.bytes):
+        part.unlink(missing_ok=True)
+    if not (part.exists() and remote.bytes is not None and part.stat().st_size == remote.bytes):
+        fetch_part(session, remote, part)
+    found = hash_file(part)
+    if remote.sha256 not in (None, found):
+        part.unlink()
+        raise CrossflowError(
+            f"{remote.url}: what was fetched has the SHA-256 {found}, {TABLE} says {remote.sha256}; it was removed."
+        )
+    part.replace(path)
+
+
+def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, record: Path) -> None:
+    """Compare a fetched file with what came from there the first time, or record the checksum of the first.
+
+    Args:
+        member: What of a zip it is.
+        fetched: The file; it is removed if it is another one.
+        record: The checksum as ``sha256sum --check`` reads it, after a line that says where the file is from.
+
+    Raises:
+        CrossflowError: it is another one, or the record can not be written.
+    """
+    found, name = hash_file(fetched), record.stem
+    origin = f"# {remote.url}{f', {member}' if member else ''}"
+    known = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    if known[:1] == [origin] and known[1:] != [f"{found}  {name}"]:
+        fetched.unlink()
+        raise CrossflowError(
+            f"{origin[2:]}: what was fetched has the SHA-256 {found}, which is not that of the first time in {record}; "
+            "it was removed. Delete that record to accept it."
+        )
+    if known[:1] != [origin]:
+        with replacing(record) as temporary:
+            temporary.write_text(f"{origin}\n{found}  {name}\n", encoding="utf-8")

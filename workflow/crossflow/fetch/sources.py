@@ -1,0 +1,70 @@
+"""The table of sources: every address from which this project fetches a file itself.
+
+Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`). Nothing
+heavy is imported: the workflow asks at every start.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from crossflow.core.errors import CrossflowError
+
+TABLE = "resources/sources.csv"
+COLUMNS = ("name", "url", "bytes", "sha256", "licence")
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One line of the table.
+
+    Attributes:
+        name: What rules call it.
+        url: Where it is.
+        bytes: Its size, where it is known.
+        sha256: Its checksum, where it is known.
+    """
+
+    name: str
+    url: str
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+def require_safe(url: str) -> None:
+    """Refuse an address that is not TLS, except on this machine.
+
+    Raises:
+        CrossflowError: the address is neither.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        raise CrossflowError(f"{url} is not an https address: nothing is fetched from it.")
+
+
+def read_sources(path: Path) -> dict[str, RemoteFile]:
+    """The table of sources, by name.
+
+    Raises:
+        CrossflowError: the table is absent, or a line is not as it should be.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except OSError as error:
+        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(COLUMNS)}.")
+    sources = {}
+    for row in rows:
+        size, sha256 = row["bytes"], row["sha256"]
+        if (size and not size.isdecimal()) or (
+            sha256 and (len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"))
+        ):
+            raise CrossflowError(f"{path}: the bytes or sha256 of {row['name']} are not in their form.")
+        require_safe(row["url"])
+        sources[row["name"]] = RemoteFile(row["name"], row["url"], int(size) if size else None, sha256 or None)
+    return sources

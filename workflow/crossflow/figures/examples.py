@@ -1,0 +1,174 @@
+"""Single questions: the image with its related patches beside the question's own curves."""
+
+import logging
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from crossflow.analysis.curves import Knockouts
+from crossflow.analysis.results import Results
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.chosen import read_chosen
+from crossflow.data.images import Images
+from crossflow.figures.overlay import panels
+from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, arrow, look_of, own_settings, save, window_in_words
+from crossflow.models.loading import sketch_model
+from crossflow.models.model import ModelSettings, MultimodalModel
+
+log = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """One question.
+
+    Attributes:
+        why: Why it was chosen.
+        image: Its image.
+        tokens: Its visual tokens over the image, the related ones shaded; None where they can not be drawn.
+        curves: Flow -> centre layers and change in percent.
+    """
+
+    why: str
+    question: ChosenQuestion
+    generated: str
+    p_clean: float
+    image: Image.Image
+    tokens: Image.Image | None
+    curves: Mapping[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]
+
+
+def choose_examples(table: Knockouts) -> dict[str, str]:
+    """Which questions are shown, and why: question id -> reason; the strongest fall, and the one in the middle.
+
+    The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
+    """
+    falls: dict[str, float] = {}
+    for flow, curve in table.curves.items():
+        if "~" not in flow:
+            for question, lowest in zip(curve.question_ids, curve.change.min(axis=1), strict=True):
+                falls[question] = min(falls.get(question, 0.0), float(lowest))
+    order = sorted(falls, key=lambda question: (falls[question], question))
+    if not order:
+        return {}
+    reasons = {order[len(order) // 2]: "in the middle"}
+    return {order[0]: "suffers most"} | reasons
+
+
+def curves_of(table: Knockouts, question_id: str) -> dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]:
+    """A question's own curves; flows that are missing and controls are left out."""
+    found: dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]] = {}
+    for flow, curve in table.curves.items():
+        (places,) = np.nonzero(curve.question_ids == question_id)
+        if len(places) and "~" not in flow:
+            found[flow] = (curve.centres, curve.change[places[0]])
+    return found
+
+
+def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
+    """One row per question; call and save it within `figure_style.own_settings`.
+
+    Args:
+        examples: From none to a few; without any the figure says so.
+        heading: Stands above.
+    """
+    figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 2.5 * max(1, len(examples))), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
+    if not examples:
+        figure.text(0.5, 0.5, "no question selected", ha="center")
+        return figure
+    grid = figure.subplots(len(examples), 3, squeeze=False, width_ratios=(1, 1, 1.5))
+    for example, (left, middle, right) in zip(examples, grid, strict=True):
+        asked = example.question
+        left.imshow(np.asarray(example.image))
+        for chosen in asked.objects:
+            corner = (chosen.box.x, chosen.box.y)
+            left.add_patch(Rectangle(corner, chosen.box.w, chosen.box.h, fill=False, edgecolor=BOX, linewidth=1.2))
+        if example.tokens is not None:
+            middle.imshow(np.asarray(example.tokens))
+        for axes in (left, middle):
+            axes.set_axis_off()
+        said = f"{example.generated!r} (p = {example.p_clean:.3f}; gold {asked.answer!r})"
+        question = textwrap.fill(f"{example.why}: {asked.question}", 44)
+        left.set_title(f"{question}\n{said}", loc="left", parse_math=False)  # a dollar sign is one
+        for flow, (centres, change) in example.curves.items():
+            look = look_of(flow)
+            step = max(1, len(centres) // 8)
+            right.plot(
+                centres, change, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step,
+                label=arrow(flow),
+            )  # fmt: skip
+        right.axhline(0, color="0.55", linewidth=0.6, zorder=1)
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.set_xlabel("centre layer")
+        right.set_ylabel("change in answer\nprobability (%)")
+    handles = {str(line.get_label()): line for right in grid[:, 2] for line in right.get_lines()[:-1]}
+    figure.legend(
+        handles=list(handles.values()), loc="outside lower left", ncols=4, frameon=False, handlelength=3.2,
+        alignment="left",
+    )  # fmt: skip
+    return figure
+
+
+def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
+    """The examples of one category.
+
+    Args:
+        table: The category's knockouts.
+        results: The study's results.
+        sketch: The model, without weights.
+        images: The images of its questions.
+
+    Raises:
+        CrossflowError: a table is absent or damaged.
+        BrokenQuestion: an image can not be used.
+    """
+    rows = results.answers(table.model, table.category).set_index("question_id").to_dict("index")
+    chosen = read_chosen(results.results / "questions" / f"{table.category}.csv")
+    questions = {question.question_id: question for question in chosen}
+    found = []
+    for question_id, why in choose_examples(table).items():
+        question, row = questions[question_id], rows[question_id]
+        image = images.open(question.image_id)
+        try:
+            tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
+        except CrossflowError as reason:
+            log.warning("%s: %s", question_id, reason)
+            tokens = None
+        curves = curves_of(table, question_id)
+        found.append(Example(why, question, row["generated"], row["p_clean"], image, tokens, curves))
+    return found
+
+
+def write_examples(
+    results: Results, settings: ModelSettings, open_images: Callable[[], Images], paths: Sequence[Path]
+) -> None:
+    """Draw the examples of every category of one model; no weights are read.
+
+    Args:
+        results: The study's results: one model and one window.
+        settings: The model's folder and settings.
+        open_images: Opens the images of the questions.
+        paths: A .pdf and a .png of each category, whose name ends in the category's.
+
+    Raises:
+        CrossflowError: a table or the model's folder can not be used.
+        BrokenQuestion: an image can not be used.
+    """
+    sketch = sketch_model(settings, torch.device("cpu"))
+    with open_images() as images, own_settings():
+        for table in results.all_knockouts():
+            heading = f"{table.model}, {table.category}, {window_in_words(table.window)}"
+            files = [path for path in paths if path.stem.endswith(f"-{table.category}")]
+            save(draw_examples(examples_of(table, results, sketch, images), heading), files)

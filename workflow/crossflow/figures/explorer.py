@@ -1,0 +1,241 @@
+"""The data of the explorer, one page per study: all means and bands, and some questions with their own curves.
+
+The page is one file that needs no network, so it can not hold everything: at most `MOST_QUESTIONS` of each model,
+spread evenly over the categories, half of them those with the largest effects and half a seeded random sample, have
+their image and their own curves.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import plotly.offline
+from PIL import Image
+
+from crossflow.analysis.curves import Knockouts
+from crossflow.analysis.results import Results
+from crossflow.analysis.tables import COLUMNS
+from crossflow.core.files import replacing
+from crossflow.core.measures import MEASURES
+from crossflow.core.records import ChosenQuestion
+from crossflow.core.seeds import derived_seed
+from crossflow.core.tables import read_csv
+from crossflow.data.chosen import read_chosen
+from crossflow.data.images import Images
+from crossflow.figures.style import BOX, look_of
+
+MOST_QUESTIONS = 300
+_THUMBNAIL = 224  # pixels of the longer side
+_QUALITY = 55
+_DIGITS = 4
+_SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
+    "*": "star", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
+}  # fmt: skip
+_PAGE = Path(__file__).parent / "explorer_page"
+
+
+def _short(value: float) -> float | None:
+    """A number with four significant digits; None for NaN."""
+    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every curve with all its measures.
+
+    Args:
+        rows: Rows of effects.csv (which are of the measure ``change_percent``) and of measures.csv.
+        bands: Rows of bands.csv.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def curve_of(row: Mapping[str, Any]) -> dict[str, Any]:
+        named = {name: row[name] for name in ("model", "category", "window", "flow")}
+        return found.setdefault(tuple(named.values()), named | {"layers": [], "measures": {}})
+
+    for row in rows:
+        if row.get("stratum", "all") == "all":
+            curve = curve_of(row)
+            name = row.get("measure", "change_percent")
+            measure = curve["measures"].setdefault(name, {"n": row["n"], "mean": [], "low": [], "high": []})
+            for number in ("mean", "low", "high"):
+                measure[number].append(_short(row[number]))
+            if name == "change_percent":
+                curve["layers"].append(row["layer"])
+    for row in bands:
+        measure = curve_of(row)["measures"]["change_percent"]
+        for number in ("low", "high"):
+            measure.setdefault(f"band_{number}", []).append(_short(row[number]))
+    return list(found.values())
+
+
+def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
+    """Which questions are shown, and why: id -> reason; half by the largest change, half a random sample.
+
+    Args:
+        table: The knockouts of a category.
+        most: At most so many.
+        seed: The study's seed.
+    """
+    largest: dict[str, float] = {}
+    for flow, curve in table.curves.items():
+        if "~" not in flow:
+            for question, value in zip(curve.question_ids, np.abs(curve.change).max(axis=1), strict=True):
+                largest[question] = max(largest.get(question, 0.0), float(value))
+    order = sorted(largest, key=lambda question: (-largest[question], question))
+    if len(order) <= most:
+        return dict.fromkeys(order, "all questions are shown")
+    half = most // 2
+    rest = sorted(order[half:])
+    generator = np.random.default_rng(derived_seed(seed, table.model, table.category, "explorer"))
+    sample = generator.choice(np.array(rest, dtype=object), most - half, replace=False).tolist()
+    return dict.fromkeys(order[:half], "among the largest changes") | dict.fromkeys(sample, "of the random sample")
+
+
+def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any, Any], why: str) -> dict[str, Any]:
+    """What the page shows of one question; its curves are those of the study's flows, without controls."""
+    curves = {}
+    for flow, curve in table.curves.items():
+        (places,) = np.nonzero(curve.question_ids == question.question_id)
+        if len(places) and "~" not in flow:
+            curves[flow] = [_short(float(value)) for value in curve.change[places[0]]]
+    options = [question.true_option, question.false_option] if question.true_option else None
+    return {
+        "model": table.model,
+        "category": table.category,
+        "id": question.question_id,
+        "image": question.image_id,
+        "question": question.question,
+        "answer": question.answer,
+        "generated": str(answer["generated"]),
+        "correct": bool(answer["correct"]),
+        "p": _short(float(answer["p_clean"])),
+        "options": options,
+        "boxes": [list(chosen.box) for chosen in question.objects],
+        "why": why,
+        "curves": curves,
+    }
+
+
+def thumbnail(image: Image.Image) -> dict[str, Any]:
+    """A small copy of an image as a data URI, with the image's own width and height."""
+    small = image.convert("RGB")
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    encoded = io.BytesIO()
+    small.save(encoded, "jpeg", quality=_QUALITY)
+    uri = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    return {"uri": uri, "width": image.width, "height": image.height}
+
+
+def looks(flows: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Flow -> colour, dash and symbol, as in the figures."""
+    found = {}
+    for flow in flows:
+        look = look_of(flow)
+        pattern = ",".join(f"{2 * length:g}px" for length in look.dash[1])
+        found[flow] = {"colour": look.colour, "dash": pattern or "solid", "symbol": _SYMBOLS[look.marker]}
+    return found
+
+
+def measure_names() -> dict[str, str]:
+    """Measure -> its name and unit, as the page writes them."""
+    return {measure.name: measure.words for measure in MEASURES}
+
+
+def page_sources() -> Iterator[Path]:
+    """The files that the page is made of."""
+    yield from (_PAGE / name for name in ("page.html", "page.css", "page.js"))
+
+
+def page(data: Mapping[str, Any], title: str) -> str:
+    """The whole page. What comes from data can not end the script that holds it, or be taken for a tag."""
+    encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
+    template, style, script = (path.read_text(encoding="utf-8") for path in page_sources())
+    return Template(template).substitute(
+        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script
+    )
+
+
+def _curves_and_flows(results: Results) -> tuple[list[dict[str, Any]], list[str]]:
+    summary = results.results / "summary"
+    rows = read_csv(summary / "effects.csv", COLUMNS["effects"]) + read_csv(
+        summary / "measures.csv", COLUMNS["measures"]
+    )
+    curves = curves_of(rows, read_csv(summary / "bands.csv", COLUMNS["bands"]))
+    return curves, list(dict.fromkeys(curve["flow"] for curve in curves))
+
+
+def collect(results: Results, images: Images) -> dict[str, Any]:
+    """All that the page shows; single questions have their curves in each model's first window.
+
+    Args:
+        results: The study's results.
+        images: The images of its questions.
+
+    Raises:
+        CrossflowError: a table is absent or damaged.
+        BrokenQuestion: an image can not be used.
+    """
+    curves, flows = _curves_and_flows(results)
+    most = max(2, MOST_QUESTIONS // len(results.categories))
+    questions: list[dict[str, Any]] = []
+    notes: dict[str, str] = {}
+    thumbnails: dict[str, Any] = {}
+    centres: dict[str, dict[str, list[int]]] = {}
+    ticks: dict[str, int] = {}
+    for model, window in results.first_windows.items():
+        for category in results.categories:
+            table = results.knockouts(model, window, category)
+            centres[model] = {flow: list(curve.centres) for flow, curve in table.curves.items()}
+            ticks[model] = max(1, round(table.layers / 8))
+            rows = results.answers(model, category).to_dict("records")
+            by_id = {row["question_id"]: row for row in rows}
+            chosen = {one.question_id: one for one in read_chosen(results.results / "questions" / f"{category}.csv")}
+            found = chosen_questions(table, most, results.seed)
+            whole = len(found) == len(table.question_ids)
+            how = "all." if whole else "half with the largest changes, half random."
+            notes[f"{model}/{category}"] = (
+                f"{len(found)} of {len(table.question_ids)} questions that were knocked out: {how}"
+            )
+            for question_id, why in found.items():
+                question = chosen[question_id]
+                questions.append(question_row(table, question, by_id[question_id], why))
+                if question.image_id not in thumbnails:
+                    thumbnails[question.image_id] = thumbnail(images.open(question.image_id))
+    return {
+        "models": results.models,
+        "windows": {model: [name.window for name in results.curves if name.model == model] for model in results.models},
+        "categories": list(results.categories),
+        "measures": measure_names(),
+        "looks": looks(flows),
+        "box": BOX,
+        "ticks": ticks,
+        "centres": centres,
+        "curves": curves,
+        "claims": json.loads((results.results / "claims.json").read_text(encoding="utf-8"))["claims"],
+        "questions": questions,
+        "notes": notes,
+        "images": thumbnails,
+    }
+
+
+def write_explorer(results: Results, open_images: Callable[[], Images], path: Path) -> None:
+    """Write the page of a study.
+
+    Raises:
+        CrossflowError: a table is absent or damaged.
+        BrokenQuestion: an image can not be used.
+    """
+    with open_images() as images:
+        data = collect(results, images)
+    with replacing(path) as temporary:
+        temporary.write_text(page(data, f"crossflow: the study {results.results.name}"), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""What a figure is asked to show, and the summary tables that it reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossflow.analysis.tables import COLUMNS
+from crossflow.core.tables import read_csv
+
+_OPTIONAL = ("bands", "noise")  # expected results do without
+
+
+@dataclass(frozen=True)
+class FigureRequest:
+    """One figure.
+
+    Attributes:
+        kind: A key of `crossflow.figures.kinds.FIGURES`.
+        summary: Folder of the summary tables.
+        models: One, or several for a comparison.
+        windows: One per model, or several for a sweep.
+        categories: One panel each, in this order.
+        flows: Those that a figure of curves shows; none for the others.
+    """
+
+    kind: str
+    summary: Path
+    models: Sequence[str]
+    windows: Sequence[str]
+    categories: Sequence[str]
+    flows: Sequence[str] = ()
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """The rows of a summary table; none of `bands` or `noise` where it is absent.
+
+        Raises:
+            CrossflowError: it is absent or damaged.
+        """
+        path = self.summary / f"{table}.csv"
+        if table in _OPTIONAL and not path.is_file():
+            return []
+        return read_csv(path, COLUMNS[table])

@@ -1,0 +1,170 @@
+"""What all figures share: sizes, fonts, how a flow looks, and how a figure is written.
+
+Flows differ in colour (Okabe and Ito's palette, safe for the colour-blind), in dash and in marker, so that a grey print
+keeps them apart. Nothing depends on the user's matplotlib settings, and the same numbers give the same bytes.
+"""
+
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import replacing
+from crossflow.core.flows import MOVED, RANDOM, SET_NAMES
+
+# fontTools reports every step of embedding a font.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
+
+PAGE_WIDTH = 7.0  # inches: two columns of a paper
+COLUMN_WIDTH = 3.4  # inches: one column
+PANEL_HEIGHT = 1.55  # inches
+LINE_HEIGHT = 0.15  # inches, of a line of text
+DPI = 300
+NOTE_WIDTH = 38  # characters that fit above a panel
+# Percent: a figure never magnifies less than this to its full height, or rounding would look like an effect.
+SMALLEST_SPAN = 2.0
+
+SETTINGS: dict[RcKeyType, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.2,
+    "pdf.fonttype": 42,
+    "axes.unicode_minus": True,
+}
+
+
+class Look(NamedTuple):
+    """How a flow is drawn."""
+
+    colour: str
+    dash: tuple[float, Sequence[float]]
+    marker: str
+
+
+_BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
+_PURPLE, _ORANGE, _SKY = "#CC79A7", "#E69F00", "#56B4E9"
+_COLOURS = (_BLUE, _VERMILLION, _GREEN, _BLACK, _PURPLE, _ORANGE, _SKY)
+_SOLID: tuple[float, Sequence[float]] = (0, ())
+_DASHED: tuple[float, Sequence[float]] = (0, (5.0, 1.6))
+_DOTTED: tuple[float, Sequence[float]] = (0, (1.2, 1.2))
+_DASH_DOT: tuple[float, Sequence[float]] = (0, (5.0, 1.4, 1.2, 1.4))
+_DASHES = (_SOLID, _DASHED, _DOTTED, _DASH_DOT)
+LOOKS = {
+    "question->last": Look(_BLUE, _SOLID, "o"),
+    "image->last": Look(_SKY, _DASHED, "s"),
+    "last->last": Look(_BLACK, _DOTTED, "^"),
+    "image->question": Look(_GREEN, _SOLID, "D"),
+    "related->question": Look(_VERMILLION, _SOLID, "v"),
+    "other->question": Look(_ORANGE, _DASHED, "P"),
+    "image->instruction": Look(_PURPLE, _SOLID, "s"),
+    "instruction->last": Look(_PURPLE, _DASH_DOT, "v"),
+    "system->last": Look(_GREEN, _DOTTED, "P"),
+    "image->all": Look(_BLACK, _DASHED, "D"),
+    "only:image->question": Look(_GREEN, _DASH_DOT, "^"),
+    "only:image->question->last": Look(_BLUE, _DASH_DOT, "o"),
+    # Tokens of the logit lens.
+    "answer": Look(_BLUE, _SOLID, "o"),
+    "answer_capitalized": Look(_VERMILLION, _SOLID, "s"),
+    "false_option": Look(_SKY, _DASHED, "^"),
+    "false_option_capitalized": Look(_ORANGE, _DOTTED, "D"),
+}
+"""Flow, or token of the logit lens -> its look in every figure."""
+
+BOX = "#009EFF"
+"""Outline of an object's box, on every image."""
+SET_COLOURS = {"related": _VERMILLION, "padding": "#282828", "newline": "#BEBEBE"}
+"""Position set -> its shade over an image."""
+
+# Markers that no look of the table has: a flow outside it is never taken for one in it.
+_FURTHER_MARKERS = ("X", "*", "p", "h", "<", ">")
+
+
+def look_of(name: str) -> Look:
+    """The look of a flow or token, which depends on its name alone.
+
+    A control looks like its flow; its line tells it apart (`CONTROLS`). Flows outside the table have a colour and a
+    marker by their source, and a dash by their target.
+    """
+    name = re.sub(r"~[a-z0-9]+(?=->)", "", name)
+    if name in LOOKS:
+        return LOOKS[name]
+    source, _, target = name.partition("->")
+    if source in SET_NAMES and target in SET_NAMES:
+        number, dash = SET_NAMES.index(source), SET_NAMES.index(target)
+    else:  # a sum of flows, or a path
+        number, dash = zlib.crc32(name.encode()), zlib.crc32(target.encode())
+    return Look(
+        _COLOURS[number % len(_COLOURS)],
+        _DASHES[dash % len(_DASHES)],
+        _FURTHER_MARKERS[number % len(_FURTHER_MARKERS)],
+    )
+
+
+def series_looks(names: Sequence[str]) -> dict[str, Look]:
+    """Windows or models of one figure -> looks, by their order."""
+    looks = map(Look, cycle(_COLOURS), cycle(_DASHES), cycle(("o", "s", "^", "D", "v", "P")))
+    return dict(zip(names, looks, strict=False))
+
+
+# How a control is drawn, in its flow's colour, and what it is called in the legend.
+CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
+    RANDOM: ((0, (1, 1)), "the same, random sources"),
+    MOVED: ((0, (4, 1, 1, 1, 1, 1)), "the same, boxes moved"),
+}
+
+
+def arrow(flow: str) -> str:
+    """Write a flow as it is printed, with spaces at which no line is broken."""
+    return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def window_in_words(window: str) -> str:
+    """What stands above a figure."""
+    ends = {"bottom": "windows from the first layer to this one", "top": "windows from this layer to the last"}
+    return ends.get(window, f"window {window}")
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw with this module's settings only."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        with matplotlib.rc_context(SETTINGS):
+            yield
+
+
+def save(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure in the format of each path's suffix (.pdf, .png), without a date.
+
+    Raises:
+        CrossflowError: another suffix, or a file that can not be written.
+    """
+    for path in paths:
+        kind = path.suffix.lower().lstrip(".")
+        if kind not in {"pdf", "png"}:
+            raise CrossflowError(f"{path}: figures are written as .pdf or .png.")
+        metadata = {"CreationDate": None} if kind == "pdf" else {}
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)

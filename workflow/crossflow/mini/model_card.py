@@ -1,0 +1,156 @@
+"""The model card of mini-llava: measured accuracies beside the recipe, written by the program that measures.
+
+Three conditions: the image, the image removed (see `crossflow.answers.answer_blind`), and *zeroed pixels*
+(an image whose preprocessed values are all 0).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from crossflow.core.records import ChosenQuestion
+from crossflow.data.images import Images
+from crossflow.experiments.answers import answer_seeing_and_blind, answer_zeroed, is_correct
+from crossflow.mini.recipe import Recipe
+from crossflow.mini.scenes import ATTRIBUTES
+from crossflow.models.model import MultimodalModel
+
+CONDITIONS = ("image", "image removed", "zeroed pixels")
+OPTIONS = {
+    "ChooseAttr": 2,
+    "ChooseCat": 2,
+    "ChooseRel": 2,
+    "CompareAttr": len(ATTRIBUTES),
+    "LogicalObj": 2,
+    "QueryAttr": 2,
+}
+"""How many answers each question has, equally likely."""
+
+
+class Accuracy(NamedTuple):
+    """How many of so many questions were answered right.
+
+    The questions are independent: those of a category are each about an image of its own.
+    """
+
+    right: int
+    questions: int
+
+    @property
+    def mean(self) -> float:
+        """The fraction."""
+        return self.right / self.questions
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the fraction (E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212)."""
+        z, n = 1.959964, self.questions
+        middle = (self.mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(self.mean * (1 - self.mean) / n + z * z / (4 * n * n))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], images: Images) -> dict[str, Accuracy]:
+    """How many questions are answered right in each of `CONDITIONS`: the generated text is the answer."""
+    right = dict.fromkeys(CONDITIONS, 0)
+    for question in tqdm(questions, desc=questions[0].category, unit="question"):
+        prepared = model.prepare(question, images.open(question.image_id))
+        given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
+        for condition, answered in zip(CONDITIONS, given, strict=True):
+            right[condition] += is_correct(answered.text, question.answer)
+    return {condition: Accuracy(count, len(questions)) for condition, count in right.items()}
+
+
+def _cell(accuracy: Accuracy) -> str:
+    low, high = accuracy.interval
+    return f"{100 * accuracy.mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _stages(recipe: Recipe) -> str:
+    return "\n".join(
+        f"{number}. {stage.steps} steps of {stage.scenes} fresh scenes"
+        + (f" with {stage.questions} questions each" if stage.questions else "")
+        + f", learning rate {stage.rate:g}; weights of the losses: seeing {stage.seeing:g}, reading {stage.reading:g}, "
+        f"answering {stage.answering:g}."
+        + (
+            f" Shares: {', '.join(f'{kind} {share}' for kind, share in stage.shares.items())}."
+            if stage.questions
+            else ""
+        )
+        for number, stage in enumerate(recipe.stages, 1)
+    )
+
+
+def card(
+    recipe: Recipe,
+    parameters: int,
+    weights: str,
+    measured: Mapping[str, Mapping[str, Accuracy]],
+    world_seed: int,
+) -> str:
+    """The text of the model card.
+
+    Args:
+        recipe: What the weights were made by.
+        parameters: Their number.
+        weights: SHA-256 of model.safetensors.
+        measured: Category -> condition -> accuracy.
+        world_seed: Seed of the evaluation scenes.
+    """
+    shape = recipe.geometry
+    middle, check = shape.layers // 2, shape.layers * 3 // 4
+    rows = "\n".join(
+        f"| {category} | {found['image'].questions} | {100 / OPTIONS[category]:.1f} | "
+        + " | ".join(_cell(found[condition]) for condition in CONDITIONS)
+        + " |"
+        for category, found in measured.items()
+    )
+    return f"""# mini-llava
+
+A LLaVA of {parameters / 1e6:.2f} million parameters, trained from nothing by this project on a drawn world of toys: a
+model that has to look, small enough for two CPU cores. It is an instrument check and no evidence about LLaVA.
+Written by `snakemake mini_llava`, which trains it, asks it, and makes this page.
+
+## Shape
+
+transformers' `LlavaForConditionalGeneration`: CLIP vision tower (width {shape.vision_width}, {shape.vision_layers}
+layers, of which the last one's output is used), images of {shape.image_size} x {shape.image_size} pixels in patches
+of {shape.patch_size} x {shape.patch_size} ({(shape.image_size // shape.patch_size) ** 2} visual tokens), projector,
+Llama decoder (width {shape.width}, {shape.layers} layers, {shape.heads} heads). Each word is one token. The prompt is
+`vicuna-v1`; answers begin with a capital. SHA-256 of `model.safetensors`: `{weights}`.
+
+## Recipe
+
+Seed {recipe.seed}. {recipe.steps} steps of AdamW on scenes of the training world, no scene twice. The training and the
+evaluation world share no set of toys.
+
+{_stages(recipe)}
+
+*Seeing*: the projected feature of each patch that a toy covers is named by the language model's word embeddings.
+*Reading*: after decoder layer {middle}, a linear map tells from the state at each toy's name whether the toy is there,
+its attributes and its column; after layer {check}, another tells, at the later of a toy's name and an attribute's
+value, whether the value holds of the toy. Both maps are thrown away, and in the last
+{100 * recipe.fall:.0f} % of the last stage, while the learning rate falls to nothing, they are not asked any more.
+*Answering*: the answer's word, and that the text ends after it.
+
+## Accuracy
+
+Percent of questions whose generated text is the answer, with 95 % intervals (Wilson); evaluation scenes of seed
+{world_seed}. *Image removed*: visual tokens hidden from all other positions in every layer. *Zeroed pixels*: an
+image of zeros after preprocessing.
+
+| category | questions | chance | image | image removed | zeroed pixels |
+|---|---|---|---|---|---|
+{rows}
+
+## Limits
+
+- It knows the words of the mini world, the question forms of its six categories and "Is the ball red?", and one prompt.
+- Part of its flow is planted: the reading loss asked for a toy's attributes at its name by layer {middle}, and for
+  comparisons by layer {check}. That knockouts find such flow says that the instrument works, not that training would
+  lead there by itself. How answers are brought to the last position was left to the training.
+- One seed; another may place its flows in other layers.
+- It was trained on capitalised answers only: nothing asks it to prepare an answer in lower case first.
+"""

@@ -1,0 +1,89 @@
+"""What a question about a scene of the mini world is: words, program, and their form in GQA's files."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from crossflow.core.records import Step
+from crossflow.mini.scenes import Attribute, Scene
+
+KIND = "toy"
+"""What every toy is a kind of."""
+
+
+def _shown(step: Step) -> str:
+    after = f" {list(step.dependencies)}" if step.dependencies else ""
+    return f"{step.operation}: {step.argument}{after}"
+
+
+@dataclass(frozen=True)
+class MiniQuestion:
+    """A question with its answer and program.
+
+    Attributes:
+        detailed, semantic, structural: GQA's types.
+        question, answer, full_answer: Text; answers in lower case.
+        program: The steps.
+        local, overall: GQA's groups (``local`` and ``global``).
+        mentioned: Words of the question that name toys, with the ids of these.
+        answer_id: The id of the toy that is the answer.
+    """
+
+    detailed: str
+    semantic: str
+    structural: str
+    question: str
+    answer: str
+    full_answer: str
+    program: tuple[Step, ...]
+    local: str
+    overall: str | None = None
+    mentioned: Mapping[str, str] = field(default_factory=dict)
+    answer_id: str | None = None
+
+    def record(self, question_id: str, image_id: str) -> dict[str, Any]:
+        """The question in the form of GQA's question files."""
+        words = [word.strip("?,.") for word in self.question.split()]
+        return {
+            "semantic": [asdict(step) for step in self.program],
+            "entailed": [],
+            "equivalent": [question_id],
+            "question": self.question,
+            "imageId": image_id,
+            "isBalanced": True,
+            "groups": {"global": self.overall, "local": self.local},
+            "answer": self.answer,
+            "semanticStr": "->".join(map(_shown, self.program)),
+            "annotations": {
+                "answer": {} if self.answer_id is None else {"0": self.answer_id},
+                "question": {
+                    str(place): self.mentioned[word] for place, word in enumerate(words) if word in self.mentioned
+                },
+                "fullAnswer": {},
+            },
+            "types": {"detailed": self.detailed, "semantic": self.semantic, "structural": self.structural},
+            "fullAnswer": self.full_answer,
+        }
+
+
+def phrase(attribute: Attribute, value: str, negated: bool = False) -> str:
+    """An attribute's value as it stands after "is" or "are"."""
+    return ("not " if negated else "") + ("made of " if attribute == "material" else "") + value
+
+
+def in_any_order(rng: random.Random, first: str, second: str) -> dict[str, str]:
+    """The two options of a wording, ``a`` and ``b``."""
+    a, b = rng.sample((first, second), 2)
+    return {"a": a, "b": b}
+
+
+def find(scene: Scene, name: str, later: bool = False, kind: str | None = None) -> Step:
+    """The step that finds the toy of a name, or nothing; a second one ends in a blank, as GQA's do."""
+    index = next((index for index, toy in enumerate(scene.toys) if toy.name == name), None)
+    found = "-" if index is None else scene.toy_id(index)
+    return Step("select", (), f"{kind or name} ({found}){' ' * later}")
+
+
+QuestionWriter = Callable[[Scene, random.Random], MiniQuestion | None]
+"""Asks one question about a scene, or None where the scene has nothing to ask about."""

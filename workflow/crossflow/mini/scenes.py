@@ -1,0 +1,293 @@
+"""The mini world: scenes of toys on a ground, and their scene graphs.
+
+toy
+    One of the things that questions are about: a shape with a colour, a size and a material.
+ground
+    What the whole image shows behind the toys.
+clutter
+    Pebbles, twigs and leaves: small, dull, never asked about.
+twins
+    Two toys of a scene that have exactly one attribute in common.
+
+Every value of an attribute is as likely as every other one, and places are found for the toys that were
+drawn, never toys for the places: so no question can lean to an answer because, say, small toys are easier to
+place. The training and the evaluation world are disjoint: the set of toys of a scene (shapes with their
+attributes, places apart) belongs to one of them only.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, Literal
+
+from crossflow.core.records import Box
+
+Split = Literal["train", "val"]
+Attribute = Literal["color", "size", "material"]
+
+IMAGE_SIZE = 96
+"""Width and height of every image, in pixels."""
+
+PLURALS = {
+    "ball": "balls",
+    "box": "boxes",
+    "cone": "cones",
+    "cross": "crosses",
+    "heart": "hearts",
+    "star": "stars",
+}
+NAMES = tuple(PLURALS)
+ATTRIBUTES: dict[Attribute, tuple[str, ...]] = {
+    "color": ("red", "orange", "yellow", "green", "blue", "purple"),
+    "size": ("small", "large"),
+    "material": ("metal", "wood"),
+}
+GROUNDS = ("carpet", "floor", "pavement", "sand", "snow", "wall")
+
+# Half the side of a toy's box, in pixels. The ranges lie far apart: size can be told without comparing.
+_RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}
+# With two toys there are so few sets of toys that those of one split would not be balanced by themselves.
+_FEWEST_TOYS, _MOST_TOYS = 3, 5
+_GAP = 2.0
+CLEARLY_APART = 14.0
+"""Pixels between two centres from which one toy is said to be to the left of, or above, the other."""
+CLEARLY_ASIDE = 9.0
+"""Pixels between a toy's centre and the image's middle from which the toy is said to be on one side."""
+
+# One evaluation scene in so many.
+_VAL_SHARE = 5
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A toy of a scene.
+
+    Attributes:
+        name: A key of `PLURALS`; at most one toy of a scene has it.
+        color, size, material: Values of `ATTRIBUTES`.
+        x, y: The middle of its box, in pixels.
+        radius: Half the longer side of its box, in pixels.
+        angle: By how much it is turned, in degrees.
+        tint: What its three colour channels are multiplied by.
+    """
+
+    name: str
+    color: str
+    size: str
+    material: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+    tint: tuple[float, float, float]
+
+    def value(self, attribute: Attribute) -> str:
+        """The toy's value of an attribute."""
+        return {"color": self.color, "size": self.size, "material": self.material}[attribute]
+
+
+@dataclass(frozen=True)
+class Clutter:
+    """A small thing nobody asks about.
+
+    Attributes:
+        name: ``pebble``, ``twig`` or ``leaf``.
+        x, y: Its middle, in pixels.
+        length: Its longest extent, in pixels.
+        angle: By how much it is turned, in degrees.
+    """
+
+    name: str
+    x: float
+    y: float
+    length: float
+    angle: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that an image shows.
+
+    Attributes:
+        image_id: Digits; the first tells the split (0: evaluation, 1: training), then seed and index.
+        ground: One of `GROUNDS`.
+        shade: Brightness of the ground, around 1.
+        texture: Seed of the ground's grain.
+        toys: 3 to 5 toys, no name twice, boxes apart.
+        clutter: Behind the toys.
+        twins: Indices of two toys that have exactly one attribute in common, each attribute equally often.
+    """
+
+    image_id: str
+    ground: str
+    shade: float
+    texture: int
+    toys: tuple[Toy, ...]
+    clutter: tuple[Clutter, ...]
+    twins: tuple[int, int]
+
+    def toy_id(self, index: int) -> str:
+        """The id, in the scene graph, of a toy."""
+        return f"{self.image_id}{index:02d}"
+
+
+def shared(first: Toy, second: Toy) -> list[Attribute]:
+    """The attributes in which two toys agree."""
+    return [attribute for attribute in ATTRIBUTES if first.value(attribute) == second.value(attribute)]
+
+
+def _draw_values(rng: random.Random) -> list[tuple[str, dict[Attribute, str]]]:
+    """Names and attribute values of a scene's toys; the first two are the twins."""
+    names = rng.sample(NAMES, rng.randint(_FEWEST_TOYS, _MOST_TOYS))
+    toys = [(name, {attribute: rng.choice(values) for attribute, values in ATTRIBUTES.items()}) for name in names]
+    common = rng.choice(tuple(ATTRIBUTES))
+    (_, first), (_, second) = toys[:2]
+    for attribute, values in ATTRIBUTES.items():
+        others = [value for value in values if value != first[attribute]]
+        second[attribute] = first[attribute] if attribute == common else rng.choice(others)
+    return toys
+
+
+def _split_of(toys: list[tuple[str, dict[Attribute, str]]]) -> Split:
+    described = sorted(" ".join((name, *values.values())) for name, values in toys)
+    digest = hashlib.sha256("; ".join(described).encode()).digest()
+    return "train" if digest[0] % _VAL_SHARE else "val"
+
+
+def _apart(x: float, y: float, radius: float, placed: list[tuple[float, float, float]]) -> bool:
+    return all(max(abs(x - a), abs(y - b)) >= radius + other + _GAP for a, b, other in placed)
+
+
+def _draw_places(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
+    """Middles of boxes that lie apart and inside the image, for any radii that a scene can have."""
+    largest_first = sorted(range(len(radii)), key=lambda index: -radii[index])
+    while True:
+        places: dict[int, tuple[float, float]] = {}
+        placed: list[tuple[float, float, float]] = []
+        for index in largest_first:
+            radius = radii[index]
+            for _ in range(30):
+                x, y = (rng.uniform(radius + 1, IMAGE_SIZE - radius - 1) for _ in "xy")
+                if _apart(x, y, radius, placed):
+                    places[index] = (x, y)
+                    placed.append((x, y, radius))
+                    break
+            else:
+                break
+        if len(places) == len(radii):
+            return [places[index] for index in range(len(radii))]
+
+
+def _draw_clutter(rng: random.Random, toys: tuple[Toy, ...]) -> tuple[Clutter, ...]:
+    placed = [(toy.x, toy.y, toy.radius) for toy in toys]
+    clutter = []
+    for _ in range(rng.randint(2, 8)):
+        name, (low, high) = rng.choice((("pebble", (2.0, 4.0)), ("twig", (4.0, 8.0)), ("leaf", (3.0, 5.5))))
+        length = rng.uniform(low, high)
+        x, y = (rng.uniform(length, IMAGE_SIZE - length) for _ in "xy")
+        if _apart(x, y, length / 2, placed):
+            placed.append((x, y, length / 2))
+            clutter.append(Clutter(name, x, y, length, rng.uniform(0, 180)))
+    return tuple(clutter)
+
+
+def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
+    """The scene of this number: the same for the same arguments, on every machine.
+
+    Args:
+        seed: Seed of the world.
+        index: Which scene of it, from 0; scenes don't depend on one another.
+        split: ``val`` for the world that is asked about, ``train`` for the one that a model learns from.
+    """
+    rng = random.Random(f"crossflow shapes {split} {seed} {index}")
+    values = _draw_values(rng)
+    while _split_of(values) != split:
+        values = _draw_values(rng)
+    radii = [rng.uniform(*_RADII[given["size"]]) for _, given in values]
+    places = _draw_places(rng, radii)
+    toys = [
+        Toy(
+            name,
+            given["color"],
+            given["size"],
+            given["material"],
+            x,
+            y,
+            radius,
+            angle=rng.uniform(-9, 9),
+            tint=(rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04)),
+        )
+        for (name, given), (x, y), radius in zip(values, places, radii, strict=True)
+    ]
+    order = rng.sample(range(len(toys)), len(toys))
+    shuffled = tuple(toys[old] for old in order)
+    return Scene(
+        image_id=f"{'1' if split == 'train' else '0'}{seed:03d}{index:06d}",
+        ground=rng.choice(GROUNDS),
+        shade=rng.uniform(0.85, 1.08),
+        texture=rng.getrandbits(32),
+        toys=shuffled,
+        clutter=_draw_clutter(rng, shuffled),
+        twins=(order.index(0), order.index(1)),
+    )
+
+
+def _relations(scene: Scene, index: int, ground_id: str) -> list[dict[str, str]]:
+    toy = scene.toys[index]
+    relations = [{"object": ground_id, "name": "on"}]
+    for other, neighbour in enumerate(scene.toys):
+        right, down = toy.x - neighbour.x, toy.y - neighbour.y
+        if abs(right) >= CLEARLY_APART:
+            name = "to the right of" if right > 0 else "to the left of"
+            relations.append({"object": scene.toy_id(other), "name": name})
+        if abs(down) >= CLEARLY_APART:
+            relations.append({"object": scene.toy_id(other), "name": "below" if down > 0 else "above"})
+    return relations
+
+
+def scene_graph(scene: Scene, toy_boxes: list[Box], clutter_boxes: list[Box]) -> dict[str, Any]:
+    """The scene in the form of GQA's scene graphs: all that the image shows.
+
+    Args:
+        scene: The scene.
+        toy_boxes: Boxes of ``scene.toys``, as drawn.
+        clutter_boxes: Boxes of ``scene.clutter``, as drawn.
+    """
+    everything: dict[str, Any] = {}
+    ground_id = scene.toy_id(len(scene.toys))
+    for index, (toy, box) in enumerate(zip(scene.toys, toy_boxes, strict=True)):
+        everything[scene.toy_id(index)] = {
+            "name": toy.name,
+            **box._asdict(),
+            "attributes": [toy.color, toy.size, toy.material],
+            "relations": _relations(scene, index, ground_id),
+        }
+    whole = Box(0, 0, IMAGE_SIZE, IMAGE_SIZE)
+    everything[ground_id] = {"name": scene.ground, **whole._asdict(), "attributes": [], "relations": []}
+    for index, (thing, box) in enumerate(zip(scene.clutter, clutter_boxes, strict=True), len(scene.toys) + 1):
+        on_ground = [{"object": ground_id, "name": "on"}]
+        everything[scene.toy_id(index)] = {
+            "name": thing.name,
+            **box._asdict(),
+            "attributes": ["small"],
+            "relations": on_ground,
+        }
+    return {"width": IMAGE_SIZE, "height": IMAGE_SIZE, "objects": everything}
+
+
+def aside(toy: Toy) -> str | None:
+    """``left`` or ``right``, or None for a toy near the image's middle."""
+    offset = toy.x - IMAGE_SIZE / 2
+    if abs(offset) < CLEARLY_ASIDE:
+        return None
+    return "right" if offset > 0 else "left"
+
+
+def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[int, int]]:
+    """Ordered pairs of toys whose middles are clearly apart along an axis."""
+    return [
+        (first, second)
+        for first, second in permutations(range(len(scene.toys)), 2)
+        if abs(getattr(scene.toys[first], axis) - getattr(scene.toys[second], axis)) >= CLEARLY_APART
+    ]

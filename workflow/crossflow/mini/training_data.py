@@ -1,0 +1,237 @@
+"""What mini-llava learns from: batches of fresh training scenes with things to say about them.
+
+batch
+    A batch of scenes of the training world, each with one or more *segments*: texts that follow the image.
+question segment
+    The rest of a ``vicuna-v1`` prompt after the image, the capitalised answer, and the end of the text.
+noun segment
+    The names of all toys, singular and plural, in any order: what is known about each is asked at the name.
+facts
+    Of a toy: class numbers, one for each of `FACTS`; `UNKNOWN` where it has none.
+check
+    Of a toy and a value that a question names both, as in "Which toy is red, the ball or the star?": whether the
+    toy is red. MiniQuestion at whichever word comes later: the toy's name or the value.
+
+A batch is the same for the same seed and step, on every machine.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossflow.core.records import Box
+from crossflow.mini.drawing import draw_image
+from crossflow.mini.other_questions import verify_attr
+from crossflow.mini.programs import MiniQuestion
+from crossflow.mini.questions import CATEGORIES, holds
+from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, NAMES, PLURALS, Scene, Toy, draw_scene
+from crossflow.models.prompts import render
+
+UNKNOWN = -100
+"""The class that cross-entropy leaves out."""
+
+COLUMNS = 8
+FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
+"""What a name stands for in an image, and the number of classes: columns are eighths of the width."""
+
+CHECKED = 2
+"""Toys that a word may check: the one named here, and the one named before."""
+
+PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
+"""The words that a covered patch is named by: one of each group."""
+
+QUESTION_WRITERS = {**CATEGORIES, "VerifyAttr": verify_attr}
+"""Kinds of questions in batches. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
+
+SHARES = {
+    "ChooseAttr": 2,
+    "ChooseCat": 3,
+    "ChooseRel": 2,
+    "CompareAttr": 2,
+    "LogicalObj": 5,
+    "QueryAttr": 1,
+    "VerifyAttr": 3,
+}
+"""How often each kind is asked, by default: two-hop questions take longest to learn."""
+
+_LEAST_COVER = 0.25
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch.
+
+    Attributes:
+        images: As drawn, channels first.
+        patches: For each patch of each image, its word of each of `PATCH_WORDS`; `UNKNOWN` where no toy is.
+        tokens: Segments, those of a scene together, padded behind.
+        noun_at: Segment and position of each noun.
+        noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
+        check_at: Segment and position of each word at which something is checked.
+        checks: 0 (no), 1 (yes) or `UNKNOWN`: for the toy named here, and for the one named before.
+        answer_at: Position of each segment's last prompt token; empty without questions.
+        answers: Each segment's answer token.
+        categories: Each segment's category, as a number in `QUESTION_WRITERS`.
+    """
+
+    images: UInt8[Tensor, "scenes 3 height width"]
+    patches: Int[Tensor, "scenes patches 4"]
+    tokens: Int[Tensor, "segments positions"]
+    noun_at: Int[Tensor, "nouns 2"]
+    noun_facts: Int[Tensor, "nouns 5"]
+    check_at: Int[Tensor, "checked 2"]
+    checks: Int[Tensor, "checked 2"]
+    answer_at: Int[Tensor, " questions"]
+    answers: Int[Tensor, " questions"]
+    categories: Int[Tensor, " questions"]
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same batch on a device."""
+        return TrainingBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def facts(toy: Toy | None) -> list[int]:
+    """The classes of a toy; of a toy that is not in the image only that."""
+    if toy is None:
+        return [0, *[UNKNOWN] * (len(FACTS) - 1)]
+    values = [ATTRIBUTES[attribute].index(toy.value(attribute)) for attribute in ATTRIBUTES]
+    return [1, *values, min(int(toy.x * COLUMNS / IMAGE_SIZE), COLUMNS - 1)]
+
+
+def patch_words(scene: Scene, boxes: list[Box], patch_size: int) -> Int[np.ndarray, "patches words"]:
+    """For each patch, the word of each of `PATCH_WORDS` for the toy whose box covers most of it.
+
+    A box counts where it covers a quarter of the patch, or a quarter of it lies there.
+    """
+    across = IMAGE_SIZE // patch_size
+    words = np.full((across * across, len(PATCH_WORDS)), UNKNOWN)
+    edges = np.arange(across) * patch_size
+    most = np.zeros((across, across))
+    for toy, (x, y, w, h) in zip(scene.toys, boxes, strict=True):
+        wide = np.clip(np.minimum(edges + patch_size, x + w) - np.maximum(edges, x), 0, None)
+        tall = np.clip(np.minimum(edges + patch_size, y + h) - np.maximum(edges, y), 0, None)
+        cover = tall[:, None] * wide[None]
+        covered = (cover > most) & (cover >= _LEAST_COVER * min(patch_size**2, w * h))
+        most = np.maximum(most, cover)
+        words[covered.ravel()] = [NAMES.index(toy.name), *facts(toy)[1:4]]
+    return words
+
+
+class TrainingBatches(Dataset[TrainingBatch]):
+    """TrainingBatches by step.
+
+    Args:
+        tokenizer: The model's.
+        patch_size: Side of a patch, in pixels of the image as drawn.
+        seed: Seed of scenes and questions.
+        scenes: Scenes of a batch.
+        questions: Question segments of a scene; 0 for one noun segment.
+        first: Number of the first batch's first scene.
+        shares: How often each kind of question is asked.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        patch_size: int,
+        seed: int,
+        scenes: int,
+        questions: int,
+        first: int = 0,
+        shares: Mapping[str, int] = SHARES,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._patch_size = patch_size
+        self._seed = seed
+        self._scenes = scenes
+        self._questions = questions
+        self._first = first
+        self._shares = shares
+        self._numbers = {
+            tokenizer.convert_tokens_to_ids(form): name for name, plural in PLURALS.items() for form in (name, plural)
+        }
+
+    def _ask(self, scene: Scene, rng: random.Random) -> tuple[str, MiniQuestion]:
+        while True:
+            (category,) = rng.choices(tuple(self._shares), tuple(self._shares.values()))
+            if asked := QUESTION_WRITERS[category](scene, rng):
+                return category, asked
+
+    def _checks(self, asked: MiniQuestion, toys: dict[str, Toy], tokens: list[int]) -> dict[int, list[int]]:
+        """Positions in a question segment at which a value is checked, with the answers as in `TrainingBatch.checks`."""
+        operation = asked.program[1].operation
+        attribute = next((name for name in ATTRIBUTES if operation in (f"filter {name}", f"verify {name}")), None)
+        if attribute is None:
+            return {}
+        argument = asked.program[1].argument
+        negated = argument.startswith("not(")
+        value = argument.removeprefix("not(").removesuffix(")")
+        at = tokens.index(self._tokenizer.convert_tokens_to_ids(value))
+        found: dict[int, list[int]] = {}
+        for position, token in enumerate(tokens):
+            if token in self._numbers:
+                toy = toys.get(self._numbers[token])
+                is_so = int(toy is not None and holds(toy, attribute, value, negated))
+                found[max(position, at)] = [is_so, UNKNOWN] if position > at else [UNKNOWN, is_so]
+        return found
+
+    def prompt(self, question: str) -> tuple[list[int], list[int]]:
+        """The tokens of a question's prompt before and after the image's marker."""
+        text = render("vicuna-v1", question, SimpleNamespace(image_token=self._tokenizer.image_token)).text
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        marker = ids.index(self._tokenizer.image_token_id)
+        return ids[:marker], ids[marker + 1 :]
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        start = self._first + step * self._scenes
+        rng = random.Random(f"crossflow batches {self._seed} {start}")
+        images, patches, noun_at, noun_facts = [], [], [], []
+        segments: list[Tensor] = []
+        answer_at, answers, categories = [], [], []
+        check_at, checks = [], []
+        for number in range(self._scenes):
+            scene = draw_scene(self._seed, start + number, "train")
+            image, boxes, _ = draw_image(scene)
+            images.append(np.asarray(image).transpose(2, 0, 1))
+            patches.append(patch_words(scene, boxes, self._patch_size))
+            toys = {toy.name: toy for toy in scene.toys}
+            told = []
+            for _ in range(self._questions):
+                category, asked = self._ask(scene, rng)
+                told.append(self.prompt(asked.question)[1])
+                for position, found in self._checks(asked, toys, told[-1]).items():
+                    check_at.append((len(segments) + len(told) - 1, position))
+                    checks.append(found)
+                answer_at.append(len(told[-1]) - 1)
+                answers.append(self._tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
+                categories.append(tuple(QUESTION_WRITERS).index(category))
+                told[-1] += [answers[-1], self._tokenizer.eos_token_id]
+            if not told:
+                told.append(rng.sample(tuple(self._numbers), len(self._numbers)))
+            for segment in told:
+                for position, token in enumerate(segment):
+                    # The answer may be a toy's name as well, but is capitalised.
+                    if token in self._numbers:
+                        noun_at.append((len(segments), position))
+                        noun_facts.append(facts(toys.get(self._numbers[token])))
+                segments.append(torch.tensor(segment))
+        return TrainingBatch(
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.stack(patches)),
+            torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self._tokenizer.pad_token_id),
+            torch.tensor(noun_at),
+            torch.tensor(noun_facts),
+            torch.tensor(check_at, dtype=torch.int64).reshape(-1, 2),
+            torch.tensor(checks, dtype=torch.int64).reshape(-1, CHECKED),
+            torch.tensor(answer_at, dtype=torch.int64),
+            torch.tensor(answers, dtype=torch.int64),
+            torch.tensor(categories, dtype=torch.int64),
+        )

@@ -1,0 +1,74 @@
+"""The mini world on disk, in GQA's official layout.
+
+``questions/val_balanced_questions.json``, ``sceneGraphs/val_sceneGraphs.json`` and ``images.zip`` with
+``images/<id>.jpg``, as `crossflow.data.gqa` reads them: about each scene, one question of each of the six
+categories that the scene allows, and some of other kinds. The scenes are drawn by `crossflow.mini.scenes`,
+painted by `crossflow.mini.drawing`, and asked about by `crossflow.mini.questions` and
+`crossflow.mini.other_questions`.
+"""
+
+import io
+import json
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import replacing
+from crossflow.mini.drawing import draw_image
+from crossflow.mini.other_questions import OTHERS
+from crossflow.mini.programs import MiniQuestion
+from crossflow.mini.questions import CATEGORIES
+from crossflow.mini.scenes import Scene, draw_scene, scene_graph
+
+_OTHERS_PER_SCENE = 3
+# A zip member without a time of its own, so that the same images make the same file.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def questions_about(scene: Scene) -> list[MiniQuestion]:
+    """The questions of a scene: the same ones every time, in any order of kinds."""
+    rng = random.Random(f"crossflow questions {scene.image_id}")
+    askers = [*CATEGORIES.values(), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
+    rng.shuffle(askers)
+    return [asked for ask in askers if (asked := ask(scene, rng)) is not None]
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=95, subsampling=0)
+    return encoded.getvalue()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_world(root: Path, scenes: int, seed: int) -> None:
+    """Draw evaluation scenes 0, 1, .. of a seed and write them, with their questions, under ``root``.
+
+    A world of more scenes starts with the scenes and questions of a smaller one.
+
+    Raises:
+        CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
+    """
+    if scenes < 1 or seed < 0:
+        raise CrossflowError(f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0.")
+    questions: dict[str, Any] = {}
+    graphs: dict[str, Any] = {}
+    with replacing(root / "images.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for index in tqdm(range(scenes), desc="scenes", unit="scene"):
+            scene = draw_scene(seed, index)
+            image, toy_boxes, clutter_boxes = draw_image(scene)
+            archive.writestr(zipfile.ZipInfo(f"images/{scene.image_id}.jpg", _NO_TIME), _jpeg(image))
+            graphs[scene.image_id] = scene_graph(scene, toy_boxes, clutter_boxes)
+            for number, asked in enumerate(questions_about(scene)):
+                question_id = f"{scene.image_id}{number:02d}"
+                questions[question_id] = asked.record(question_id, scene.image_id)
+    _write_json(root / "sceneGraphs" / "val_sceneGraphs.json", graphs)
+    _write_json(root / "questions" / "val_balanced_questions.json", questions)

@@ -1,0 +1,199 @@
+"""The architectures that this project knows how to knock out: one table, and how each handles an image.
+
+A new architecture is one entry of `ARCHITECTURES`. The functions in this module bring labels of patches into the order
+of the visual tokens (`crossflow.models.visual_tokens`), each by the model's own code.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossflow.core.errors import CrossflowError
+from crossflow.models.prompts import Expansion, repeated
+from crossflow.models.visual_tokens import PLAIN, Tiling
+
+
+def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return labels[0]
+
+
+def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    yield 1, (config.vision_config.image_size, config.vision_config.image_size)
+
+
+def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+    """An image that fills its grid of tiles leaves no padding to be cut off: none has more visual tokens."""
+    side = config.vision_config.image_size
+    for height, width in config.image_grid_pinpoints:
+        yield 1 + (height // side) * (width // side), (width, height)
+
+
+def _newline(labels: Tensor) -> Tensor:
+    newline = torch.zeros(labels.shape[-1])
+    newline[-1] = 1
+    return newline
+
+
+def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    width, height = size
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        vision_feature_select_strategy="default",
+        image_newline=_newline(labels),
+    )
+    return torch.as_tensor(packed[0])
+
+
+def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # A grid of more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
+    width, height = size
+    packed, _ = model.model.pack_image_features(
+        [labels],
+        torch.tensor([[height, width]]),
+        image_newline=_newline(labels),
+        vision_aspect_ratio=model.config.vision_aspect_ratio,
+    )
+    return torch.as_tensor(packed[0])
+
+
+def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
+    """Each patch is a tile of its own: processors that return patches flatten (3, frames, side, side)."""
+    pixels, side = processed["pixel_values"], image_processor.patch_size
+    # All frames of a still image are the same.
+    return np.asarray(pixels.reshape(len(pixels), 3, image_processor.temporal_patch_size, side, side)[:, :, 0])
+
+
+_WHOLE = Tiling(_patches_as_tiles, base=slice(None))
+
+
+def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # The image processor puts patches that are merged side by side.
+    merged = model.config.vision_config.spatial_merge_size**2
+    return labels.reshape(-1, merged, labels.shape[-1]).amax(1)
+
+
+def _pack_pooled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    tiles, patches, kinds = labels.shape
+    side = math.isqrt(patches)
+    pooled = model.model.multi_modal_projector.avg_pool(labels.transpose(1, 2).reshape(tiles, kinds, side, side))
+    return torch.as_tensor(pooled.flatten(2).transpose(1, 2).reshape(-1, kinds))
+
+
+_LAST = slice(-1, None)
+
+
+def _every_tile(image_processor: Any, processed: Any) -> np.ndarray:
+    return np.asarray(processed["pixel_values"])
+
+
+def _apart(labels: Tensor) -> Tensor:
+    """Each kind of label by itself, as features of width 1: (kinds and tiles, patches, 1)."""
+    return labels.permute(2, 0, 1).reshape(-1, labels.shape[1], 1)
+
+
+def _together(shuffled: Tensor, kinds: int) -> Tensor:
+    """Back from `_apart`, after a pixel shuffle that put the features of merged patches side by side."""
+    return shuffled.amax(-1).reshape(kinds, -1).T
+
+
+def _pack_shuffled_grid(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    _, patches, kinds = labels.shape
+    side = math.isqrt(patches)
+    cells = _apart(labels).reshape(-1, side, side, 1)
+    return _together(model.model.pixel_shuffle(cells, scale_factor=model.config.downsample_ratio), kinds)
+
+
+def _pack_shuffled_row(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    connector = model.model.connector
+    return _together(connector.pixel_shuffle(_apart(labels), connector.scale_factor), labels.shape[-1])
+
+
+def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    return repeated(processor, visual_tokens)
+
+
+def _expand_framed(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    """The image with the tokens that the processor puts around it, and between its tiles."""
+    return Expansion(processor.replace_image_token(processed, image_idx=0), visual)
+
+
+def _expand_uncut(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
+    if processed["num_crops"][0]:
+        raise CrossflowError(
+            "The model's image processor cuts an image into several (pan and scan), which is not supported: set "
+            "do_pan_and_scan to false in the folder's preprocessor_config.json."
+        )
+    return _expand_framed(processor, processed, visual_tokens, visual)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the parts of one architecture are, and how it handles an image.
+
+    Attributes:
+        pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``,
+            given the image's width and height. A token that is made of several patches has the labels of all.
+        decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
+        head: Dotted path to the output embedding.
+        patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
+        selects: The ``vision_feature_select_strategy`` that the packing is right for.
+        tiling: How the vision tower is shown an image.
+        expand: What the image's marker becomes, from the processor, what the image processor returns, the number of
+            visual tokens and their id.
+        images: From the configuration to the tiles and the size (width, height) of the images with most tokens;
+            None where memory is not planned.
+        processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
+        pads: May ``image: pad`` be asked for?
+        stacks: Are visual tokens embeddings like any other, and may the tiles of several images go through the vision
+            tower one after another?
+    """
+
+    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    decoder: str = "model.language_model"
+    head: str = "lm_head"
+    patch_size: str = "vision_config.patch_size"
+    selects: str = "default"
+    tiling: Tiling = PLAIN
+    expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
+    images: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]] | None = None
+    processor: str | None = None
+    pads: bool = False
+    stacks: bool = False
+
+
+_IDEFICS = Architecture(
+    _pack_shuffled_row,
+    decoder="model.text_model",
+    tiling=PLAIN._replace(base=_LAST, options={"return_row_col_info": True}),
+    expand=_expand_framed,
+)
+ARCHITECTURES = {
+    "llava": Architecture(_pack_one_tile, images=_one_tile, pads=True, stacks=True),
+    "llava_next": Architecture(_pack_anyres, images=_anyres, stacks=True),
+    # Positions of the image attend to one another in both directions, so no target may lie in it.
+    "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
+    "idefics3": _IDEFICS,
+    "smolvlm": replace(_IDEFICS, processor="SmolVLMProcessor"),
+    "internvl": Architecture(
+        _pack_shuffled_grid,
+        tiling=Tiling(_every_tile, base=_LAST, options={"crop_to_patches": True}),
+        expand=_expand_framed,
+        processor="InternVLProcessor",
+    ),
+    "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
+    "qwen2_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen2VLProcessor"),
+    "qwen2_5_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen2_5_VLProcessor"),
+    "qwen3_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen3VLProcessor"),
+}
+
+# What can not be knocked out, and why; the reason ends a sentence.
+REFUSED = {
+    "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
+    "before its targets",
+}

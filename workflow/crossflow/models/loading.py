@@ -1,0 +1,145 @@
+"""Loading a multimodal LLM, and the few parts of it that knockouts need.
+
+One table, `crossflow.models.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
+in the table is refused. Every decoder layer of a loaded model attends through `crossflow.models.attention`; the vision tower
+keeps its own attention.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from crossflow.core.errors import CrossflowError
+from crossflow.models import attention
+from crossflow.models.architectures import ARCHITECTURES, REFUSED
+from crossflow.models.folder import shards_of
+from crossflow.models.memory import Sizes
+from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel
+from crossflow.models.processors import load_processor
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a model that this project knows how to knock out."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        model_type = str(config["model_type"])
+        # Transformers would pass over one that it can not read, and answers would end elsewhere.
+        if (generation := path / "generation_config.json").is_file():
+            file = generation
+            json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
+    if model_type in REFUSED:
+        raise CrossflowError(f"{path} is a model of type {model_type!r}, which is refused: {REFUSED[model_type]}.")
+    if model_type not in ARCHITECTURES:
+        raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
+    known = ARCHITECTURES[model_type].selects
+    strategy = config.get("vision_feature_select_strategy", known)
+    if strategy != known:
+        raise CrossflowError(
+            f"{path} selects other features of the vision tower, or its CLS token too (vision_feature_select_strategy "
+            f"{strategy!r}); only {known!r} is known."
+        )
+    return config
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """One sentence for whatever comes of the files of others; tokenizers raises even a plain Exception."""
+    try:
+        yield
+    except CrossflowError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise CrossflowError(f"The model in {path} can not be loaded ({reason.strip(' .,')}).") from error
+
+
+def _require_image_token(processor: Any, network: Any, path: Path) -> None:
+    """Refuse a tokenizer that does not write the token which the model replaces by the image."""
+    wanted, tokenizer = network.config.image_token_id, processor.tokenizer
+    # Gemma 3's processor has another token in mind: the one that begins an image.
+    known = (getattr(holder, "image_token_id", None) for holder in (tokenizer, processor))
+    found = next((token for token in known if token is not None), None)
+    if found is None:
+        found = tokenizer.convert_tokens_to_ids(processor.image_token)
+    if found != wanted or found >= network.get_input_embeddings().num_embeddings:
+        raise CrossflowError(
+            f"{path}: the tokenizer writes an image as token {found}, but the model expects it as token {wanted}; the "
+            "folder's tokenizer is of another model."
+        )
+
+
+def _require_finite(path: Path, network: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite: every answer would be, too."""
+    for name, weight in network.named_parameters():
+        # Unlike torch.isfinite, the extremes need no copy of the weight; a NaN is both of them.
+        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
+
+
+def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
+    """A model without weights, from its configuration alone: it can prepare questions, and answers none.
+
+    Raises:
+        CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
+    """
+    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
+    with _loading(settings.path):
+        processor = load_processor(settings.path, settings.image, architecture)
+        config = AutoConfig.from_pretrained(settings.path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=DTYPES[settings.dtype], trust_remote_code=False
+            )
+    _require_image_token(processor, network, settings.path)
+    return MultimodalModel(settings, network, processor, architecture, device)
+
+
+def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
+    """A model's processor and its sizes; the sizes are None for an architecture whose memory is not planned.
+
+    Raises:
+        CrossflowError: as `sketch_model`.
+    """
+    sketch = sketch_model(settings, torch.device("cpu"))
+    return sketch.processor, sketch.sizes
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
+    """Load a model from its folder. Nothing is downloaded, only safetensors are read, and no code of the folder runs.
+
+    Raises:
+        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing or no
+            numbers.
+    """
+    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
+    with _loading(settings.path):
+        shards_of(settings.path)
+        processor = load_processor(settings.path, settings.image, architecture)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            settings.path,
+            dtype=DTYPES[settings.dtype],
+            attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    network, loading = loaded
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
+    _require_image_token(processor, network, settings.path)
+    network = network.eval().to(device)
+    _require_finite(settings.path, network)
+    return MultimodalModel(settings, network, processor, architecture, device)

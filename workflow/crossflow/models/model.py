@@ -1,0 +1,249 @@
+"""Loading a multimodal LLM, and the few parts of it that knockouts need.
+
+One table, `crossflow.models.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
+in the table is refused. Every decoder layer of a loaded model attends through `crossflow.models.attention`; the vision tower
+keeps its own attention.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.records import Box, ChosenQuestion
+from crossflow.models.architectures import ARCHITECTURES, Architecture
+from crossflow.models.memory import CONVERTED_AT_ONCE, Sizes
+from crossflow.models.positions import Positions, positions_of
+from crossflow.models.prompts import TokenizedPrompt, render, tokenize
+from crossflow.models.visual_tokens import VisualTokens, visual_tokens
+
+# Positions of the image are told apart by these; a model that misses them falls back on text positions, silently.
+_KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
+_OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One entry of ``models`` in params.yaml, with the folder in which its files are.
+
+    Attributes:
+        path: Folder in Hugging Face format.
+        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``.
+        image: ``processor`` (as the folder says), ``pad`` (square padding) or ``anyres`` (an error if the folder's
+            processor does not tile).
+        patches: ``published`` or ``overlap``.
+        dtype: A key of `DTYPES`.
+        max_new_tokens: Length at which an answer is cut.
+    """
+
+    path: Path
+    prompt: str
+    image: str = "processor"
+    patches: str = "published"
+    dtype: str = "float32"
+    max_new_tokens: int = 16
+
+
+def _follow(root: Any, path: str) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+def _side(length: int | Sequence[int]) -> int:
+    """The side of a patch; some configurations give its height and its width."""
+    return length if isinstance(length, int) else length[0]
+
+
+def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
+    """What a model's memory follows from; None for an architecture whose memory is not planned.
+
+    Args:
+        network: The transformers model; it may be on torch's meta device.
+        architecture: Its entry of `ARCHITECTURES`.
+    """
+    if architecture.images is None:
+        return None
+    vision = network.config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    return Sizes.of(
+        network,
+        [
+            (tiles, len(architecture.pack(network, torch.zeros(tiles, patches, 1), size)))
+            for tiles, size in architecture.images(network.config)
+        ],
+    )
+
+
+def outline_of(config: Any, dtype: torch.dtype) -> Sizes | None:
+    """What a model's memory follows from, from its configuration alone; see `sizes_of`."""
+    with torch.device("meta"):
+        network = AutoModelForImageTextToText.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    return sizes_of(network, ARCHITECTURES[config.model_type])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One question, ready for the model.
+
+    Attributes:
+        question: The question.
+        inputs: Keyword arguments of the model's forward, batch of one, on the model's device.
+        positions: The prompt's position sets.
+        visual: What the visual tokens show.
+        answer: Tokens whose probability is read off the end of the prompt, the first at its last position; all but the
+            last of them follow the prompt in ``inputs``. Without any, only the last position is read.
+    """
+
+    question: ChosenQuestion
+    inputs: dict[str, Tensor]
+    positions: Positions
+    visual: VisualTokens
+    answer: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Number of positions that the model sees."""
+        return int(self.inputs["input_ids"].shape[1])
+
+    def to(self, device: torch.device) -> "Prepared":
+        """The same on another device; from pinned memory nobody waits for the copy."""
+        return replace(self, inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()})
+
+    def pin_memory(self) -> "Prepared":
+        """The same in memory that a GPU copies from by itself; `torch.utils.data` calls this."""
+        return replace(self, inputs={name: value.pin_memory() for name, value in self.inputs.items()})
+
+    def answered_by(self, tokens: Sequence[int]) -> "Prepared":
+        """The same prompt followed by an answer, so that the whole of it can be scored (*teacher forcing*)."""
+        given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
+        further = {"input_ids": given, "attention_mask": torch.ones_like(given)}
+        inputs = {
+            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1) if name in _OF_TOKENS else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs, answer=tuple(tokens))
+
+    def without_pixels(self) -> "Prepared":
+        """The same tokens and nothing of the image, for a forward that goes on from behind it."""
+        return replace(self, inputs={name: value for name, value in self.inputs.items() if name in _OF_TOKENS})
+
+
+@dataclass(frozen=True)
+class MultimodalModel:
+    """A loaded model.
+
+    Attributes:
+        settings: What it was loaded from.
+        network: The transformers model, in evaluation mode.
+        processor: Its processor; the image processor is the one that ``settings.image`` asks for.
+        architecture: Its entry of `ARCHITECTURES`.
+        device: Where it lives.
+    """
+
+    settings: ModelSettings
+    network: Any
+    processor: Any
+    architecture: Architecture
+    device: torch.device
+
+    @cached_property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+        layers = _follow(self.network, self.architecture.decoder).layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @cached_property
+    def norm(self) -> nn.Module:
+        """The norm between the last decoder layer and the output embedding."""
+        norm = _follow(self.network, self.architecture.decoder).norm
+        assert isinstance(norm, nn.Module)
+        return norm
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, in pixels of a tile."""
+        return _side(_follow(self.network.config, self.architecture.patch_size))
+
+    def pack(
+        self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
+    ) -> Float[Tensor, "tokens labels"]:
+        """Labels of patches in the order of the visual tokens, as the model packs an image of ``size``."""
+        return self.architecture.pack(self.network, labels, size)
+
+    @cached_property
+    def sizes(self) -> Sizes | None:
+        """What the model's memory follows from; None for an architecture whose memory is not planned."""
+        return sizes_of(self.network, self.architecture)
+
+    def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
+        """Logits in fp32, or fp64 if the model is, from hidden states after the final norm.
+
+        An output embedding in half precision goes to fp32 in parts: the whole of it would be kept beside the model,
+        2.0 GiB for a vocabulary of 128,256. Parts of this size change no bit on a CPU, and are no slower.
+        """
+        weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
+        normed = normed.to(torch.promote_types(normed.dtype, torch.float32))
+        if weight.dtype == normed.dtype:
+            return normed @ weight.T
+        parts = torch.split(weight, max(1, CONVERTED_AT_ONCE // weight.shape[1]))
+        return torch.cat([normed @ part.to(normed.dtype).T for part in parts], dim=-1)
+
+    def prepare(self, question: ChosenQuestion, image: Image.Image, moved: Sequence[Box] = ()) -> Prepared:
+        """Turn a question and its image into model inputs and position sets.
+
+        Args:
+            question: The question.
+            image: Its image.
+            moved: The objects' boxes in another place, for the control that asks for it.
+
+        Raises:
+            BrokenQuestion: the question does not fit the prompt (see `crossflow.models.prompts`).
+            CrossflowError: the prompt's visual tokens are not those that the model makes of the image.
+        """
+        prompt = render(self.settings.prompt, question.question, self.processor)
+        config, tiling = self.network.config, self.architecture.tiling
+        shown = visual_tokens(
+            self.processor.image_processor,
+            self.patch_size,
+            self.pack,
+            image.size,
+            [chosen.box for chosen in question.objects],
+            self.settings.patches,
+            tiling,
+            moved,
+        )
+        processed = self.processor.image_processor(image, return_tensors="np", **tiling.options)
+        expansion = self.architecture.expand(self.processor, processed, len(shown), config.image_token_id)
+        tokens = tokenize(prompt, self.processor, expansion)
+        if tokens.visual.sum() != len(shown):
+            raise CrossflowError(
+                f"{self.settings.path}: the prompt of question {question.question_id} has {tokens.visual.sum()} visual "
+                f"tokens, but the model makes {len(shown)} of its image; the folder's processor is of another model."
+            )
+        visual = shown.among(tokens.visual)
+        prepared = Prepared(question, self._inputs(tokens, processed), positions_of(tokens, question, visual), visual)
+        return prepared.to(self.device)
+
+    def _inputs(self, tokens: TokenizedPrompt, processed: Any) -> dict[str, Tensor]:
+        """What the network's forward asks for; image processors return more than that."""
+        asked_for = inspect.signature(self.network.forward).parameters
+        inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
+        inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
+        inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in _KINDS_OF_TOKENS & asked_for.keys():
+            inputs[name] = (inputs["input_ids"] == self.network.config.image_token_id).long()
+        return inputs

@@ -1,0 +1,247 @@
+"""From a template and a question to tokens, with the characters that each token stands for.
+
+A prompt is written as text with one marker for the image. The marker is then expanded: to one token per visual
+token, and to the tokens that some architectures put around and between them (``<img>``, ``<row_1_col_1>``). The
+expanded text is tokenised with character offsets, and position sets come from the offsets: a token belongs to a span
+of text if it overlaps one of its characters, and the decoded tokens of the question must be the question.
+
+The published program tokenises the text before the image and the text after it as two texts of their own. With
+Llama's tokenizer the second then begins with a blank of its own; whether it does where the whole prompt is tokenised at
+once depends on the tokenizer's ``legacy`` and on the version of transformers. The published templates therefore do as
+the program does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+
+_INSTRUCTION = " \nAnswer the question using a single word or phrase."
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+_LLAMA_3_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+
+
+class Span(NamedTuple):
+    """Characters ``start .. stop - 1`` of a text."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt before tokenisation.
+
+    Attributes:
+        text: The whole prompt; the image is one marker, such as ``<image>``.
+        question: Characters of the question.
+        role: Characters of the role header after the user's text.
+        begins: How many begin-of-text tokens the published program feeds, which tokenises the text before and after the
+            image apart; None for a template that is tokenised as the model's folder says.
+    """
+
+    text: str
+    question: Span
+    role: Span
+    begins: int | None = None
+
+
+def _vicuna_v1(user: str, processor: Any) -> str:
+    return f"{_VICUNA_SYSTEM} USER: {user} ASSISTANT:"
+
+
+def _llava_llama_3(user: str, processor: Any) -> str:
+    return (
+        f"<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{_LLAMA_3_SYSTEM}<|eot_id|>"
+        f"<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n \n"
+    )
+
+
+def _chat_template(user: str, processor: Any) -> str:
+    text = user.removeprefix(f"{processor.image_token}\n")
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    if getattr(processor, "chat_template", None) is None:
+        raise CrossflowError(
+            "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
+        )
+    rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    tokenizer = processor.tokenizer
+    # Most tokenizers add the begin-of-text token themselves; SmolVLM's does not, and its templates begin with it.
+    adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return rendered.removeprefix(tokenizer.bos_token) if adds else rendered
+
+
+class Template(NamedTuple):
+    """How a prompt is written.
+
+    Attributes:
+        write: From the user's text, with the image's marker, and the processor to the whole text.
+        begins: See `PromptText`.
+    """
+
+    write: Callable[[str, Any], str]
+    begins: int | None
+
+
+TEMPLATES = {
+    "vicuna-v1": Template(_vicuna_v1, 1),
+    # The published program feeds the template's begin-of-text token and the tokenizer's.
+    "llava-llama-3": Template(_llava_llama_3, 2),
+    "chat-template": Template(_chat_template, None),
+}
+
+
+def render(template: str, question: str, processor: Any) -> PromptText:
+    """Write the prompt of one question.
+
+    Args:
+        template: A key of `TEMPLATES`.
+        question: The question as asked.
+        processor: The model's processor; its ``image_token`` marks the image.
+
+    Raises:
+        BrokenQuestion: the question is no text in UTF-8, holds the image's marker, or is not in the prompt once.
+        CrossflowError: the template is unknown, or the model's folder has no chat template.
+    """
+    if template not in TEMPLATES:
+        raise CrossflowError(f"Prompt {template!r} is unknown; known are {', '.join(TEMPLATES)}.")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BrokenQuestion(f"the question is no text ({error})") from error
+    marker: str = processor.image_token
+    if marker in question:
+        raise BrokenQuestion(f"the question holds the image's marker {marker}")
+    asked = question + _INSTRUCTION
+    text = TEMPLATES[template].write(f"{marker}\n{asked}", processor)
+    if text.count(asked) != 1 or text.count(marker) != 1:
+        raise BrokenQuestion(f"the question's text is not found exactly once in the prompt of template {template}")
+    start = text.index(asked)
+    role = Span(start + len(asked), len(text))
+    return PromptText(text, Span(start, start + len(question)), role, TEMPLATES[template].begins)
+
+
+class Expansion(NamedTuple):
+    """What an image's marker becomes.
+
+    Attributes:
+        text: Text whose tokens take the marker's place: the visual tokens, and what stands around and between them.
+        visual: Id of the visual tokens.
+    """
+
+    text: str
+    visual: int
+
+
+def repeated(processor: Any, visual_tokens: int) -> Expansion:
+    """The marker, once per visual token."""
+    return Expansion(processor.image_token * visual_tokens, processor.image_token_id)
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """A prompt as token ids, the image expanded.
+
+    Attributes:
+        ids: Token ids, one per position.
+        spans: Characters of the unexpanded text that each position stands for, ``(positions, 2)``; the marker's for all
+            that it became, empty for tokens that the tokenizer added.
+        image: Positions from the first visual token to the last; in some architectures others stand between them.
+        visual: Which of them are visual tokens.
+        text: The text that was tokenised.
+    """
+
+    ids: Int[np.ndarray, " positions"]
+    spans: Int[np.ndarray, "positions 2"]
+    image: range
+    visual: Bool[np.ndarray, " run"]
+    text: PromptText
+
+    def tokens_over(self, span: Span) -> Int[np.ndarray, " tokens"]:
+        """Positions whose token overlaps a character of ``span``, ascending."""
+        return np.flatnonzero((self.spans[:, 0] < span.stop) & (self.spans[:, 1] > span.start))
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of the expanded prompt, and the characters of the unexpanded text that each stands for.
+
+    Raises:
+        CrossflowError: the prompt begins with a token that the tokenizer does not have.
+    """
+    tokenizer, marker = processor.tokenizer, processor.image_token
+    start = prompt.text.index(marker)
+    stop = start + len(marker)
+    if prompt.begins is None:
+        encoded = tokenizer(prompt.text.replace(marker, expansion), return_offsets_mapping=True)
+        longer = len(expansion) - len(marker)
+
+        def unexpanded(character: int, inside: int) -> int:
+            if character <= start:
+                return character
+            return character - longer if character >= stop + longer else inside
+
+        spans = [(unexpanded(first, start), unexpanded(last, stop)) for first, last in encoded["offset_mapping"]]
+        return list(encoded["input_ids"]), spans
+    if tokenizer.bos_token_id is None:
+        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
+    before, image, after = (
+        tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        for text in (prompt.text[:start], expansion, prompt.text[stop:])
+    )
+    begins = [tokenizer.bos_token_id] * (prompt.begins - before["input_ids"].count(tokenizer.bos_token_id))
+    return (
+        [*begins, *before["input_ids"], *image["input_ids"], *after["input_ids"]],
+        [
+            *((0, 0) for _ in begins),
+            *before["offset_mapping"],
+            *((start, stop) for _ in image["input_ids"]),
+            *((first + stop, last + stop) for first, last in after["offset_mapping"]),
+        ],
+    )
+
+
+def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> TokenizedPrompt:
+    """Tokenise a prompt, the image's marker expanded.
+
+    Raises:
+        BrokenQuestion: the question's tokens do not decode to the question (blanks apart), as with a word that the
+            tokenizer does not know, or one of them is special.
+        CrossflowError: the tokenizer gives no character offsets, or does not keep the visual tokens whole.
+    """
+    tokenizer = processor.tokenizer
+    if not tokenizer.is_fast:
+        raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
+    encoded, spans = _encode(prompt, processor, expansion.text)
+    ids = np.asarray(encoded, dtype=np.int64)
+    visual = ids == expansion.visual
+    if not visual.any():
+        raise CrossflowError(
+            f"The model's tokenizer does not keep the image's marker {processor.image_token!r} as one token."
+        )
+    image = range(int(visual.argmax()), len(ids) - int(visual[::-1].argmax()))
+    tokenized = TokenizedPrompt(ids, np.asarray(spans, dtype=np.int64), image, visual[image.start : image.stop], prompt)
+    asked = prompt.text[slice(*prompt.question)]
+    tokens = tokenized.ids[tokenized.tokens_over(prompt.question)].tolist()
+    decoded = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    if _without_blanks(decoded) != _without_blanks(asked):
+        raise BrokenQuestion(f"the question's tokens decode to {decoded!r}, not to {asked!r}")
+    # Such as <|eot_id|>, with which a question would end its turn.
+    added = tokenizer.added_tokens_decoder
+    if special := [added[token].content for token in tokens if token in added and added[token].special]:
+        raise BrokenQuestion(f"the question holds the special token {special[0]}")
+    return tokenized

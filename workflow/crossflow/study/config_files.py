@@ -1,0 +1,68 @@
+"""Reading params.yaml and files that are laid over it, more strictly than a YAML library does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crossflow.core.errors import CrossflowError
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once: PyYAML itself silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; what is merged into it by ``<<`` gives way to its own keys, as ever."""
+        places = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
+        keys = [self.construct_object(place) for place in places]
+        for key, place in zip(keys, places, strict=True):
+            if keys.count(key) > 1:
+                raise CrossflowError(
+                    f"{place.start_mark.name}, line {place.start_mark.line + 1}: the key {key!r} stands there twice."
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = _Loader(file).get_single_data()
+    except OSError as error:
+        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise CrossflowError(f"{path} is not text in UTF-8 (byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise CrossflowError(
+            f"{path}{place} is not YAML ({getattr(error, 'problem', None) or 'see its start'})."
+        ) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # A value that is not of its tag, such as a date of month 13; or brackets by the thousand.
+        reason = str(error).partition("\n")[0]
+        raise CrossflowError(f"{path} is not YAML ({reason}).") from error
+    if not isinstance(content, dict):
+        raise CrossflowError(f"{path} holds no keys: settings as in params.yaml were expected.")
+    return content
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over settings, as snakemake merges them: mappings key by key, everything else whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def read_config(path: Path, overlay: Path | None = None) -> dict[str, Any]:
+    """Read params.yaml, and a file that is laid over it.
+
+    Raises:
+        CrossflowError: a file can not be read, is no YAML, or has a key twice.
+    """
+    config = _read_yaml(path)
+    return config if overlay is None else _laid_over(config, _read_yaml(overlay))

@@ -1,0 +1,149 @@
+"""params.yaml, checked and resolved: what a study consists of, before anything is computed.
+
+The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its complaints into one
+sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import CONTROL_FLOWS, parse_flow, with_controls
+
+CATEGORIES = ("ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study that params.yaml names.
+
+    Attributes:
+        windows: Model -> its windows: widths, ``bottom`` or ``top``.
+        number: Questions per category, or ``all``.
+        controls: Flows that are added to the study's own.
+        stride: From one centre layer of the controls to the next.
+        baselines: Further answers without the image.
+        whole_answer: Whether all tokens of an answer are scored.
+    """
+
+    name: str
+    dataset: str
+    models: list[str]
+    categories: list[str]
+    windows: dict[str, list[str]]
+    flows: list[str]
+    number: str
+    answers: str
+    engine: str
+    lens: bool
+    seed: int
+    controls: list[str]
+    stride: int
+    baselines: list[str]
+    whole_answer: bool
+
+
+def _sentence(error: ValidationError) -> str:
+    """What is wrong with a value, in words that need no knowledge of JSON schema."""
+    schema: Any = error.schema
+    match error.validator:
+        case "additionalProperties":
+            return f"{error.message}; known are {', '.join(schema['properties'])}"
+        case "pattern":
+            return f"{error.instance!r} does not have the form that is described: {schema['description']}"
+        case "anyOf":
+            return f"{error.instance!r} is not {schema['description']}"
+        case "oneOf":
+            return f"give {schema['oneOf'][0]['description']}"
+        case _:
+            return error.message
+
+
+def validate(config: Mapping[Any, Any], schema: Path) -> None:
+    """Hold a configuration against the schema.
+
+    Raises:
+        CrossflowError: one sentence with the path of the offending key.
+    """
+    error = next(Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config), None)
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "its top level"
+        raise CrossflowError(f"params.yaml, {where}: {_sentence(error)}.")
+
+
+def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Mapping[str, Any]:
+    if slug not in config[kind]:
+        known = ", ".join(config[kind])
+        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; known are {known}.")
+    entry: Mapping[str, Any] = config[kind][slug]
+    return entry
+
+
+def _flow(name: str, asked_by: str) -> None:
+    try:
+        parse_flow(name)
+    except CrossflowError as error:
+        raise CrossflowError(f"params.yaml, {asked_by}: {error}") from None
+
+
+def read_study(config: Mapping[str, Any]) -> Study:
+    """The study that ``config`` names, with defaults filled in.
+
+    Raises:
+        CrossflowError: a slug that has no entry, or a flow that is none.
+    """
+    name = config["study"]
+    study = _entry(config, "studies", name, "study")
+    at = f"studies.{name}"
+    dataset = _entry(config, "datasets", study["dataset"], f"{at}.dataset")
+    if dataset["kind"] != "table" and (unknown := [name for name in study["categories"] if name not in CATEGORIES]):
+        raise CrossflowError(
+            f"params.yaml, {at}.categories: {unknown[0]!r} is none of {', '.join(CATEGORIES)}; only a data set of kind "
+            "table has its own."
+        )
+    windows = {}
+    for slug in study["models"]:
+        model = _entry(config, "models", slug, f"{at}.models")
+        own = study.get("windows") or ["own"]
+        windows[slug] = list(dict.fromkeys(str(model["window"] if window == "own" else window) for window in own))
+    for flow in study["flows"]:
+        _flow(flow, f"{at}.flows")
+    controls = study.get("controls")
+    further = [] if controls is None else controls.get("flows", CONTROL_FLOWS)
+    for flow in further:
+        _flow(flow, f"{at}.controls.flows")
+    draws = 0 if controls is None else controls.get("draws", 3)
+    number = study.get("questions_per_category")
+    return Study(
+        name,
+        study["dataset"],
+        list(study["models"]),
+        list(study["categories"]),
+        windows,
+        list(study["flows"]),
+        "all" if number is None else str(number),
+        study.get("answers", "correct"),
+        study.get("engine", "knockout"),
+        study.get("lens", True),
+        study.get("seed", 0),
+        [] if controls is None else with_controls(study["flows"], draws, further),
+        1 if controls is None else controls.get("stride", 1),
+        list(study.get("baselines", [])),
+        study.get("whole_answer", False),
+    )
+
+
+def recorded(config: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """All that params.yaml says about a study."""
+    return {
+        "study": study.name,
+        "studies": {study.name: config["studies"][study.name]},
+        "datasets": {study.dataset: config["datasets"][study.dataset]},
+        "models": {slug: config["models"][slug] for slug in study.models},
+    }

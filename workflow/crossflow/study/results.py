@@ -1,0 +1,60 @@
+"""The result files of a study, and the lines of a command that name them; nothing heavy is imported."""
+
+from pathlib import Path
+
+from crossflow.analysis.tables import EXPECTED, SUMMARIES, Summary
+from crossflow.figures.kinds import figures_of
+from crossflow.study.parameters import Study
+
+
+def curves(study: Study) -> list[str]:
+    """Model and window of every curve, written ``model:window``."""
+    return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
+
+
+def summaries(study: Study) -> dict[str, Summary]:
+    """The summaries that a study has: those whose results it computes."""
+    return {name: summary for name, summary in SUMMARIES.items() if study.lens or "lens" not in summary.needs}
+
+
+def result_files(study: Study) -> dict[str, list[str]]:
+    """Every result of a study, by the stage that makes it: stage -> files, in the order of the stages."""
+    results = f"results/{study.name}"
+    categories, models = study.categories, study.models
+    figures = figures_of([*study.flows, *study.controls], study.windows, study.lens).values()
+    drawn = [name for names in figures for name in names]
+    drawn += [f"examples-{model}-{category}" for model in models for category in categories]
+    folders = {
+        "questions": [""],
+        "answers": [f"{model}/" for model in models],
+        "knockout": [f"{model}/w{window}/" for model in models for window in study.windows[model]],
+        "lens": [f"{model}/" for model in models if study.lens],
+    }
+    suffixes = {"questions": (".csv", ".rejections.csv"), "answers": (".parquet", ".skipped.csv")}
+    by_category = {
+        stage: [
+            f"{results}/{stage}/{folder}{category}{suffix}"
+            for folder in found
+            for category in categories
+            for suffix in suffixes.get(stage, (".parquet",))
+        ]
+        for stage, found in folders.items()
+    }
+    tables = [table for summary in summaries(study).values() for table in summary.tables]
+    return {
+        "data": [f"{results}/hashes.json"],
+        **by_category,
+        "summary": [*(f"{results}/summary/{table}.csv" for table in tables), f"{results}/metrics.json"],
+        "claims": [f"{results}/claims.{suffix}" for suffix in ("json", "md")],
+        "pages": [f"{results}/summary/{table}.html" for table in EXPECTED],
+        "figures": [f"{results}/figures/{name}.{suffix}" for name in drawn for suffix in ("pdf", "png")],
+        "explorer": [f"{results}/explorer.html"],
+        "record": [f"{results}/provenance.json"]
+        + [f"{results}/provenance/{table}.html" for table in ("facts", "times")],
+    }
+
+
+def record_of(result: str) -> str:
+    """Where the job that makes a result writes by what, when and where it ran."""
+    parts = Path(result).parts
+    return Path(*parts[:2], "provenance", *parts[2:-1], f"{parts[-1].partition('.')[0]}.json").as_posix()

@@ -1,0 +1,366 @@
+"""What a study needs, looked at before it runs: each finding says what is there, and how to mend what is not.
+
+Nothing is fetched, no weight is read and nothing is changed; every check is made, whatever another one found.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+
+from crossflow.core.errors import CrossflowError
+from crossflow.data.images import Images
+from crossflow.data.question_table import read_question_table
+from crossflow.engine.planning import plan_knockout
+from crossflow.fetch import hub
+from crossflow.fetch.download import new_session
+from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
+from crossflow.models.folder import lacking
+from crossflow.models.loading import read_outline
+from crossflow.models.memory import GIB, Sizes, capacity, total_memory
+from crossflow.models.model import DTYPES, ModelSettings, outline_of
+from crossflow.study import inputs, parameters
+from crossflow.study.parameters import Study
+from crossflow.verify.true_sizes import TRUE_SIZES, true_config
+
+LOCK = Path("envs/lock.txt")
+OK, NOTE, MISSING = "ok", "note", "MISSING"
+# Positions of a prompt beside the image: system text, the longest question of GQA's, and the instruction.
+TEXT = 128
+# Allowed for what a study writes beside what it fetches: tables, figures, pages.
+RESULTS = 2 * GIB
+IMAGE = 120_000  # bytes, a little over the mean of GQA's
+_SECONDS = 5.0  # for a server to answer
+_SLOWEST = 120.0  # seconds for `dvc status`, which hashes what changed
+
+
+class Finding(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        level: `OK`, `NOTE` (a run is possible) or `MISSING` (it is not).
+        what: What was looked at.
+        found: What was found, and how to mend it.
+    """
+
+    level: str
+    what: str
+    found: str
+
+
+def check_packages() -> Iterator[Finding]:
+    """Python, and the packages of the lock file."""
+    yield Finding(OK, "python", ".".join(map(str, sys.version_info[:3])))
+    if not LOCK.is_file():
+        yield Finding(NOTE, "packages", f"{LOCK} is not here: run from the repository's root to compare versions")
+        return
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+    absent, other = [], []
+    for name, wanted in locked.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            absent.append(name)
+            continue
+        if found.partition("+")[0] != wanted:
+            other.append(f"{name} {found} (locked {wanted})")
+    if absent:
+        yield Finding(
+            NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs what is locked"
+        )
+    if other:
+        yield Finding(NOTE, "packages", f"not the tested versions: {', '.join(other)}; `make environment` sets them up")
+    if not absent and not other:
+        yield Finding(OK, "packages", f"{len(locked)} in their tested versions")
+
+
+def check_device() -> Iterator[Finding]:
+    """GPUs, or what runs without one."""
+    if not torch.cuda.is_available():
+        yield Finding(
+            NOTE,
+            "device",
+            f"torch {torch.__version__} sees no GPU: models run on {os.cpu_count()} CPU cores, which is enough for the "
+            "small ones; for a GPU install its driver and a build of torch for it (TORCH_INDEX in the Makefile)",
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        free, whole = torch.cuda.mem_get_info(index)
+        taken = "" if free > 0.9 * whole else f", {(whole - free) / GIB:.0f} GiB of it taken by others"
+        level = NOTE if taken else OK
+        yield Finding(
+            level, "device", f"cuda:{index}, {torch.cuda.get_device_name(index)}, {whole / GIB:.0f} GiB{taken}"
+        )
+
+
+def _writable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder, or where it would be made; None if it can."""
+    while not folder.exists():
+        folder = folder.parent
+    probe = folder / f".crossflow-doctor-{os.getpid()}"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
+    """Folders that are written to, and the bytes that a study needs in each."""
+    disks: dict[int, int] = {}
+    for folder, more in needed.items():
+        if reason := _writable(folder):
+            yield Finding(MISSING, "disk", f"{folder} can not be written ({reason}): change its owner or rights")
+            continue
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        disk = there.stat().st_dev
+        disks[disk] = disks.get(disk, 0) + more
+        free = shutil.disk_usage(there).free
+        said = f"{folder}: {disks[disk] / 1e9:.1f} GB are needed on its disk, {free / 1e9:.1f} GB are free"
+        yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: make room")
+
+
+def _require_whole(folder: Path) -> None:
+    """Refuse a model's folder that lacks weights, or holds some that are cut short; only their headers are read.
+
+    Raises:
+        CrossflowError: it does.
+    """
+    if absent := lacking(folder):
+        raise CrossflowError(f"{folder} lacks {', '.join(absent)}; weights are read from safetensors only.")
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CrossflowError(f"{file} is damaged or cut short ({error}): fetch it again.") from error
+
+
+def _require_windows(study: Study, slug: str, layers: int) -> None:
+    """Refuse a window that covers a model from every centre layer, before answers are made in vain.
+
+    Raises:
+        CrossflowError: one does.
+    """
+    for window in study.windows[slug]:
+        if window.isdecimal() and int(window) >= 2 * layers:
+            raise CrossflowError(f"A window of {window} layers does not fit {slug}, which has {layers}.")
+
+
+def _sizes(config: Mapping[str, Any], slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
+    if folder is not None:
+        return read_outline(settings)[1]
+    return outline_of(true_config(slug), DTYPES[settings.dtype]) if slug in TRUE_SIZES else None
+
+
+def _fits(study: Study, sizes: Sizes, device: torch.device) -> tuple[bool, str]:
+    plan = plan_knockout(
+        sizes, sizes.visual + TEXT, sizes.visual + TEXT // 2, [*study.flows, *study.controls], capacity(device)
+    )
+    return plan.smallest <= capacity(device), (
+        f"needs {plan.smallest / GIB:.1f} GiB of {total_memory(device) / GIB:.0f} on {device}, weights "
+        f"{plan.weights / GIB:.1f}"
+    )
+
+
+def _reachable(url: str) -> str | None:
+    """Why an address can not be reached; None if it can."""
+    try:
+        with new_session() as session:
+            session.mount("https://", requests.adapters.HTTPAdapter(max_retries=0))
+            answer = session.head(url, timeout=_SECONDS, allow_redirects=True)
+    except requests.RequestException as error:
+        return type(error).__name__
+    return None if answer.ok else f"the server says {answer.status_code}"
+
+
+def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: bool) -> Iterator[Finding]:
+    """Whether a model is there, and fits into the device."""
+    entry = config["models"][slug]
+    what = f"model {slug}"
+    folder: Path | None = None
+    if "path" in entry:
+        folder = Path(entry["path"])
+        if not (folder / "config.json").is_file():
+            if folder == Path(inputs.RANDOM_LLAVA):
+                yield Finding(OK, what, f"{folder} is made by the run")
+            else:
+                yield Finding(MISSING, what, f"{folder} holds no config.json: put the model's folder there")
+            return
+        where = str(folder)
+    else:
+        manifest = Path(inputs.manifest_of(entry["repo"], entry["revision"]))
+        if manifest.is_file():
+            folder = hub.folder_of(hub.read_manifest(manifest))
+        else:
+            folder = hub.cached_folder(entry["repo"], entry["revision"])
+        where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"
+        page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
+        if folder is None and not offline and (reason := _reachable(page)):
+            yield Finding(MISSING, what, f"{page} can not be reached ({reason}): look at the network, or log in")
+    if folder is not None:
+        _require_whole(folder)
+    keys = [key for key in inputs.SETTINGS if key in entry]
+    settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
+    sizes = _sizes(config, slug, settings, folder)
+    if sizes is None:
+        yield Finding(NOTE, what, f"{where}; how much memory it needs is not known")
+        return
+    _require_windows(study, slug, sizes.layers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fits, said = _fits(study, sizes, device)
+    if fits:
+        yield Finding(OK, what, f"{where}; {said}")
+    else:
+        yield Finding(MISSING, what, f"{where}; {said}: take a larger device or a dtype of half the size")
+
+
+def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, RemoteFile]) -> list[RemoteFile]:
+    """Files of the table of sources that the run would fetch, or fetch from."""
+    wanted = []
+    for category in study.categories:
+        if inputs.is_published(config, study.dataset):
+            if not Path(inputs.published_file(category)).is_file():
+                wanted.append(f"published-{category}")
+        elif inputs.is_fetched(config, study.dataset):
+            names = ("gqa-questions", "gqa-scene-graphs")
+            files = inputs.question_files(config, study.dataset, category)
+            wanted += [name for name, file in zip(names, files, strict=True) if not Path(file).is_file()]
+        if inputs.is_fetched(config, study.dataset) and not Path(inputs.fetched_images(study, category)).is_file():
+            wanted.append("gqa-images")
+    return [sources[name] for name in dict.fromkeys(wanted)]
+
+
+def _own_data(config: Mapping[str, Any], study: Study) -> str:
+    """Where a data set of one's own, or one that was fetched, is.
+
+    Raises:
+        CrossflowError: a file, an image of a table, a category of it, or all images are not there.
+    """
+    root = inputs.dataset_root(config, study.dataset)
+    # PrepareRequest for the files is what tells of one that is not there.
+    files = [file for name in study.categories for file in inputs.question_files(config, study.dataset, name)]
+    if inputs.is_table(config, study.dataset):
+        known = {question.category for question in read_question_table(Path(files[0]), Path(root))}
+        if absent := [name for name in study.categories if name not in known]:
+            raise CrossflowError(f"{files[0]} has no question of category {absent[0]!r}; it has {', '.join(known)}.")
+    else:
+        with Images(Path(root)):
+            pass
+    return root
+
+
+def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
+    """Whether a study's questions and images are there, or can be fetched."""
+    what = f"data {study.dataset}"
+    unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
+    if not unfetched:
+        if config["datasets"][study.dataset]["kind"] == "shapes":
+            yield Finding(OK, what, "drawn by the run")
+        else:
+            yield Finding(OK, what, _own_data(config, study))
+    for source in unfetched:
+        reason = None if offline else _reachable(source.url)
+        said = f"{source.name} is fetched by the run from {source.url}"
+        if reason:
+            yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): look at the network")
+        else:
+            yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
+
+
+def check_leftovers() -> Iterator[Finding]:
+    """A lock that a killed snakemake left."""
+    locks = Path(".snakemake/locks")
+    if locks.is_dir() and any(locks.iterdir()):
+        yield Finding(NOTE, "lock", "the folder is locked: if no snakemake runs here, `snakemake --unlock`")
+
+
+def check_dvc() -> Iterator[Finding]:
+    """Whether DVC, which is optional, can read the folder."""
+    command = Path(sys.executable).with_name("dvc")
+    if not Path(".dvc").is_dir() or not command.is_file():
+        yield Finding(NOTE, "dvc", "results are not versioned here: that needs a checkout and the package dvc")
+        return
+    try:
+        ran = subprocess.run(
+            [command, "status", "--quiet"], capture_output=True, text=True, check=False, timeout=_SLOWEST
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it by itself")
+        return
+    if ran.returncode in (0, 1):  # whether a stage has to run
+        yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
+    else:
+        said = (ran.stderr.strip() or "no reason given").splitlines()[0]
+        yield Finding(NOTE, "dvc", f"`dvc status` fails ({said}): see `dvc status --verbose`")
+
+
+def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
+    """Folder -> bytes that a run still writes there."""
+    sources = _unfetched(config, study, read_sources(Path(TABLE)))
+    fetched = sum(source.bytes or GIB for source in sources if source.name != "gqa-images")
+    for source in sources:
+        if source.name == "gqa-images":
+            whole = source.bytes or 0
+            full = config["datasets"][study.dataset].get("images") == "full" or study.number == "all"
+            fetched += whole if full else min(whole, int(study.number) * len(study.categories) * IMAGE)
+    weights = 0
+    for slug in study.models:
+        entry = config["models"][slug]
+        if "repo" in entry and hub.cached_folder(entry["repo"], entry["revision"]) is None:
+            sizes = outline_of(true_config(slug), torch.float16) if slug in TRUE_SIZES else None
+            weights += sizes.weights if sizes is not None else 0
+    needed = {Path("results") / study.name: RESULTS, Path("data"): fetched}
+    return needed | ({Path(constants.HF_HUB_CACHE): weights} if weights else {})
+
+
+def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Iterator[Finding]:
+    """All checks of a study; one that fails, in whatever way, hides no other.
+
+    Args:
+        read: Reads params.yaml with what was laid over it, and holds it against its schema.
+        offline: Ask no server.
+    """
+
+    def attempt(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+        try:
+            yield from check()
+        except CrossflowError as error:
+            yield Finding(MISSING, what, str(error))
+        except Exception as error:  # noqa: BLE001 (the other checks are still to be made)
+            said = str(error).partition("\n")[0]
+            yield Finding(MISSING, what, f"this could not be looked at ({type(error).__name__}: {said})")
+
+    known: list[tuple[Mapping[str, Any], Study]] = []
+
+    def check_parameters() -> Iterator[Finding]:
+        config = read()
+        study = parameters.read_study(config)
+        known.append((config, study))
+        counts = f"{len(study.models)} models, {len(study.categories)} categories"
+        yield Finding(OK, "params.yaml", f"study {study.name}: {counts}")
+
+    yield from attempt("packages", check_packages)
+    yield from attempt("device", check_device)
+    yield from attempt("params.yaml", check_parameters)
+    for config, study in known:
+        yield from attempt("data", partial(check_data, config, study, offline))
+        for slug in study.models:
+            yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
+        yield from attempt("disk", lambda: check_disk(bytes_needed(config, study)))  # noqa: B023 (called at once)
+    if not known:
+        yield from attempt("disk", lambda: check_disk({Path(name): 0 for name in ("results", "data")}))
+    yield from attempt("lock", check_leftovers)
+    yield from attempt("dvc", check_dvc)

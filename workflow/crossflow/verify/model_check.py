@@ -1,0 +1,385 @@
+"""Is a model what this project takes it for? One check per assumption, judged by the network itself.
+
+Geometry is judged with a *blinkered* network, whose vision tower lets no patch see another: then what the language
+model receives at a visual token depends on that token's own patches and on nothing else. Whether two forwards differ is
+asked exactly, without a tolerance: they have the same shapes, and a number that depends on nothing that was changed has
+the same bits. Forwards in different shapes, as those of the engine and of the reference, differ by rounding, and are
+held against `TOLERANCES`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.flows import BASIC_SETS, parse_flow
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.engines import ENGINES
+from crossflow.engine.forward import run_clean
+from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles
+
+TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of a probability that rounding may make, by the model's type."""
+
+_FLOWS = ("question->last", "image->last", "image->question", "related->question")
+_CHANGES = 32  # of the pixels; two tokens are told apart by about every second
+_CLEAR_SHARE = 0.02  # of changed patches in a token: with less, a half-precision feature may stay as it was
+_STANDS_OUT = 10
+_STRIPS = 12  # in an image's width or height
+_WIDEST_FILTER = 3  # reach of Lanczos, in pixels of the smaller image
+
+
+class Check(NamedTuple):
+    """One check.
+
+    Attributes:
+        name: What was checked.
+        passed: Whether it holds.
+        found: What was found, with its numbers.
+    """
+
+    name: str
+    passed: bool
+    found: str
+
+
+class _Received(Exception):
+    """What enters the first decoder layer: nothing behind it has to be computed."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def _received(model: MultimodalModel, inputs: dict[str, Tensor]) -> Float[Tensor, "positions width"]:
+    """What the language model receives at each position.
+
+    Raises:
+        CrossflowError: it holds what is no number.
+    """
+
+    def keep(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        raise _Received(positional[0] if positional else named["hidden_states"])
+
+    handle = model.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.inference_mode():
+            model.network.base_model(**inputs, use_cache=False)
+    except _Received as received:
+        hidden = received.hidden[0]
+    finally:
+        handle.remove()
+    if not hidden.isfinite().all():
+        raise CrossflowError(f"what the language model receives is not finite in {model.settings.dtype}")
+    return hidden
+
+
+def _nothing(attention: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return tuple(torch.zeros_like(part) if isinstance(part, Tensor) else part for part in output)
+    return torch.zeros_like(output)
+
+
+@contextmanager
+def _blinkered(model: MultimodalModel) -> Iterator[None]:
+    """Inside the ``with`` block the vision tower's attention adds nothing, so that no patch sees another."""
+    decoder = set(model.layers.modules())
+    seeing = [
+        module for module in model.network.modules() if "Attention" in type(module).__name__ and module not in decoder
+    ]
+    handles = [module.register_forward_hook(_nothing) for module in seeing]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _differs(one: Tensor, other: Tensor) -> Bool[np.ndarray, " positions"]:
+    return np.asarray((one != other).any(-1).cpu())
+
+
+def _visual(model: MultimodalModel, prepared: Prepared) -> Bool[np.ndarray, " positions"]:
+    return np.asarray((prepared.inputs["input_ids"][0] == model.network.config.image_token_id).cpu())
+
+
+def check_positions(model: MultimodalModel, prepared: Prepared, size: tuple[int, int]) -> Check:
+    """The basic sets hold every position once, and the question's decode to the question; arguments as below."""
+    positions, ids = prepared.positions, prepared.inputs["input_ids"][0].cpu().numpy()
+    cut = np.concatenate([positions[name] for name in BASIC_SETS])
+    asked = model.processor.tokenizer.decode(ids[positions["question"]], clean_up_tokenization_spaces=False)
+    sizes = ", ".join(f"{name} {len(positions[name])}" for name in BASIC_SETS)
+    # A tokenizer may put blanks between words and signs.
+    same = "".join(asked.split()) == "".join(prepared.question.question.split())
+    passed = np.array_equal(cut, np.arange(len(ids))) and same
+    return Check(
+        "positions", passed, f"{size[0]} x {size[1]}: {len(ids)} = {sizes}; the question's decode to {asked.strip()!r}"
+    )
+
+
+def _noisy(
+    model: MultimodalModel, prepared: Prepared, chosen: Bool[np.ndarray, " patches"], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """A question's inputs, with noise on some patches, counted through all tiles."""
+    clean = prepared.inputs["pixel_values"]
+    pixels = clean.float().cpu().numpy().copy()
+    # A view of the array, so that what is added to the tiles is added to the inputs.
+    tiles = model.architecture.tiling.tiles(model.processor.image_processor, {"pixel_values": pixels})
+    if not np.shares_memory(tiles, pixels):
+        raise CrossflowError("the architecture's tiling copies the pixels, so they can not be changed patch by patch")
+    side = model.patch_size
+    count, _, height, width = tiles.shape
+    high, wide = height // side, width // side
+    mask = chosen.reshape(count, 1, high, wide).repeat(side, 2).repeat(side, 3)
+    tiles[:, :, : high * side, : wide * side] += mask * rng.standard_normal((*mask.shape[:1], 3, *mask.shape[2:]))
+    return prepared.inputs | {"pixel_values": torch.from_numpy(pixels).to(clean)}
+
+
+def check_geometry(model: MultimodalModel, prepared: Prepared, size: tuple[int, int]) -> Check:
+    """With noise on random patches, exactly the visual tokens that the packing makes of them follow, 32 times.
+
+    Args:
+        model: The model.
+        prepared: A question.
+        size: Width and height of its image.
+    """
+    side, rng = model.patch_size, np.random.default_rng(0)
+    tiles, _, height, width = ToTiles(model.processor.image_processor, model.architecture.tiling)(
+        Image.new("RGB", size)
+    ).shape
+    patches = (height // side) * (width // side)
+    visual = _visual(model, prepared)
+    merged = max(1, round(tiles * patches / visual.sum()))
+    codes, wrong, text = [], np.zeros(visual.sum(), dtype=bool), False
+    with _blinkered(model):
+        before = _received(model, prepared.inputs)
+        for _ in range(_CHANGES):
+            chosen = rng.random(tiles * patches) < 1 / (2 * merged)
+            labels = torch.from_numpy(np.stack([chosen, np.zeros_like(chosen)], -1).astype(np.float32))
+            share = model.pack(labels.reshape(tiles, patches, 2), size)[:, 0].numpy()
+            follow = _differs(before, _received(model, _noisy(model, prepared, chosen, rng)))
+            wrong |= (share > _CLEAR_SHARE) & ~follow[visual] | follow[visual] & ~(share > LEAST_SHARE)
+            text |= bool(follow[~visual].any())
+            codes.append(follow[visual])
+    following = np.stack(codes, -1)
+    apart = len(np.unique(following[following.any(-1)], axis=0))
+    found = (
+        f"{size[0]} x {size[1]}: {(~wrong).sum()} of {visual.sum()} visual tokens follow the patches of which they are "
+        f"made, and no others; {following.any(-1).sum()} follow any, and {_CHANGES} changes tell {apart} apart"
+    )
+    return Check("geometry", not wrong.any() and not text, found + ("; positions of the text follow too" * text))
+
+
+def _request(question: ChosenQuestion, box: Box) -> ChosenQuestion:
+    return replace(question, objects=(ChosenObject("object", "0", "", box),))
+
+
+class _Follower:
+    """Which positions follow a change of an image inside a box, in the blinkered network."""
+
+    def __init__(self, model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> None:
+        self.model, self.question, self.image = model, question, image
+        self.before = self._received(image)
+
+    def _received(self, image: Image.Image) -> Tensor:
+        with _blinkered(self.model):
+            return _received(self.model, self.model.prepare(self.question, image).inputs)
+
+    def __call__(self, box: Box) -> set[int]:
+        follow = np.zeros(len(self.before), dtype=bool)
+        # No pixel is both already.
+        for colour in ("white", "black"):
+            changed = self.image.copy()
+            # With its last row and column, as boxes are painted.
+            ImageDraw.Draw(changed).rectangle((box.x, box.y, box.x + box.w, box.y + box.h), fill=colour)
+            follow |= _differs(self.before, self._received(changed))
+        return set(np.flatnonzero(follow).tolist())
+
+
+def check_boxes(model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> Check:
+    """When the pixels inside a box change, every related token follows, and no token far from the box does."""
+    follower = _Follower(model, question, image)
+    to_tiles = ToTiles(model.processor.image_processor, model.architecture.tiling)
+    tiles, _, height, width = to_tiles(image).shape
+    base = np.zeros(tiles, dtype=bool)
+    base[model.architecture.tiling.base] = True
+    # What a pixel of the base is resampled from, in pixels of the image, and one for rounding.
+    reach = math.ceil(_WIDEST_FILTER * max(1, max(image.size) / math.sqrt(base.sum() * height * width))) + 1
+    generous = replace(model, settings=replace(model.settings, patches="overlap"))
+    passed, found = True, []
+    for box in (chosen.box for chosen in question.objects):
+        related = set(model.prepare(_request(question, box), image).positions["related"].tolist())
+        grown = Box(box.x - reach, box.y - reach, box.w + 2 * reach, box.h + 2 * reach)
+        near = set(generous.prepare(_request(question, grown), image).positions["related"].tolist())
+        follow = follower(box)
+        passed &= bool(related) and related <= follow <= near
+        found.append(
+            f"box {box.x},{box.y},{box.w},{box.h}: {len(related & follow)} of {len(related)} related tokens follow it, "
+            f"and {len(follow - near)} further than {reach} pixels from it"
+        )
+    return Check("boxes", passed, f"{image.width} x {image.height}: " + "; ".join(found))
+
+
+def check_edges(model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> Check:
+    """A change along each edge of the image reaches the base, and the parts if there are any: nothing is cropped."""
+    follower, (width, height) = _Follower(model, question, image), image.size
+    wide, high = math.ceil(width / _STRIPS) - 1, math.ceil(height / _STRIPS) - 1
+    strips = {
+        "left": Box(0, 0, wide, height),
+        "right": Box(width - 1 - wide, 0, wide, height),
+        "upper": Box(0, 0, width, high),
+        "lower": Box(0, height - 1 - high, width, high),
+    }
+    positions = model.prepare(question, image).positions
+    shown = {name: set(positions[name].tolist()) for name in ("base", "grid") if len(positions[name])}
+    found, lost = [], []
+    for name, box in strips.items():
+        follow = follower(box)
+        reached = {part: len(follow & tokens) for part, tokens in shown.items()}
+        found.append(f"{name} edge {' and '.join(f'{number} of {part}' for part, number in reached.items())}")
+        lost += [name] if 0 in reached.values() else []
+    hint = (
+        f"; what lies at the {' and '.join(lost)} edge is not seen, as where an image processor crops" if lost else ""
+    )
+    return Check("edges", not lost, f"{width} x {height}: tokens that follow its {', '.join(found)}{hint}")
+
+
+def _states(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Float[Tensor, "positions width"]]:
+    """What each decoder layer returns."""
+    states: list[Tensor] = []
+
+    def keep(layer: nn.Module, positional: Any, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output)[0].clone())
+
+    handles = [layer.register_forward_hook(keep) for layer in model.layers]
+    try:
+        with torch.inference_mode():
+            model.network.base_model(**inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+def check_causality(model: MultimodalModel, prepared: Prepared) -> Check:
+    """Another token at a position changes no state before it, in any layer; whatever the configuration says."""
+    before, ids = _states(model, prepared.inputs), prepared.inputs["input_ids"]
+    asked = prepared.positions["question"]
+    leaks = []
+    places = {
+        "first of the question": asked[0],
+        "last of the question": asked[-1],
+        "last": prepared.positions.length - 1,
+    }
+    for name, place in places.items():
+        others = [token for token in ids[0, asked].tolist() if token != ids[0, place]]
+        if not others:
+            raise CrossflowError("the question has one token only: ask another")
+        changed = ids.clone()
+        changed[0, place] = others[0]
+        after = _states(model, prepared.inputs | {"input_ids": changed})
+        moved = [_differs(one, other) for one, other in zip(before, after, strict=True)]
+        if not moved[-1][place]:
+            raise CrossflowError(f"another token at the {name} position changes nothing")
+        earlier = np.array([layer[:place].sum() for layer in moved])
+        if earlier.any():
+            leaks.append(f"{name}: {earlier.max()} of {place} earlier positions, from layer {earlier.argmax()} on")
+    if leaks:
+        return Check("causality", False, f"the model is not causal; what changes with the token: {'; '.join(leaks)}")
+    found = f"another token ({', '.join(places)}) changes no earlier state in any of {len(before)} layers"
+    return Check("causality", True, found)
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    return float((torch.softmax(one.double(), -1) - torch.softmax(other.double(), -1)).abs().max())
+
+
+def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check:
+    """A knockout of nothing changes no probability by more than rounding does."""
+    positions, layers = prepared.positions, len(model.layers)
+    rows = [
+        row
+        for target in ("question", "last")
+        for row in rows_of("nothing", [Edges(np.arange(0), positions[target])], str(width), layers)
+    ]
+    clean = run_clean(model, prepared, int(positions["question"][0]))
+    logits = ENGINES["knockout"](model, [(clean, rows)])[0].logits
+    floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), TOLERANCES[model.settings.dtype]
+    found = f"a knockout of nothing changes a probability by at most {floor:.1e} (allowed {most:.0e})"
+    return Check("floor", floor <= most, found)
+
+
+def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Check:
+    """The engine's probabilities are those of full forwards."""
+    layers = len(model.layers)
+    centres = sorted({0, layers // 2, layers - 1})
+    rows: list[Row] = []
+    for name in _FLOWS:
+        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
+        rows += rows_of(name, edges, str(width), layers, centres) if edges else []
+    clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
+    ours, theirs = (ENGINES[name](model, [(clean, rows)])[0].logits for name in ("knockout", "reference"))
+    apart, most = _largest_difference(ours, theirs), TOLERANCES[model.settings.dtype]
+    effect = _largest_difference(theirs, clean.logits.expand_as(theirs))
+    found = (
+        f"{len(rows)} knockouts differ from full forwards by at most {apart:.1e} (allowed {most:.0e}), and change a "
+        f"probability by up to {effect:.1e}"
+    )
+    # What the knockouts do is to stand out from how far they are apart: nothing can be told from two that do nothing.
+    return Check("engine", apart <= most and apart < effect / _STANDS_OUT, found)
+
+
+def _attempt(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
+    try:
+        return check(*arguments)
+    # What transformers and torch say about inputs that do not fit a model is one of the last four.
+    except (BrokenQuestion, CrossflowError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        return Check(name, False, str(error).strip().splitlines()[0])
+
+
+def turned(question: ChosenQuestion, image: Image.Image) -> tuple[ChosenQuestion, Image.Image]:
+    """The question about the image mirrored along its diagonal, so that wide becomes tall."""
+    objects = tuple(
+        replace(chosen, box=Box(chosen.box.y, chosen.box.x, chosen.box.h, chosen.box.w)) for chosen in question.objects
+    )
+    return replace(question, objects=objects), image.transpose(Image.Transpose.TRANSPOSE)
+
+
+def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image, width: int) -> Iterator[Check]:
+    """All checks, one after the other; those of geometry on the image and on the image turned.
+
+    Args:
+        model: The model.
+        question: A question about objects in at least one box.
+        image: Its image.
+        width: Width of the window of the knockouts, in layers.
+    """
+    both = [(question, image), turned(question, image)]
+    prepared: list[Prepared] = []
+
+    def prepare(question: ChosenQuestion, image: Image.Image) -> Check:
+        prepared.append(model.prepare(question, image))
+        return check_positions(model, prepared[-1], image.size)
+
+    for asked, shown in both:
+        found = _attempt("positions", prepare, asked, shown)
+        yield found
+        if not found.passed:
+            return
+    for ready, (asked, shown) in zip(prepared, both, strict=True):
+        yield _attempt("geometry", check_geometry, model, ready, shown.size)
+        yield _attempt("boxes", check_boxes, model, asked, shown)
+        yield _attempt("edges", check_edges, model, asked, shown)
+    yield _attempt("causality", check_causality, model, prepared[0])
+    yield _attempt("floor", check_floor, model, prepared[0], width)
+    yield _attempt("engine", check_engine, model, prepared[0], width)

@@ -1,0 +1,97 @@
+"""The summary tables, and what they say about the study's claims.
+
+Needs: all questions, answers, knockouts and logit lenses of the study.
+Makes: results/{study}/summary/*.csv, one job for each entry of `crossflow.analysis.tables.SUMMARIES`;
+       results/{study}/metrics.json, claims.json and claims.md;
+       results/{study}/comparison.csv, only when asked for: `snakemake compare`, which fails if the tables are not within
+       tolerance of those in resources/expected/{study}.
+"""
+
+
+localrules:
+    metrics,
+    claims,
+    compare,
+
+
+for name, summary in results.summaries(STUDY).items():
+
+    rule:
+        name:
+            f"summary_{name.replace('-', '_')}"
+        input:
+            [FILES[stage] for stage in summary.needs],
+        output:
+            [f"{RESULTS}/summary/{table}.csv" for table in summary.tables],
+        log:
+            f"{LOGS}/summary/{name}.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code(summary.module.removeprefix("crossflow.")),
+            record=record,
+            summary=name,
+            tables=summary.tables,
+            results=results_options(),
+        shell:
+            crossflow("summary --summary {params.summary} {params.results:q}")
+
+
+rule metrics:
+    """The few numbers by which DVC compares two runs."""
+    input:
+        effects=f"{RESULTS}/summary/effects.csv",
+        answers=f"{RESULTS}/summary/answers.csv",
+    output:
+        f"{RESULTS}/metrics.json",
+    log:
+        f"{LOGS}/metrics.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("analysis.metrics"),
+        record=record,
+    shell:
+        crossflow("metrics --effects {input.effects:q} --answers {input.answers:q} --output {output:q}")
+
+
+rule claims:
+    """Hold the study's claims against the tables, from each model's first window."""
+    input:
+        FILES["knockout"],
+        FILES["lens"],
+    output:
+        json=f"{RESULTS}/claims.json",
+        text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("analysis.claims_text"),
+        record=record,
+        results=results_options(),
+        lens=["--lens"] if STUDY.lens else [],
+    shell:
+        crossflow("claims {params.results:q} {params.lens} --output {output.json:q}")
+
+
+rule compare:
+    """Compare the summary tables with the expected ones that are kept in the repository."""
+    input:
+        summary=[f"{RESULTS}/summary/{table}.csv" for table in EXPECTED],
+        expected=[f"resources/expected/{STUDY.name}/{table}.csv" for table in EXPECTED],
+    output:
+        f"{RESULTS}/comparison.csv",
+    log:
+        f"{LOGS}/compare.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("analysis.expected"),
+        summary=lambda wildcards, input: str(Path(input.summary[0]).parent),
+        expected=lambda wildcards, input: str(Path(input.expected[0]).parent),
+    shell:
+        crossflow(
+            "compare --summary {params.summary:q} --expected {params.expected:q} --output {output:q}", record=False
+        )
