@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from crossflow.cli.options import _hash_model
+
 from crossflow.core.errors import CrossflowError
 from crossflow.fetch import hub as hub_module
 from crossflow.fetch.hub import read_manifest

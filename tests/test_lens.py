@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 import torch
-
 from crossflow.analysis.lens_table import lens_rows
+
 from crossflow.core.errors import CrossflowError
 from crossflow.experiments.answers import answer
 from crossflow.experiments.logit_lens import TOKENS, last_states, track, tracked_tokens

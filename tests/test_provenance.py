@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crossflow.cli.provenance import FACTS, JOBS
 
 from crossflow.cli import main
-from crossflow.cli.provenance import FACTS, JOBS
 from crossflow.core.tables import read_csv
 from crossflow.study import results
 

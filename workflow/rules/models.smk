@@ -29,7 +29,7 @@ rule fetch_model:
         repo=lambda wildcards: wildcards.repo.replace("--", "/"),
     shell:
         crossflow(
-            "fetch-model --model-repo {params.repo:q} --model-revision {wildcards.revision} --output {output:q}",
+            "fetch-model --repo {params.repo:q} --revision {wildcards.revision} --output {output:q}",
             record=False,
         )
 

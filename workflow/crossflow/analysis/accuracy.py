@@ -79,7 +79,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
         CrossflowError: a table is absent or damaged.
     """
     rows: dict[str, list[Row]] = {"answers": [], "baselines": []}
-    for model in results.models:
+    for model in results.windows:
         for category in results.categories:
             answers = results.answers(model, category)
             rows["answers"].append(accuracy(answers, model=model, category=category, seed=results.seed))

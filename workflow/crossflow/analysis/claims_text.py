@@ -159,21 +159,21 @@ def as_markdown(findings: Sequence[JudgedClaim], study: str) -> str:
     return "\n".join(lines)
 
 
-def write_claims(results: Results, lens: bool, path: Path) -> None:
-    """Judge all claims from each model's first window, and write claims.json, and claims.md beside it.
+def write_claims(results: Results, output: Path, lens: bool = False) -> None:
+    """Hold the study's claims against the tables, from each model's first window.
 
     Args:
         results: The study's results.
-        lens: Whether the study reads the logit lens.
-        path: claims.json.
+        output: claims.json; claims.md is written beside it.
+        lens: The study reads the logit lens, too.
 
     Raises:
         CrossflowError: a table is absent or damaged.
     """
     found: list[JudgedClaim] = []
-    for model, window in results.first_windows.items():
+    for model, (window, *_) in results.windows.items():
         found += judge_model([case_of(results, model, window, category, lens) for category in results.categories])
     found.sort(key=lambda judged: judged.claim)
-    write_json(path, as_json(found))
-    with replacing(path.with_suffix(".md")) as temporary:
+    write_json(output, as_json(found))
+    with replacing(output.with_suffix(".md")) as temporary:
         temporary.write_text(as_markdown(found, results.results.name), encoding="utf-8")

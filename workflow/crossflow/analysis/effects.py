@@ -88,7 +88,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     Raises:
         CrossflowError: a table is absent or does not fit the others.
     """
-    models = results.models
+    models = list(results.windows)
     correct = {
         (model, category): results.correct(model, category) for model in models for category in results.categories
     }

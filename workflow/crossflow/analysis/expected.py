@@ -146,13 +146,18 @@ def compare(found: Path, expected: Path) -> list[Agreement]:
     ]
 
 
-def write_comparison(found: Path, expected: Path, path: Path) -> None:
-    """Compare two summary folders and write the largest differences.
+def write_comparison(summary: Path, expected: Path, output: Path) -> None:
+    """Compare summary tables with expected ones, and write the largest differences.
+
+    Args:
+        summary: Folder of the fresh summary tables.
+        expected: Folder of the expected ones.
+        output: Table of the largest differences (CSV).
 
     Raises:
         CrossflowError: some number is not within its tolerance, or the tables can not be compared.
     """
-    agreements = compare(found, expected)
+    agreements = compare(summary, expected)
     for agreement in agreements:
         log.info(
             "%s %s: %d numbers, largest difference %.2g, %d not within tolerance",
@@ -166,11 +171,11 @@ def write_comparison(found: Path, expected: Path, path: Path) -> None:
     if beyond:
         more = f"; and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
         raise CrossflowError(
-            f"{found} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
+            f"{summary} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
             f"{'; '.join(beyond[:_SHOWN])}{more}."
         )
     write_csv(
-        path,
+        output,
         COMPARISON,
         (
             {
@@ -182,4 +187,4 @@ def write_comparison(found: Path, expected: Path, path: Path) -> None:
             for agreement in agreements
         ),
     )
-    log.info("All numbers of %s are within tolerance of %s.", found, expected)
+    log.info("All numbers of %s are within tolerance of %s.", summary, expected)

@@ -54,7 +54,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
         CrossflowError: a table is absent or lacks a layer.
     """
     rows: list[Row] = []
-    for model in results.models:
+    for model in results.windows:
         for category in results.categories:
             table, layers = results.logit_lens(model, category)
             rows.extend(lens_rows(table, layers, model=model, category=category, seed=results.seed))

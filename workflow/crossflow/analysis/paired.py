@@ -120,11 +120,12 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     """
     rows: list[Row] = []
     for category in results.categories:
-        found: dict[str, list[Knockouts]] = {model: [] for model in results.models}
-        for model, window in results.curves:
-            table = results.knockouts(model, window, category)
-            found[model].append(table)
-            rows.extend(flow_pairs(table, results.seed))
+        found: dict[str, list[Knockouts]] = {model: [] for model in results.windows}
+        for model, windows in results.windows.items():
+            for window in windows:
+                table = results.knockouts(model, window, category)
+                found[model].append(table)
+                rows.extend(flow_pairs(table, results.seed))
         for corresponding in zip(*found.values(), strict=False):
             rows.extend(model_pairs({each.model: each for each in corresponding}, results.seed))
     return {"comparisons": rows}

@@ -1,7 +1,7 @@
 """Versions, machine and time behind the results of a study, collected from what each job wrote."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,17 @@ def _names(jobs: Mapping[str, Any]) -> list[str]:
 
 
 def write_provenance(
-    jobs: Sequence[Path], parameters: str, hashes: Path, output: Path, facts: Path, times: Path
+    jobs: tuple[Path, ...], parameters: str, hashes: Path, output: Path, facts: Path, times: Path
 ) -> None:
-    """Write everything as JSON, and two tables of it.
+    """Collect versions, machine and time behind a study's results.
 
     Args:
-        jobs: What each job wrote; absent ones are left out.
+        jobs: What each job wrote by --provenance; absent ones are left out.
         parameters: The study's part of params.yaml, as JSON.
         hashes: Hashes of data and models.
-        output: Everything.
-        facts: Parameters, versions and hashes, to be read.
-        times: One line per job.
+        output: Everything (JSON).
+        facts: Parameters, versions and hashes, to be read (CSV).
+        times: One line per job (CSV).
 
     Raises:
         CrossflowError: a file is broken.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -16,41 +16,36 @@ from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 Row = dict[str, Any]
 
 
-class CurveName(NamedTuple):
-    """A model and one of its windows."""
-
-    model: str
-    window: str
-
-
 @dataclass(frozen=True)
 class Results:
     """The results of one study.
 
     Attributes:
         results: Folder of the study's results.
-        curves: Models with their windows, in the study's order.
-        categories: Question categories, in the study's order.
-        seed: Seed of the bootstrap.
+        curves: Models with their windows, each written model:window, in the study's order.
+        categories: Question categories, in the order of the figures' panels.
+        seed: Seed of the bootstrap and of random samples.
     """
 
     results: Path
-    curves: tuple[CurveName, ...]
+    curves: tuple[str, ...]
     categories: tuple[str, ...]
     seed: int
 
     @property
-    def models(self) -> list[str]:
-        """Each model once."""
-        return list(dict.fromkeys(model for model, _ in self.curves))
+    def windows(self) -> dict[str, list[str]]:
+        """Model -> its windows.
 
-    @property
-    def first_windows(self) -> dict[str, str]:
-        """Model -> its first window."""
-        first: dict[str, str] = {}
-        for model, window in self.curves:
-            first.setdefault(model, window)
-        return first
+        Raises:
+            CrossflowError: a curve is not of the form model:window.
+        """
+        found: dict[str, list[str]] = {}
+        for curve in self.curves:
+            model, _, window = curve.partition(":")
+            if not model or not window:
+                raise CrossflowError(f"{curve!r} is not of the form model:window.")
+            found.setdefault(model, []).append(window)
+        return found
 
     def chosen(self, category: str) -> list[str]:
         """Ids of the chosen questions. Raises CrossflowError where the table is absent or damaged, as all here do."""
@@ -81,9 +76,10 @@ class Results:
 
     def all_knockouts(self) -> Iterator[Knockouts]:
         """Every knockout table: by model and window, then category."""
-        for model, window in self.curves:
-            for category in self.categories:
-                yield self.knockouts(model, window, category)
+        for model, windows in self.windows.items():
+            for window in windows:
+                for category in self.categories:
+                    yield self.knockouts(model, window, category)
 
     def logit_lens(self, model: str, category: str) -> tuple[pd.DataFrame, int]:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""

@@ -1,7 +1,5 @@
-"""``crossflow doctor``: looks at all that a study needs, before it runs."""
+"""``crossflow doctor``: look at all that a study needs, before it runs."""
 
-import argparse
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,30 @@ from crossflow.verify.doctor import MISSING, examine
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's options."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
-    parser.add_argument("--configfile", type=Path, help="a file to lay over it, as for snakemake")
-    parser.add_argument("--study", help="default: the one that params.yaml names")
-    parser.add_argument("--offline", action="store_true", help="ask no server")
+def run(
+    params: Path = Path("params.yaml"), configfile: Path | None = None, study: str | None = None, offline: bool = False
+) -> None:
+    """Look at all that a study needs, before it runs: one line per finding.
 
-
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    config = read_config(arguments.params, arguments.configfile)
-    if arguments.study:
-        config["study"] = arguments.study
-    parameters.validate(config, SCHEMA)
-    return config
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Print one line per finding.
+    Args:
+        params: File of parameters.
+        configfile: A file to lay over it, as for snakemake.
+        study: By default the one that params.yaml names.
+        offline: Ask no server.
 
     Raises:
         CrossflowError: something that the study needs is missing.
     """
+
+    def settings() -> dict[str, Any]:
+        config = read_config(params, configfile)
+        if study:
+            config["study"] = study
+        parameters.validate(config, SCHEMA)
+        return config
+
     missing = 0
-    for finding in examine(partial(_settings, arguments), arguments.offline):
+    for finding in examine(settings, offline):
         print(f"{finding.level:<9}{finding.what:<28}{finding.found}", flush=True)
         missing += finding.level == MISSING
     if missing:

@@ -1,6 +1,6 @@
-"""Options of verbs that ask one question about one image, of a model that params.yaml or a folder names."""
+"""What verbs share that ask one question about one image, of a model that params.yaml names."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,42 @@ from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box
 from crossflow.data.images import Images
 from crossflow.fetch import hub
+from crossflow.models.folder import folder_of
 from crossflow.models.model import ModelSettings
 from crossflow.study import inputs
 
 
-def box(text: str) -> Box:
-    """A box from ``left,top,width,height``; for argparse."""
-    try:
-        read = Box(*map(int, text.split(",")))
-    except (TypeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not left,top,width,height in pixels") from error
-    if read.w < 1 or read.h < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} has no area")
-    return read
+@dataclass(frozen=True)
+class Where:
+    """Where models are named, and where the model runs.
+
+    Attributes:
+        params: File of parameters.
+        window: Width of the window, in layers; by default the model's own.
+        device: auto (a free GPU, else the CPU), cpu or cuda:N.
+    """
+
+    params: Path = Path("params.yaml")
+    window: int | None = None
+    device: str = "auto"
 
 
-def add_box_argument(parser: argparse.ArgumentParser) -> None:
-    """The option for boxes."""
-    parser.add_argument(
-        "--box", type=box, action="append", default=[], metavar="LEFT,TOP,WIDTH,HEIGHT",
-        help="what the question is about, in pixels of the image; may be given several times",
-    )  # fmt: skip
+def boxes_of(texts: tuple[str, ...]) -> list[Box]:
+    """Boxes from ``left,top,width,height``.
 
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where models are named, and where the model runs."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--window", type=int, help="width of the window, in layers (default: the model's own)")
-    parser.add_argument("--device", default="auto", help="auto (a free GPU, else the CPU), cpu or cuda:N")
+    Raises:
+        CrossflowError: a text is none, or a box has no area.
+    """
+    boxes = []
+    for text in texts:
+        try:
+            box = Box(*map(int, text.split(",")))
+        except (TypeError, ValueError) as error:
+            raise CrossflowError(f"--box: {text!r} is not left,top,width,height in pixels.") from error
+        if box.w < 1 or box.h < 1:
+            raise CrossflowError(f"--box: {text!r} has no area.")
+        boxes.append(box)
+    return boxes
 
 
 def entry_of(params: Path, slug: str) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def entry_of(params: Path, slug: str) -> dict[str, Any]:
 
 def settings_of(entry: dict[str, Any]) -> ModelSettings:
     """The settings of an entry; a model on the hub is fetched, if it is not there."""
-    path = hub.folder_of(hub.fetch(entry["repo"], entry["revision"])) if "repo" in entry else Path(entry["path"])
+    path = folder_of(hub.fetch(entry["repo"], entry["revision"])) if "repo" in entry else Path(entry["path"])
     return ModelSettings(path, **{key: entry[key] for key in inputs.SETTINGS if key in entry})
 
 

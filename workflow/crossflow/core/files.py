@@ -48,3 +48,20 @@ def write_json(path: Path, content: Any) -> None:
     """Write indented JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_hashes(files: tuple[Path, ...], output: Path) -> None:
+    """Hash files, so that what they hold is known where they are not.
+
+    Args:
+        files: The files.
+        output: Path -> SHA-256 (JSON).
+
+    Raises:
+        CrossflowError: a file can not be read.
+    """
+    try:
+        hashes = {str(path): hash_file(path) for path in files}
+    except OSError as error:
+        raise CrossflowError(f"{error.filename} could not be read ({error.strerror}).") from error
+    write_json(output, hashes)

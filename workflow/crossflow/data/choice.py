@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from crossflow.core.columns import REJECTIONS
 from crossflow.core.errors import CrossflowError
@@ -18,14 +19,14 @@ from crossflow.data.sampling import sample_questions
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """Where questions come from: exactly one of ``root`` (with ``split``), ``table`` (with ``images``), ``published``.
+    """Where questions come from: a root with its split, a table with its images, or a published set.
 
     Attributes:
-        root: Data set in GQA's layout.
-        split: Its split.
-        table: Questions of one's own.
-        images: The folder of their images.
-        published: The published set of the category.
+        root: Data set in GQA's layout; images are not needed.
+        split: Of the data set, for example val_balanced.
+        table: Questions of one's own (CSV).
+        images: The table's folder of images.
+        published: The published question set of the category (CSV).
     """
 
     root: Path | None = None
@@ -49,38 +50,46 @@ def _of_table(path: Path, images: Path, category: str) -> tuple[list[ChosenQuest
 
 
 def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
-    if source.table is not None and source.images is not None:
+    given = {name for name, value in vars(source).items() if value is not None}
+    if given == {"table", "images"} and source.table and source.images:
         return _of_table(source.table, source.images, category)
     if category not in CATEGORIES:
         raise CrossflowError(f"{category!r} is none of {', '.join(CATEGORIES)}.")
-    if source.published is not None:
+    if given == {"published"} and source.published:
         # Every row is of the category, or the file is refused: nothing is left to count.
         return read_published(source.published, category), Counter()
-    if source.root is None or source.split is None:
-        raise CrossflowError("Questions come from a root with its split, a table with its images, or a published set.")
-    return find_questions(source.root, source.split, category)
+    if given == {"root", "split"} and source.root and source.split:
+        return find_questions(source.root, source.split, category)
+    raise CrossflowError("Questions come from --root with --split, from --table with --images, or from --published.")
 
 
 def write_questions(
-    source: QuestionSource, category: str, number: int | None, seed: int, chosen: Path, rejections: Path
+    source: QuestionSource,
+    category: str,
+    output: Path,
+    rejections: Path,
+    number: int | Literal["all"] = "all",
+    seed: int = 0,
 ) -> None:
-    """Choose the questions of one category and write them, and the reasons against the others.
+    """Choose the questions of one category, and count the reasons against the others.
 
     Args:
         source: Where they come from.
         category: The category.
-        number: How many; None takes all.
+        output: Table of the chosen questions (CSV).
+        rejections: Table of the reasons against the others (CSV).
+        number: How many questions, or all.
         seed: Seed of the choice.
-        chosen: Table of the chosen questions.
-        rejections: Table of the reasons, with their counts.
 
     Raises:
         CrossflowError: there is none, or a file is absent or broken.
     """
+    if number != "all" and number < 1:
+        raise CrossflowError(f"The number of questions is {number}: give one above 0, or all.")
     found, reasons = _find(source, category)
     rows = [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())]
     write_csv(rejections, REJECTIONS, rows)
     if not found:
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "there is none at all"
         raise CrossflowError(f"No question of {source} belongs to {category} ({counts}).")
-    write_chosen(chosen, sample_questions(found, number, seed))
+    write_chosen(output, sample_questions(found, None if number == "all" else number, seed))

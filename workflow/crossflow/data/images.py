@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -112,3 +113,28 @@ class Images:
                 return image.convert("RGB")
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where a data set's images are: exactly one of both.
+
+    Attributes:
+        root: Data set in GQA's layout.
+        images: Folder of the images of a table of one's own, whose ids are their files' names.
+    """
+
+    root: Path | None = None
+    images: Path | None = None
+
+    def open(self) -> Images:
+        """The images.
+
+        Raises:
+            CrossflowError: both are named or none, or they can not be read.
+        """
+        if self.root is not None and self.images is None:
+            return Images(self.root)
+        if self.images is not None and self.root is None:
+            return Images(self.images, by_file=True)
+        raise CrossflowError("Images come from --root or from --images: name one of them.")

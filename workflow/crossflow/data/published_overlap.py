@@ -121,23 +121,23 @@ COUNTS: Columns = {"category": TEXT} | dict.fromkeys(
 DIFFERENCES: Columns = dict.fromkeys(("category", "question_id", "difference", "published", "filter"), TEXT)
 
 
-def write_overlap(root: Path, split: str, paths: Sequence[Path], counts_path: Path, differences_path: Path) -> None:
-    """Compare and write both tables; a difference is a finding and no error.
+def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: Path, differences: Path) -> None:
+    """Compare the questions that the filter chooses with the published sets; a difference is no error.
 
     Args:
-        root: Data set in GQA's layout.
-        split: Its split.
-        paths: The published sets: files, or a folder of them.
-        counts_path: Table of counts, by category.
-        differences_path: Table of the questions that differ.
+        root: Data set in GQA's layout; images are not needed.
+        split: For example val_balanced.
+        published: Published question sets (CSV; named as published, or {category}.csv), or a folder of them.
+        output: Table of counts, by category (CSV).
+        differences: Table of the questions that differ (CSV).
 
     Raises:
         CrossflowError: a file is absent or broken.
     """
-    files = find_published(paths)
+    files = find_published(published)
     # Read first: their errors show at once, and not after the split.
-    published = {category: read_published(files[category], category) for category in sorted(files)}
-    overlaps = compare_with_published(root, split, published)
+    sets = {category: read_published(files[category], category) for category in sorted(files)}
+    overlaps = compare_with_published(root, split, sets)
     counts = [
         {
             "category": category,
@@ -153,7 +153,7 @@ def write_overlap(root: Path, split: str, paths: Sequence[Path], counts_path: Pa
     for row in counts:
         log.info(", ".join(f"{name} {value}" for name, value in row.items()))
     write_csv(
-        differences_path,
+        differences,
         DIFFERENCES,
         (
             {"category": category} | difference._asdict()
@@ -161,4 +161,4 @@ def write_overlap(root: Path, split: str, paths: Sequence[Path], counts_path: Pa
             for difference in overlap.differences
         ),
     )
-    write_csv(counts_path, COUNTS, counts)
+    write_csv(output, COUNTS, counts)

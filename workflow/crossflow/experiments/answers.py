@@ -7,7 +7,7 @@ the vision tower is given zeros, which is the mean colour. *Swapped*: the image 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -169,13 +169,17 @@ def _row(
     }
 
 
-def write_answers(job: Job, skipped: Path, baselines: Sequence[str], seed: int) -> None:
-    """Answer the questions of one category and write their table; finished questions survive a killed job.
+def write_answers(
+    job: Job, skipped: Path, baselines: tuple[Literal["zeroed", "swapped"], ...] = (), seed: int = 0
+) -> None:
+    """Answer the questions of one category, with the image and without it.
+
+    Finished questions survive a killed job.
 
     Args:
         job: The job.
-        skipped: Table of the questions that can not be used.
-        baselines: Further answers without the image; of `crossflow.core.tables.BASELINES`.
+        skipped: Table of the questions that can not be used (CSV).
+        baselines: Further answers without the image.
         seed: Seed of the swapped images.
 
     Raises:
@@ -183,8 +187,8 @@ def write_answers(job: Job, skipped: Path, baselines: Sequence[str], seed: int) 
     """
     questions = read_chosen(job.questions)
     device = take_device(job.device)
-    announce(job.model, questions, device)
-    model = load_model(job.model, device)
+    announce(job.settings, questions, device)
+    model = load_model(job.settings, device)
     determined = job.determining() | {"baselines": list(baselines), "seed": seed}
     swapped = swapped_images(questions, seed) if "swapped" in baselines else {}
 

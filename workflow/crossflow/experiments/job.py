@@ -8,7 +8,7 @@ distinguishes the experiments is a function from prepared questions to entries.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from crossflow.core.files import hash_file
 from crossflow.core.journal import journal_beside, writing_behind
 from crossflow.core.progress import progress_of
 from crossflow.core.records import ChosenQuestion
-from crossflow.data.images import Images
+from crossflow.data.images import ImageSource
+from crossflow.models.folder import ModelSource
 from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from crossflow.models.preparing import PrepareRequest, prepared_ahead, workers_for
 
@@ -33,33 +34,37 @@ class Job:
 
     Attributes:
         questions: Table of the category's questions.
-        open_images: Opens the data set's images, once in every process.
-        model: The model's folder and settings.
-        model_hash: SHA-256 over the model's files.
-        output: The table that is written.
-        device: ``auto``, or a device of torch's.
-        workers: Processes that prepare questions; None: as many as fit the device.
+        output: The table that is written (parquet).
+        images: The data set's images.
+        model: The model.
+        device: auto (a free GPU, else the CPU), cpu or cuda:N.
+        workers: Processes that prepare questions; by default none beside a CPU.
     """
 
     questions: Path
-    open_images: Callable[[], Images]
-    model: ModelSettings
-    model_hash: str
     output: Path
+    images: ImageSource
+    model: ModelSource
     device: str = "auto"
     workers: int | None = None
 
+    @cached_property
+    def settings(self) -> ModelSettings:
+        """The model's folder and settings."""
+        return ModelSettings.of(self.model)
+
     def determining(self) -> dict[str, Any]:
         """What determines the numbers of any experiment: parameters and hashes, no path and no time."""
+        model = self.model
         return {
             "version": __version__,
             "questions": hash_file(self.questions),
-            "model": self.model_hash,
-            "prompt": self.model.prompt,
-            "image": self.model.image,
-            "patches": self.model.patches,
-            "dtype": self.model.dtype,
-            "max_new_tokens": self.model.max_new_tokens,
+            "model": model.sha256,
+            "prompt": model.prompt,
+            "image": model.image,
+            "patches": model.patches,
+            "dtype": model.dtype,
+            "max_new_tokens": model.max_new_tokens,
         }
 
 
@@ -135,7 +140,7 @@ def finished_entries(
         workers = workers_for(model.device) if job.workers is None else job.workers
         with (
             progress_of(name, total, total - sum(map(len, pending))) as progress,
-            prepared_ahead(model, job.open_images, requests, workers) as prepared,
+            prepared_ahead(model, job.images.open, requests, workers) as prepared,
             writing_behind() as give_away,
         ):
             for batch in pending:

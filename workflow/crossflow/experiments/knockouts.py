@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from crossflow.engine.forward import Readout, run_clean_together
 from crossflow.engine.planning import announce
 from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
-from crossflow.experiments.selection import selected
+from crossflow.experiments.selection import Select, selected
 from crossflow.models.loading import load_model
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
@@ -184,26 +184,26 @@ class KnockoutSettings:
     """What is knocked out.
 
     Attributes:
-        answers: The model's answers to the job's questions.
-        window: A width in layers, ``bottom`` or ``top``.
-        flows: At every centre layer.
-        controls: Further flows, at every ``stride``-th centre layer.
+        answers: Table of the model's answers to the questions.
+        window: Width of the window in layers, bottom or top.
+        flows: Flows, source->target, at every centre layer.
+        controls: Further flows, at centre layers `stride` apart.
         stride: From one centre layer of the controls to the next.
         seed: Seed of random source sets.
         whole_answer: Score all tokens of the answer.
-        select: Which questions, by the model's answer: a key of `crossflow.experiments.selection.SELECTIONS`.
-        engine: A key of `crossflow.engine.engines.ENGINES`.
+        select: Which questions, by the model's answer.
+        engine: knockout (exact and fast) or reference (one full forward per number).
     """
 
     answers: Path
     window: str
-    flows: Sequence[str]
-    controls: Sequence[str] = ()
+    flows: tuple[str, ...]
+    controls: tuple[str, ...] = ()
     stride: int = 1
     seed: int = 0
     whole_answer: bool = False
-    select: str = "correct"
-    engine: str = "knockout"
+    select: Select = "correct"
+    engine: Literal["knockout", "reference"] = "knockout"
 
     @property
     def names(self) -> list[str]:
@@ -217,6 +217,8 @@ class KnockoutSettings:
 
 
 def _require_fitting(window: str, layers: int, model: Path) -> None:
+    if window not in (BOTTOM, TOP) and not window.isdecimal():
+        raise CrossflowError(f"The window {window!r} is neither a number of layers nor {BOTTOM} or {TOP}.")
     if window not in (BOTTOM, TOP) and not 1 <= int(window) < 2 * layers:
         raise CrossflowError(
             f"A window of {window} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
@@ -229,7 +231,13 @@ def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | Non
 
 
 def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
-    """Knock out every flow at every centre layer and write the table; finished questions survive a killed job.
+    """Knock out every flow at every centre layer.
+
+    Finished questions survive a killed job.
+
+    Args:
+        job: The job.
+        settings: What is knocked out.
 
     Raises:
         CrossflowError: the model or a question can not be used, or the window does not fit the model.
@@ -239,11 +247,15 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     moved = any(parse_flow(name).is_moved for name in settings.names)
     device = take_device(job.device)
     plan = announce(
-        job.model, [question for question, _ in chosen], device, settings.names, batched=settings.engine != "reference"
+        job.settings,
+        [question for question, _ in chosen],
+        device,
+        settings.names,
+        batched=settings.engine != "reference",
     )
-    model = load_model(job.model, device)
+    model = load_model(job.settings, device)
     layers = len(model.layers)
-    _require_fitting(settings.window, layers, job.model.path)
+    _require_fitting(settings.window, layers, job.settings.path)
     centres = settings.centres(layers)
     determined = job.determining() | {
         "answers": hash_file(settings.answers),

@@ -24,7 +24,7 @@ from crossflow.data.chosen import read_chosen
 from crossflow.engine.forward import full_forward
 from crossflow.engine.planning import announce
 from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
-from crossflow.experiments.selection import selected
+from crossflow.experiments.selection import Select, selected
 from crossflow.models.attention import Plain
 from crossflow.models.loading import load_model
 from crossflow.models.model import MultimodalModel, Prepared
@@ -100,13 +100,15 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
     return columns
 
 
-def write_logit_lens(job: Job, answers: Path, select: str) -> None:
-    """Track the answer of every selected question and write the table; finished questions survive a killed job.
+def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> None:
+    """Read the answer off the last position after every layer.
+
+    Finished questions survive a killed job.
 
     Args:
         job: The job.
-        answers: The model's answers to the questions.
-        select: Which of them, by answer: a key of `crossflow.experiments.selection.SELECTIONS`.
+        answers: Table of the model's answers to the questions.
+        select: Which of them, by the model's answer.
 
     Raises:
         CrossflowError: the model or a question can not be used.
@@ -114,8 +116,8 @@ def write_logit_lens(job: Job, answers: Path, select: str) -> None:
     table, _ = read_parquet(answers, ANSWERS)
     chosen = [question for question, _ in selected(read_chosen(job.questions), table, select)]
     device = take_device(job.device)
-    announce(job.model, chosen, device)
-    model = load_model(job.model, device)
+    announce(job.settings, chosen, device)
+    model = load_model(job.settings, device)
     determined = job.determining() | {"answers": hash_file(answers), "select": select}
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:

@@ -1,20 +1,21 @@
 """Which of the answered questions a study looks at."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from crossflow.core.records import ChosenQuestion
 
-SELECTIONS = {"correct": (True,), "wrong": (False,), "all": (True, False)}
+Select = Literal["correct", "wrong", "all"]
+SELECTIONS: dict[Select, tuple[bool, ...]] = {"correct": (True,), "wrong": (False,), "all": (True, False)}
 
 
-def selected(questions: Sequence[ChosenQuestion], answers: Any, select: str) -> list[tuple[ChosenQuestion, Any]]:
+def selected(questions: Sequence[ChosenQuestion], answers: Any, select: Select) -> list[tuple[ChosenQuestion, Any]]:
     """The questions whose answer is as asked for, each with its row of answers, in the order of the questions.
 
     Args:
         questions: The chosen questions.
         answers: The columns of ``tables.ANSWERS``; questions that are not in it were broken.
-        select: A key of `SELECTIONS`.
+        select: Which of them, by the answer.
     """
     by_id = {row.question_id: row for row in answers.itertuples()}
     answered = [(question, by_id[question.question_id]) for question in questions if question.question_id in by_id]

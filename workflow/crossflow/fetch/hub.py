@@ -6,14 +6,13 @@ after it reads the cache and the manifest only, so jobs need no network and hash
 """
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,9 +23,9 @@ from huggingface_hub.errors import (
 )
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.files import hash_file
+from crossflow.core.files import hash_file, write_json
 from crossflow.fetch.sources import require_safe
-from crossflow.models.folder import PATTERNS, files_in, is_model_file, lacking
+from crossflow.models.folder import PATTERNS, Manifest, ModelFile, cached_file, files_in, is_model_file, lacking
 
 try:  # the hub's client left httpx for httpx2 with its version 2
     from httpx2 import HTTPError as TransportError
@@ -44,21 +43,6 @@ class HubFile(NamedTuple):
     size: int
     sha256: str | None
     blob: str | None
-
-
-class ModelFile(NamedTuple):
-    """A file of a fetched model."""
-
-    bytes: int
-    sha256: str
-
-
-class Manifest(NamedTuple):
-    """What `fetch` leaves: a model's repository, revision and files by name."""
-
-    repo: str
-    revision: str
-    files: Mapping[str, ModelFile]
 
 
 def _on_hub(repo: str, revision: str) -> dict[str, HubFile]:
@@ -82,13 +66,8 @@ def _local(repo: str, revision: str) -> Path:
     return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS, local_files_only=True))
 
 
-def _cached(repo: str, revision: str, name: str) -> Path | None:
-    found = try_to_load_from_cache(repo, name, revision=revision)
-    return Path(found) if isinstance(found, str) else None
-
-
 def _require_space(repo: str, revision: str, files: Mapping[str, HubFile]) -> None:
-    needed = sum(file.size for name, file in files.items() if _cached(repo, revision, name) is None)
+    needed = sum(file.size for name, file in files.items() if cached_file(repo, revision, name) is None)
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
@@ -129,6 +108,22 @@ def cached_folder(repo: str, revision: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     return None if lacking(folder) else folder
+
+
+def write_manifest(repo: str, revision: str, output: Path) -> None:
+    """Fetch a model from the Hugging Face hub into its cache, and write a manifest of it.
+
+    Args:
+        repo: Repository on the hub, owner/name.
+        revision: Commit of the repository, 40 hex digits.
+        output: Manifest: files with sizes and SHA-256 (JSON).
+
+    Raises:
+        CrossflowError: see `fetch`.
+    """
+    manifest = fetch(repo, revision)
+    files = {name: file._asdict() for name, file in manifest.files.items()}
+    write_json(output, manifest._asdict() | {"files": files})
 
 
 def fetch(repo: str, revision: str) -> Manifest:
@@ -173,36 +168,3 @@ def fetch(repo: str, revision: str) -> Manifest:
         raise CrossflowError(f"{repo} could not be fetched ({reason}); what was fetched is kept, run again.") from error
     names = sorted(files) if files is not None else _complete(folder)
     return Manifest(repo, revision, {name: _check(folder, name, (files or {}).get(name)) for name in names})
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read what `fetch` left.
-
-    Raises:
-        CrossflowError: it is absent, or not as it was written.
-    """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: ModelFile(int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
-        return Manifest(content["repo"], content["revision"], files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CrossflowError(f"{path} is not the manifest of a fetched model; delete it and run again.") from error
-
-
-def folder_of(manifest: Manifest) -> Path:
-    """The folder of a fetched model in the hub's cache; no network is asked.
-
-    Raises:
-        CrossflowError: the cache does not hold it (any more).
-    """
-    path = None
-    for name, file in manifest.files.items():
-        path = _cached(manifest.repo, manifest.revision, name)
-        if path is None or path.stat().st_size != file.bytes:
-            raise CrossflowError(
-                f"{name} of {manifest.repo} is not in {constants.HF_HUB_CACHE} as it was fetched: run `snakemake "
-                "--forcerun fetch_model`, or set HF_HOME to where the models are."
-            )
-    if path is None:
-        raise CrossflowError(f"The manifest of {manifest.repo} lists no file; delete it and run again.")
-    return path.parent

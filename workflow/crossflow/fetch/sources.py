@@ -68,3 +68,15 @@ def read_sources(path: Path) -> dict[str, RemoteFile]:
         require_safe(row["url"])
         sources[row["name"]] = RemoteFile(row["name"], row["url"], int(size) if size else None, sha256 or None)
     return sources
+
+
+def named_source(table: Path, name: str) -> RemoteFile:
+    """A line of the table of sources.
+
+    Raises:
+        CrossflowError: there is none of that name, or the table is broken.
+    """
+    sources = read_sources(table)
+    if name not in sources:
+        raise CrossflowError(f"{table} has no line {name!r}; known are {', '.join(sources)}.")
+    return sources[name]

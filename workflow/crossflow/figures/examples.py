@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,10 @@ from crossflow.analysis.results import Results
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import read_chosen
-from crossflow.data.images import Images
+from crossflow.data.images import Images, ImageSource
 from crossflow.figures.overlay import panels
 from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, arrow, look_of, own_settings, save, window_in_words
+from crossflow.models.folder import ModelSource
 from crossflow.models.loading import sketch_model
 from crossflow.models.model import ModelSettings, MultimodalModel
 
@@ -151,24 +152,22 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
     return found
 
 
-def write_examples(
-    results: Results, settings: ModelSettings, open_images: Callable[[], Images], paths: Sequence[Path]
-) -> None:
-    """Draw the examples of every category of one model; no weights are read.
+def write_examples(results: Results, model: ModelSource, images: ImageSource, output: tuple[Path, ...]) -> None:
+    """Draw a few single questions of every category; no weights are read.
 
     Args:
         results: The study's results: one model and one window.
-        settings: The model's folder and settings.
-        open_images: Opens the images of the questions.
-        paths: A .pdf and a .png of each category, whose name ends in the category's.
+        model: The model.
+        images: The images of the questions.
+        output: A .pdf and a .png of each category, whose names end in the category's.
 
     Raises:
         CrossflowError: a table or the model's folder can not be used.
         BrokenQuestion: an image can not be used.
     """
-    sketch = sketch_model(settings, torch.device("cpu"))
-    with open_images() as images, own_settings():
+    sketch = sketch_model(ModelSettings.of(model), torch.device("cpu"))
+    with images.open() as opened, own_settings():
         for table in results.all_knockouts():
             heading = f"{table.model}, {table.category}, {window_in_words(table.window)}"
-            files = [path for path in paths if path.stem.endswith(f"-{table.category}")]
-            save(draw_examples(examples_of(table, results, sketch, images), heading), files)
+            files = [path for path in output if path.stem.endswith(f"-{table.category}")]
+            save(draw_examples(examples_of(table, results, sketch, opened), heading), files)

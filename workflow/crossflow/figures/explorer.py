@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -28,7 +28,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
-from crossflow.data.images import Images
+from crossflow.data.images import Images, ImageSource
 from crossflow.figures.style import BOX, look_of
 
 MOST_QUESTIONS = 300
@@ -192,7 +192,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
     thumbnails: dict[str, Any] = {}
     centres: dict[str, dict[str, list[int]]] = {}
     ticks: dict[str, int] = {}
-    for model, window in results.first_windows.items():
+    for model, (window, *_) in results.windows.items():
         for category in results.categories:
             table = results.knockouts(model, window, category)
             centres[model] = {flow: list(curve.centres) for flow, curve in table.curves.items()}
@@ -212,8 +212,8 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
                 if question.image_id not in thumbnails:
                     thumbnails[question.image_id] = thumbnail(images.open(question.image_id))
     return {
-        "models": results.models,
-        "windows": {model: [name.window for name in results.curves if name.model == model] for model in results.models},
+        "models": list(results.windows),
+        "windows": results.windows,
         "categories": list(results.categories),
         "measures": measure_names(),
         "looks": looks(flows),
@@ -228,14 +228,19 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
     }
 
 
-def write_explorer(results: Results, open_images: Callable[[], Images], path: Path) -> None:
-    """Write the page of a study.
+def write_explorer(results: Results, images: ImageSource, output: Path) -> None:
+    """Write one page to look around in a study, which needs no network.
+
+    Args:
+        results: The study's results.
+        images: The images of its questions.
+        output: The page (HTML).
 
     Raises:
         CrossflowError: a table is absent or damaged.
         BrokenQuestion: an image can not be used.
     """
-    with open_images() as images:
-        data = collect(results, images)
-    with replacing(path) as temporary:
+    with images.open() as opened:
+        data = collect(results, opened)
+    with replacing(output) as temporary:
         temporary.write_text(page(data, f"crossflow: the study {results.results.name}"), encoding="utf-8")

@@ -1,6 +1,5 @@
 """What a figure is asked to show, and the summary tables that it reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,20 @@ class FigureRequest:
     """One figure.
 
     Attributes:
-        kind: A key of `crossflow.figures.kinds.FIGURES`.
+        kind: Which figure; see `crossflow.figures.kinds.FIGURES`.
         summary: Folder of the summary tables.
         models: One, or several for a comparison.
-        windows: One per model, or several for a sweep.
         categories: One panel each, in this order.
-        flows: Those that a figure of curves shows; none for the others.
+        windows: One per model, or several for a sweep; none for the logit lens.
+        flows: Those that a figure of curves shows; by default those of its kind.
     """
 
     kind: str
     summary: Path
-    models: Sequence[str]
-    windows: Sequence[str]
-    categories: Sequence[str]
-    flows: Sequence[str] = ()
+    models: tuple[str, ...]
+    categories: tuple[str, ...]
+    windows: tuple[str, ...] = ()
+    flows: tuple[str, ...] = ()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """The rows of a summary table; none of `bands` or `noise` where it is absent.

@@ -31,8 +31,13 @@ td {{ font-variant-numeric: tabular-nums; }}
 """
 
 
-def write_page(table: Path, title: str, path: Path) -> None:
-    """Write a CSV table as a page: numbers with four digits, text as it is, escaped.
+def write_page(table: Path, title: str, output: Path) -> None:
+    """Write a table as a page for the report: numbers with four digits, text as it is, escaped.
+
+    Args:
+        table: A table (CSV).
+        title: Its title.
+        output: The page (HTML).
 
     Raises:
         CrossflowError: the table can not be read.
@@ -48,5 +53,5 @@ def write_page(table: Path, title: str, path: Path) -> None:
     )
     with pd.option_context("display.max_colwidth", None):
         shown = content.to_html(index=False, na_rep="", float_format="{:.4g}".format, border=0)
-    with replacing(path) as temporary:
+    with replacing(output) as temporary:
         temporary.write_text(_PAGE.format(title=escape(title), numbers=numbers, table=shown), encoding="utf-8")

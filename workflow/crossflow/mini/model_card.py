@@ -5,17 +5,27 @@ Three conditions: the image, the image removed (see `crossflow.answers.answer_bl
 """
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from crossflow.core.devices import take_device
+from crossflow.core.errors import CrossflowError
+from crossflow.core.files import hash_file, replacing
 from crossflow.core.records import ChosenQuestion
+from crossflow.data.filtering import find_questions
 from crossflow.data.images import Images
+from crossflow.data.sampling import sample_questions
 from crossflow.experiments.answers import answer_seeing_and_blind, answer_zeroed, is_correct
+from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.recipe import Recipe
 from crossflow.mini.scenes import ATTRIBUTES
-from crossflow.models.model import MultimodalModel
+from crossflow.mini.world import write_world
+from crossflow.models.loading import load_model
+from crossflow.models.model import ModelSettings, MultimodalModel
 
 CONDITIONS = ("image", "image removed", "zeroed pixels")
 OPTIONS = {
@@ -154,3 +164,40 @@ image of zeros after preprocessing.
 - One seed; another may place its flows in other layers.
 - It was trained on capitalised answers only: nothing asks it to prepare an answer in lower case first.
 """
+
+
+def write_card(
+    model_path: Path, output: Path, number: int = 1000, world_seed: int = 999, seed: int = 0, device: str = "auto"
+) -> None:
+    """Ask mini-llava about scenes that it has not seen, and write its model card.
+
+    As many scenes are drawn as the questions need.
+
+    Args:
+        model_path: Folder of the model.
+        output: The card (Markdown).
+        number: Questions per category.
+        world_seed: Seed of the evaluation scenes.
+        seed: Seed that the model was trained with.
+        device: auto (a free GPU, else the CPU), cpu or cuda:N.
+
+    Raises:
+        CrossflowError: the scenes hold too few questions, or the model can not be used.
+    """
+    model = load_model(ModelSettings(model_path, "vicuna-v1"), take_device(device))
+    measured: dict[str, dict[str, Accuracy]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        # Three scenes in a hundred have no question of some category.
+        write_world(root, number * 11 // 10 + 10, world_seed)
+        with Images(root) as images:
+            for category in CATEGORIES:
+                found, _ = find_questions(root, "val_balanced", category)
+                if len(found) < number:
+                    raise CrossflowError(f"The scenes hold only {len(found)} questions of {category}.")
+                measured[category] = accuracies(model, sample_questions(found, number, 0), images)
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    weights = hash_file(model_path / "model.safetensors")
+    with replacing(output) as temporary:
+        text = card(Recipe(seed=seed), parameters, weights, measured, world_seed)
+        temporary.write_text(text, encoding="utf-8")

@@ -234,3 +234,13 @@ def save(
     tokenizer = tokenizer or build_tokenizer(mini_world_words())
     build_model(geometry, tokenizer, seed).save_pretrained(folder)
     build_processor(geometry, tokenizer).save_pretrained(folder)
+
+
+def write_random_llava(output: Path, seed: int) -> None:
+    """Build a tiny LLaVA with random weights, for tests.
+
+    Args:
+        output: Folder of the model.
+        seed: Seed of the weights.
+    """
+    save(output, seed)

@@ -18,20 +18,26 @@ What is read out where is thereby planted: see the model card.
 
 import json
 import pickle
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
-from crossflow.mini.network import TrainingModel
+from crossflow.mini.network import TrainingModel, write_model
 from crossflow.mini.recipe import Recipe, Stage
 from crossflow.mini.training_data import QUESTION_WRITERS, TrainingBatch, TrainingBatches
+
+_REPORT_EVERY = 50
 
 
 class Trained(NamedTuple):
@@ -158,3 +164,42 @@ def train(
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             _keep(checkpoint, recipe, training_model, optimiser, step + 1)
         yield Trained(step + 1, report, training_model)
+
+
+def write_mini_llava(
+    output: Path, seed: int = 0, steps: tuple[int, ...] = (), workers: int = 1, threads: int = 1, device: str = "auto"
+) -> None:
+    """Train mini-llava on the mini world; a stopped training goes on from its checkpoint.
+
+    Args:
+        output: Folder of the model; the checkpoint lies beside it.
+        seed: Seed of the weights and of all scenes.
+        steps: Steps of each stage; by default those of the recipe.
+        workers: Processes that draw scenes.
+        threads: CPU threads of the training itself.
+        device: auto (a free GPU, else the CPU), cpu or cuda:N.
+
+    Raises:
+        CrossflowError: the steps do not fit the recipe's stages, or the checkpoint is of another recipe.
+    """
+    recipe = Recipe(seed=seed)
+    if steps:
+        if len(steps) != len(recipe.stages) or min(steps) < 1:
+            raise CrossflowError(f"--steps takes {len(recipe.stages)} numbers from 1, one for each stage.")
+        recipe = recipe.with_steps(*steps)
+    torch.set_num_threads(threads)
+    checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
+    reports: dict[str, list[float]] = defaultdict(list)
+    training = train(recipe, checkpoint, take_device(device), workers)
+    trained = next(training)
+    with tqdm(total=recipe.steps, initial=trained.step, desc="mini-llava", unit="step") as progress:
+        for trained in training:
+            progress.update()
+            for name, value in (trained.report or {}).items():
+                reports[name].append(value)
+            if trained.step % _REPORT_EVERY == 0:
+                shown = "  ".join(f"{name} {mean(values):.3f}" for name, values in reports.items())
+                progress.write(f"step {trained.step}: {shown}")
+                reports.clear()
+    write_model(trained.training_model, output)
+    checkpoint.unlink()

@@ -50,9 +50,14 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def write_world(root: Path, scenes: int, seed: int) -> None:
-    """Draw evaluation scenes 0, 1, .. of a seed and write them, with their questions, under ``root``.
+    """Draw the mini world: scenes 0, 1, ... of a seed, with scene graphs and questions in GQA's layout.
 
     A world of more scenes starts with the scenes and questions of a smaller one.
+
+    Args:
+        root: Folder for questions/, sceneGraphs/ and images.zip.
+        scenes: How many images.
+        seed: Which world.
 
     Raises:
         CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.

@@ -1,11 +1,19 @@
-"""A model's folder in Hugging Face format: which of its files are read, and the hash that stands for them."""
+"""A model's folder in Hugging Face format: which of its files are read, and the hash that stands for them.
+
+A model from the hub lies in the hub's own cache; its *manifest*, which `crossflow.fetch.hub` leaves, names its files.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from huggingface_hub import constants, try_to_load_from_cache
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.files import hash_file
 
 # Never pickles, never code.
 PATTERNS = ["*.json", "*.jinja", "*.model", "*.safetensors"]
@@ -56,3 +64,97 @@ def lacking(folder: Path) -> list[str]:
     """
     needed = {"config.json"} | shards_of(folder)
     return sorted(needed - {path.name for path in files_in(folder)})
+
+
+class ModelFile(NamedTuple):
+    """A file of a fetched model."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(NamedTuple):
+    """What `fetch` leaves: a model's repository, revision and files by name."""
+
+    repo: str
+    revision: str
+    files: Mapping[str, ModelFile]
+
+
+def cached_file(repo: str, revision: str, name: str) -> Path | None:
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read what `fetch` left.
+
+    Raises:
+        CrossflowError: it is absent, or not as it was written.
+    """
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        files = {name: ModelFile(int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
+        return Manifest(content["repo"], content["revision"], files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CrossflowError(f"{path} is not the manifest of a fetched model; delete it and run again.") from error
+
+
+def folder_of(manifest: Manifest) -> Path:
+    """The folder of a fetched model in the hub's cache; no network is asked.
+
+    Raises:
+        CrossflowError: the cache does not hold it (any more).
+    """
+    path = None
+    for name, file in manifest.files.items():
+        path = cached_file(manifest.repo, manifest.revision, name)
+        if path is None or path.stat().st_size != file.bytes:
+            raise CrossflowError(
+                f"{name} of {manifest.repo} is not in {constants.HF_HUB_CACHE} as it was fetched: run `snakemake "
+                "--forcerun fetch_model`, or set HF_HOME to where the models are."
+            )
+    if path is None:
+        raise CrossflowError(f"The manifest of {manifest.repo} lists no file; delete it and run again.")
+    return path.parent
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model is run, and how: exactly one of ``model_path`` and ``model_manifest``.
+
+    Attributes:
+        prompt: Template that a question is put into: vicuna-v1, llava-llama-3 or chat-template.
+        model_path: Folder in Hugging Face format.
+        model_manifest: What `fetch-model` wrote of a model from the hub.
+        image: As the folder's processor says, padded to a square, or tiled.
+        patches: Which patches show a box.
+        dtype: Type of the weights.
+        max_new_tokens: Length at which an answer is cut.
+    """
+
+    prompt: str
+    model_path: Path | None = None
+    model_manifest: Path | None = None
+    image: Literal["processor", "pad", "anyres"] = "processor"
+    patches: Literal["published", "overlap"] = "published"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_new_tokens: int = 16
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files.
+
+        Raises:
+            CrossflowError: both are named or none, or the hub's cache does not hold the model any more.
+        """
+        if (self.model_path is None) == (self.model_manifest is None):
+            raise CrossflowError("A model comes from --model-path or from --model-manifest: name one of them.")
+        return self.model_path or folder_of(read_manifest(self.model_manifest))  # type: ignore[arg-type]
+
+    @property
+    def sha256(self) -> str:
+        """Hash over its files: of a folder, computed; of a model from the hub, as computed when it was fetched."""
+        if self.model_manifest is not None:
+            return hash_model({name: file.sha256 for name, file in read_manifest(self.model_manifest).files.items()})
+        return hash_model({path.name: hash_file(path) for path in files_in(self.folder)})

@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenQuestion
 from crossflow.models.architectures import ARCHITECTURES, Architecture
+from crossflow.models.folder import ModelSource
 from crossflow.models.memory import CONVERTED_AT_ONCE, Sizes
 from crossflow.models.positions import Positions, positions_of
 from crossflow.models.prompts import TokenizedPrompt, render, tokenize
@@ -53,6 +54,11 @@ class ModelSettings:
     patches: str = "published"
     dtype: str = "float32"
     max_new_tokens: int = 16
+
+    @classmethod
+    def of(cls, source: ModelSource) -> "ModelSettings":
+        """The settings of a model, found in its folder."""
+        return cls(source.folder, source.prompt, source.image, source.patches, source.dtype, source.max_new_tokens)
 
 
 def _follow(root: Any, path: str) -> Any:

@@ -26,7 +26,7 @@ from crossflow.engine.planning import plan_knockout
 from crossflow.fetch import hub
 from crossflow.fetch.download import new_session
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
-from crossflow.models.folder import lacking
+from crossflow.models.folder import folder_of, lacking, read_manifest
 from crossflow.models.loading import read_outline
 from crossflow.models.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models.model import DTYPES, ModelSettings, outline_of
@@ -203,7 +203,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
     else:
         manifest = Path(inputs.manifest_of(entry["repo"], entry["revision"]))
         if manifest.is_file():
-            folder = hub.folder_of(hub.read_manifest(manifest))
+            folder = folder_of(read_manifest(manifest))
         else:
             folder = hub.cached_folder(entry["repo"], entry["revision"])
         where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"

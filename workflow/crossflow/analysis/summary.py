@@ -1,0 +1,25 @@
+"""One summary of a study: its tables, by the module that `crossflow.analysis.tables` names."""
+
+import importlib
+
+from crossflow.analysis.results import Results
+from crossflow.analysis.tables import SUMMARIES
+from crossflow.core.errors import CrossflowError
+from crossflow.core.tables import write_csv
+
+
+def write_summary(summary: str, results: Results) -> None:
+    """Make one of a study's summaries: write its tables into the study's ``summary`` folder.
+
+    Args:
+        summary: Which one.
+        results: The study's results.
+
+    Raises:
+        CrossflowError: there is no such summary, or a table is absent or does not fit the others.
+    """
+    if summary not in SUMMARIES:
+        raise CrossflowError(f"There is no summary {summary!r}; known are {', '.join(SUMMARIES)}.")
+    rows = importlib.import_module(SUMMARIES[summary].module).tables(results)
+    for name, columns in SUMMARIES[summary].tables.items():
+        write_csv(results.results / "summary" / f"{name}.csv", columns, rows[name])
