@@ -41,7 +41,7 @@ def run(
     where: Where,
     model: str = "mini-llava",
     model_path: Path | None = None,
-    prompt: Literal["vicuna-v1", "llava-llama-3", "chat-template"] | None = None,
+    prompt: str | None = None,
     processing: Literal["processor", "pad", "anyres"] | None = None,
     patches: Literal["published", "overlap"] | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,

@@ -39,32 +39,14 @@ CONTROL_FLOWS = (
     "only:image->question",
     "only:image->question->last",
 )
-SET_NAMES = (
-    # the basic sets, which cut a prompt in order
-    "system",
-    "image",
-    "separator",
-    "question",
-    "instruction",
-    "last",
-    # views of visual tokens
-    "related",
-    "other",
-    "padding",
-    "newline",
-    "base",
-    "grid",
-    # views of text
-    "role",
-    "true_option",
-    "false_option",
-    "options",
-    "question_without_options",
-    "object",
-    # every position after the image
-    "all",
-)
-BASIC_SETS = SET_NAMES[:6]
+BASIC_SETS = ("system", "image", "separator", "question", "instruction", "last")
+"""The sets that cut a prompt in order."""
+VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid")
+"""Views of the visual tokens."""
+TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object")
+"""Views of the text."""
+SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
+"""Every position set; ``all`` is every position after the image. `crossflow.models.positions` finds them in a prompt."""
 MOVED, RANDOM = "moved", "random"
 BOTTOM, TOP = "bottom", "top"
 _PART = re.compile(rf"(?P<source>[a-z_]+)(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)")

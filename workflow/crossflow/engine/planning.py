@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
-from crossflow.core.flows import parse_flow
+from crossflow.core.flows import VISUAL_SETS, parse_flow
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.loading import read_outline
 from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
@@ -21,7 +21,7 @@ AT_ONCE = 8
 """Questions that are run together at most."""
 
 # Targets that begin before the end of the image, so that rows may be as long as the prompt.
-_BEFORE_TEXT = {"system", "image", "related", "other", "padding", "newline", "base", "grid"}
+_BEFORE_TEXT = {"system", "image", *VISUAL_SETS}
 
 
 @dataclass(frozen=True)

@@ -22,21 +22,11 @@ from crossflow.data.sampling import sample_questions
 from crossflow.experiments.answers import answer_seeing_and_blind, answer_zeroed, is_correct
 from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.recipe import Recipe
-from crossflow.mini.scenes import ATTRIBUTES
 from crossflow.mini.world import write_world
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
 
 CONDITIONS = ("image", "image removed", "zeroed pixels")
-OPTIONS = {
-    "ChooseAttr": 2,
-    "ChooseCat": 2,
-    "ChooseRel": 2,
-    "CompareAttr": len(ATTRIBUTES),
-    "LogicalObj": 2,
-    "QueryAttr": 2,
-}
-"""How many answers each question has, equally likely."""
 
 
 class Accuracy(NamedTuple):
@@ -112,7 +102,7 @@ def card(
     shape = recipe.geometry
     middle, check = shape.layers // 2, shape.layers * 3 // 4
     rows = "\n".join(
-        f"| {category} | {found['image'].questions} | {100 / OPTIONS[category]:.1f} | "
+        f"| {category} | {found['image'].questions} | {100 / CATEGORIES[category].answers:.1f} | "
         + " | ".join(_cell(found[condition]) for condition in CONDITIONS)
         + " |"
         for category, found in measured.items()

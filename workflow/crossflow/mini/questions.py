@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 from itertools import permutations
+from typing import NamedTuple
 
 from crossflow.core.records import Step
 from crossflow.mini.programs import KIND, MiniQuestion, QuestionWriter, find, in_any_order, phrase
@@ -262,14 +263,31 @@ def query_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     )
 
 
-CATEGORIES: dict[str, QuestionWriter] = {
-    "ChooseAttr": choose_attr,
-    "ChooseCat": choose_cat,
-    "ChooseRel": choose_rel,
-    "CompareAttr": compare_attr,
-    "LogicalObj": logical_obj,
-    "QueryAttr": query_attr,
+class MiniCategory(NamedTuple):
+    """How the mini world asks the questions of a category.
+
+    Attributes:
+        write: Writes a question about a scene, or none where the scene does not allow it.
+        answers: How many answers a question has, equally likely: what guessing gives.
+        share: How often mini-llava is asked it in training; two-hop questions take longest to learn.
+        late_share: The same in the last stage, for what is still hard when the rest is learnt.
+    """
+
+    write: QuestionWriter
+    answers: int
+    share: int
+    late_share: int
+
+
+CATEGORIES = {
+    "ChooseAttr": MiniCategory(choose_attr, 2, 2, 2),
+    "ChooseCat": MiniCategory(choose_cat, 2, 3, 3),
+    "ChooseRel": MiniCategory(choose_rel, 2, 2, 1),
+    "CompareAttr": MiniCategory(compare_attr, len(ATTRIBUTES), 2, 3),
+    "LogicalObj": MiniCategory(logical_obj, 2, 5, 9),
+    "QueryAttr": MiniCategory(query_attr, 2, 1, 1),
 }
+"""Category of `crossflow.data.categories` -> how the mini world asks it."""
 
 
 def vocabulary() -> list[str]:

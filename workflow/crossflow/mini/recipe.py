@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.random_model import Geometry
 from crossflow.mini.scenes import IMAGE_SIZE
 from crossflow.mini.training_data import SHARES
-
-# What is still hard when the rest is learnt.
-_LATE_SHARES = {"ChooseAttr": 2, "ChooseCat": 3, "ChooseRel": 1, "CompareAttr": 3, "LogicalObj": 9, "QueryAttr": 1}
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,16 @@ class Recipe:
         Stage(1500, 24, 0, 1.5e-3, seeing=1.0, reading=0.0, answering=0.0),
         Stage(2000, 16, 0, 1.5e-3, seeing=1.0, reading=1.0, answering=0.0),
         Stage(1750, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0),
-        Stage(1950, 16, 12, 1e-3, seeing=0.2, reading=0.5, answering=1.0, shares=_LATE_SHARES),
+        Stage(
+            1950,
+            16,
+            12,
+            1e-3,
+            seeing=0.2,
+            reading=0.5,
+            answering=1.0,
+            shares={name: category.late_share for name, category in CATEGORIES.items()},
+        ),
     )
     warm_up: int = 50
     fall: float = 0.4

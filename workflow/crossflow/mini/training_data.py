@@ -48,19 +48,11 @@ CHECKED = 2
 PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
 """The words that a covered patch is named by: one of each group."""
 
-QUESTION_WRITERS = {**CATEGORIES, "VerifyAttr": verify_attr}
+QUESTION_WRITERS = {name: category.write for name, category in CATEGORIES.items()} | {"VerifyAttr": verify_attr}
 """Kinds of questions in batches. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
 
-SHARES = {
-    "ChooseAttr": 2,
-    "ChooseCat": 3,
-    "ChooseRel": 2,
-    "CompareAttr": 2,
-    "LogicalObj": 5,
-    "QueryAttr": 1,
-    "VerifyAttr": 3,
-}
-"""How often each kind is asked, by default: two-hop questions take longest to learn."""
+SHARES = {name: category.share for name, category in CATEGORIES.items()} | {"VerifyAttr": 3}
+"""How often each kind is asked, by default."""
 
 _LEAST_COVER = 0.25
 

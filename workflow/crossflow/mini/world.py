@@ -33,7 +33,7 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 def questions_about(scene: Scene) -> list[MiniQuestion]:
     """The questions of a scene: the same ones every time, in any order of kinds."""
     rng = random.Random(f"crossflow questions {scene.image_id}")
-    askers = [*CATEGORIES.values(), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
+    askers = [*(category.write for category in CATEGORIES.values()), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
     rng.shuffle(askers)
     return [asked for ask in askers if (asked := ask(scene, rng)) is not None]
 

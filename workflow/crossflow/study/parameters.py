@@ -15,8 +15,7 @@ from jsonschema.exceptions import ValidationError
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS, parse_flow, with_controls
-
-CATEGORIES = ("ChooseAttr", "ChooseCat", "ChooseRel", "CompareAttr", "LogicalObj", "QueryAttr")
+from crossflow.data.categories import CATEGORIES
 
 
 @dataclass(frozen=True)
