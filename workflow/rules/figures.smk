@@ -109,7 +109,7 @@ rule examples:
 rule explorer:
     """One page to look around in the study: curves, claims, and single questions with their images."""
     input:
-        FILES["summary"],
+        [f"{RESULTS}/summary/{table}.csv" for table in ("effects", "measures", "bands")],
         FILES["claims"],
         FILES["questions"],
         FILES["answers"],

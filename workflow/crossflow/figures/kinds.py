@@ -21,30 +21,33 @@ class FigureKind(NamedTuple):
 
     Attributes:
         module: Its function ``draw(figure: crossflow.figures.request.FigureRequest)`` draws it.
-        file: Its file, without a suffix; models and windows may stand in it.
+        file: Its file, without a suffix; where ``{model}`` and ``{window}`` stand in it, there is one for each.
         tables: The summary tables that it reads.
         title: What it shows, for the report.
+        compares: It compares what its file does not name, and is drawn where there are several.
     """
 
     module: str
     file: str
     tables: tuple[str, ...]
     title: str
+    compares: bool = False
 
 
-_CURVES = ("effects", "counts", "bands", "noise")
+_CURVES, _GRIDS, _LENS = (f"crossflow.figures.{name}" for name in ("curves", "grids", "logit_lens"))
+_SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
     **{
-        kind: FigureKind("crossflow.figures.curves", f"{kind}-{{model}}-w{{window}}", _CURVES, ", ".join(flows))
+        kind: FigureKind(_CURVES, f"{kind}-{{model}}-w{{window}}", _SUMMARY, ", ".join(flows))
         for kind, flows in (FLOWS_SHOWN | {FURTHER: ("further flows",)}).items()
     },
-    "overview": FigureKind("crossflow.figures.grids", "overview-{model}-w{window}", ("effects", "bands"), "all flows"),
-    "heat-map": FigureKind("crossflow.figures.grids", "heat-map-{model}-w{window}", ("effects",), "all flows"),
-    "window-sweep": FigureKind("crossflow.figures.grids", "window-sweep-{model}", ("effects",), "several windows"),
-    "model-comparison": FigureKind("crossflow.figures.grids", "model-comparison", ("effects",), "several models"),
-    "logit-lens": FigureKind("crossflow.figures.logit_lens", "logit-lens-{model}", ("lens",), "with the final norm"),
+    "overview": FigureKind(_GRIDS, "overview-{model}-w{window}", ("effects", "bands"), "all flows"),
+    "heat-map": FigureKind(_GRIDS, "heat-map-{model}-w{window}", ("effects",), "all flows"),
+    "window-sweep": FigureKind(_GRIDS, "window-sweep-{model}", ("effects",), "several windows", compares=True),
+    "model-comparison": FigureKind(_GRIDS, "model-comparison", ("effects",), "several models", compares=True),
+    "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),
     "logit-lens-published": FigureKind(
-        "crossflow.figures.logit_lens", "logit-lens-published-{model}", ("lens",), "norm after the last layer only"
+        _LENS, "logit-lens-published-{model}", ("lens",), "final norm after the last layer only"
     ),
 }
 
@@ -63,23 +66,22 @@ def flows_by_kind(flows: Sequence[str]) -> dict[str, list[str]]:
 def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens: bool) -> dict[str, list[str]]:
     """Every figure of a study: kind -> names of its files, without a suffix.
 
-    Sweeps are of models with several windows, a comparison of several models.
-
     Args:
         flows: The study's flows, controls included.
         windows: Model -> its windows.
         lens: Whether the study reads the logit lens.
     """
+    shown = flows_by_kind(flows)
     found: dict[str, list[str]] = {}
-    for kind in (*flows_by_kind(flows), "overview", "heat-map"):
-        found[kind] = [
-            FIGURES[kind].file.format(model=model, window=window)
-            for model, chosen in windows.items()
-            for window in chosen
-        ]
-    sweeps = [model for model, chosen in windows.items() if len(chosen) > 1]
-    found["window-sweep"] = [FIGURES["window-sweep"].file.format(model=model) for model in sweeps]
-    found["model-comparison"] = [FIGURES["model-comparison"].file] if len(windows) > 1 else []
-    for kind in ("logit-lens", "logit-lens-published"):
-        found[kind] = [FIGURES[kind].file.format(model=model) for model in windows] if lens else []
-    return {kind: names for kind, names in found.items() if names}
+    for kind, figure in FIGURES.items():
+        if (figure.module == _CURVES and kind not in shown) or ("lens" in figure.tables and not lens):
+            continue
+        if "{model}" not in figure.file:
+            models = [{}] if len(windows) > 1 else []
+        else:
+            models = [{"model": model} for model in windows if not figure.compares or len(windows[model]) > 1]
+        if "{window}" in figure.file:
+            models = [names | {"window": window} for names in models for window in windows[names["model"]]]
+        if models:
+            found[kind] = [figure.file.format(**names) for names in models]
+    return found

@@ -1,0 +1,27 @@
+"""The study `ci` through both tools once: what `make test` proves of the workflow. The rest is in `make test-workflow`."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from copied import Copy
+
+
+@pytest.mark.round_trip
+def test_dvc_reproduces_the_ci_study_by_snakemake_and_neither_has_anything_left_to_do(
+    repo: Path, tmp_path: Path
+) -> None:
+    copy = Copy(repo, tmp_path / "tree")
+    parameters = copy.root / "params.yaml"
+    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
+    copy.run("git", "init", "-q", "-b", "main")
+    copy.run("git", "add", "-A")
+    copy.run("git", "commit", "-q", "-m", "state")
+    assert "rule knockout:" in copy.run("dvc", "repro")
+    results = copy.root / "results" / "ci"
+    assert (results / "summary" / "effects.csv").read_text().count("\n") == 1 + 2 * 8
+    assert (results / "figures" / "overview-random-llava-w3.png").read_bytes().startswith(b"\x89PNG")
+    assert copy.planned() == {}
+    assert not re.findall(r"^(?:local)?rule \w+:$", copy.run("dvc", "repro"), re.MULTILINE)
+    assert "up to date" in copy.run("dvc", "status")
