@@ -16,12 +16,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfil
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help environment demo test test-all lint benchmark
+.PHONY: help environment demo test test-workflow test-all lint benchmark
 
 help:
 	@echo "make demo         run the study mini of params.yaml, say where its figures are, compare with what is expected"
-	@echo "make test         format, lint, types, unit tests, the small study through Snakemake"
-	@echo "make test-all     all that, and the slow tests"
+	@echo "make test         format, lint, layers, types, unit tests, the smallest study through Snakemake and DVC"
+	@echo "make test-workflow  what else runs Snakemake, DVC, fetching and Slurm"
+	@echo "make test-all     every test, the slow ones too"
 	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
 	@echo "make environment  only set up $(VENV)"
 
@@ -51,10 +52,14 @@ lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	PYTHONPATH=workflow $(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not workflow"
+
+test-workflow: environment
+	$(PYTEST) -m "workflow and not slow"
 
 test-all: lint
 	$(PYTEST)
