@@ -178,7 +178,7 @@ def test_a_killed_job_is_taken_up_where_it_was(
         sys.executable, "-m", "crossflow", "fetch-images", "--sources", "sources.csv", "--source", "gqa-images",
         "--questions", "questions.csv", "--root", "gqa", "--output", "images.csv",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parents[2])}
     site.pause = 0.4
     parts = tmp_path / "gqa" / "images.zip.part.d"
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as job:

@@ -23,7 +23,7 @@ from crossflow.data.gqa import read_questions
 from crossflow.mini.world import write_world
 from published_form import published_row
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 SPLIT = "val_balanced"
 LONG = 10_000  # characters of a long text
 CELL = 140_000  # characters; Python's csv reads no cell of more than 131,072 unless told to

@@ -1,6 +1,6 @@
 """Bad input and faults, each for real, and what a person is told; docs/bad-input.md holds the same sentences.
 
-CROSSFLOW_WRITE_DOCS=1 pytest tests/test_bad_input.py     writes the page anew
+CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py     writes the page anew
 """
 
 import contextlib
@@ -424,8 +424,8 @@ HEAD = """\
 # What is said of bad input
 
 One sentence that names what and where, a non-zero exit status, and nothing lost that was finished. Each line below was
-produced by its fault: `tests/test_bad_input.py` makes them all anew and compares them with this page, and
-`CROSSFLOW_WRITE_DOCS=1 pytest tests/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a long
+produced by its fault: `tests/cli/test_bad_input.py` makes them all anew and compares them with this page, and
+`CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a long
 run. Kills are [the business of a campaign](faults.md), hostile files of `benchmarks/fuzz.py` (10,000 inputs).
 """
 

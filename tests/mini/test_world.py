@@ -22,7 +22,7 @@ from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, PLURALS
 from crossflow.mini.world import write_world
 
-WORKFLOW = Path(__file__).parents[1] / "workflow"
+WORKFLOW = Path(__file__).parents[2] / "workflow"
 FILES = ("images.zip", "questions/val_balanced_questions.json", "sceneGraphs/val_sceneGraphs.json")
 
 
