@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crossflow.analysis.expected import TABLES, compare
-from crossflow.cli import main
+from crossflow.cli.main import main
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import write_csv
 
@@ -81,13 +81,13 @@ def test_the_verb_writes_the_largest_differences_or_fails_in_one_sentence(
     found = _write(tmp_path / "found", effects=_changed(EFFECTS, mean=-40.5))
     output = tmp_path / "comparison.csv"
     options = ["--summary", str(found), "--expected", str(expected), "--output", str(output)]
-    assert main.main(["compare", *options]) == 0
+    assert main(["compare", *options]) == 0
     assert "effects.csv,mean,2,0.5\n" in output.read_text()
 
     output.unlink()
     shutil.rmtree(found)
     _write(found, effects=_changed(EFFECTS, mean=-60))
-    assert main.main(["compare", *options]) == 1
+    assert main(["compare", *options]) == 1
     message = capsys.readouterr().err
     assert "in 1 of its numbers: mean of" in message
     assert "m ChooseAttr image->last 3 0 is -60 instead of -40.0" in message

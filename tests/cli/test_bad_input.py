@@ -22,9 +22,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from crossflow.cli.main import main
+from crossflow.core.columns import SKIPPED
 from crossflow.core.errors import CrossflowError
 from crossflow.core.journal import journal_beside
-from crossflow.core.tables import KNOCKOUT, SKIPPED, read_csv, read_parquet
+from crossflow.core.measures import KNOCKOUT
+from crossflow.core.tables import read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import shared_prefix as engine
 from crossflow.models import preparing
@@ -123,7 +125,7 @@ def no_category(place: Place) -> str:
 
 
 def unknown_set(place: Place) -> str:
-    return place.settings(lambda config: config["studies"]["mini"].update(flows=["image->last"]))
+    return place.settings(lambda config: config["studies"]["mini"].update(flows=["picture->last"]))
 
 
 def unknown_study(place: Place) -> str:
@@ -346,7 +348,7 @@ def journal_of_another_version(place: Place) -> str:
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("crossflow.journal")
+    logger = logging.getLogger("crossflow.core.journal")
     logger.addHandler(handler)
     try:
         place.run("knockout")
@@ -425,8 +427,8 @@ HEAD = """\
 
 One sentence that names what and where, a non-zero exit status, and nothing lost that was finished. Each line below was
 produced by its fault: `tests/cli/test_bad_input.py` makes them all anew and compares them with this page, and
-`CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a long
-run. Kills are [the business of a campaign](faults.md), hostile files of `benchmarks/fuzz.py` (10,000 inputs).
+`CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a
+long run. Kills are [the business of a campaign](faults.md), hostile files of `benchmarks/fuzz.py` (10,000 inputs).
 """
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import crossflow.gqa
-import crossflow.gqa_images
 import pytest
 import requests
 from PIL import Image
@@ -23,7 +21,9 @@ from byte_tokenizers import PROCESSORS
 from crossflow.cli.main import main
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.data import images as images_module
 from crossflow.data.images import Images
+from crossflow.fetch import gqa_images
 from crossflow.fetch.download import fetch_file, new_session
 from crossflow.fetch.gqa_images import fetch_images
 from crossflow.fetch.hub import fetch
@@ -176,10 +176,10 @@ def _jpeg() -> bytes:
     return encoded.getvalue()
 
 
-def test_a_member_that_unpacks_to_more_than_a_image_can_have_breaks_one_question(
+def test_a_member_that_unpacks_to_more_than_an_image_can_have_breaks_one_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossflow.gqa, "LARGEST_IMAGE", 1 << 20)
+    monkeypatch.setattr(images_module, "LARGEST_IMAGE", 1 << 20)
     with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images/1.jpg", bytes((1 << 20) + 1))
         archive.writestr("images/2.jpg", _jpeg())
@@ -195,7 +195,7 @@ def test_a_member_that_unpacks_to_more_than_a_image_can_have_breaks_one_question
 def test_only_images_of_their_own_name_and_size_come_out_of_a_remote_zip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossflow.gqa_images, "LARGEST_IMAGE", 1 << 20)
+    monkeypatch.setattr(gqa_images, "LARGEST_IMAGE", 1 << 20)
     (tmp_path / "site").mkdir()
     with zipfile.ZipFile(tmp_path / "site" / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("images/1.jpg", "images/../../out.jpg", "/abs.jpg", "images/C:\\x.jpg"):

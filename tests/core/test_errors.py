@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossflow.cli import answers as answers_verb
-from crossflow.cli import hashes, main
+from crossflow.cli.main import main
+from crossflow.core.columns import SKIPPED
 from crossflow.core.errors import CrossflowError
-from crossflow.core.tables import ANSWERS, SKIPPED, read_csv, read_parquet, write_parquet
+from crossflow.core.tables import ANSWERS, read_csv, read_parquet, write_parquet
 from crossflow.data.chosen import write_chosen
+from crossflow.experiments import answers
 from tiny import draw_world, load_tiny
 
 DEVICE = (
@@ -23,8 +24,14 @@ MACHINE = "The machine's memory is full; what was finished is kept: run again wh
 
 
 def _said(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main.main(command) == 1
+    assert main(command) == 1
     return capsys.readouterr().err.strip().splitlines()[-1].removeprefix(f"crossflow {command[0]}: ")
+
+
+def _hashes(folder: Path) -> list[str]:
+    """The command of a job that hashes one file."""
+    (folder / "a").touch()
+    return ["hashes", "--files", str(folder / "a"), "--output", str(folder / "b")]
 
 
 def _no_cpu_memory() -> None:
@@ -44,20 +51,24 @@ def _no_cpu_memory() -> None:
     ],
 )
 def test_a_fault_of_the_machine_is_one_sentence(
-    error: BaseException | None, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: BaseException | None,
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         if error is None:
             _no_cpu_memory()
         else:
             raise error
 
-    monkeypatch.setattr(hashes, "run", fail)
-    assert _said(["hashes", "--files", "a", "--output", "b"], capsys) == sentence
+    monkeypatch.setattr("hashlib.file_digest", fail)
+    assert _said(_hashes(tmp_path), capsys) == sentence
 
 
 def test_a_package_that_is_not_installed_is_named(repo: Path) -> None:
-    hidden = "import sys; sys.modules['torch'] = None; from crossflow.cli import main; sys.exit(main(['doctor']))"
+    hidden = "import sys; sys.modules['torch'] = None; from crossflow.cli.main import main; sys.exit(main(['doctor']))"
     ran = subprocess.run(
         [sys.executable, "-c", hidden], cwd=repo, env={"PYTHONPATH": "workflow"}, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -65,13 +76,13 @@ def test_a_package_that_is_not_installed_is_named(repo: Path) -> None:
     assert ran.stderr == "crossflow doctor: The package torch is not installed: run `make environment`.\n"
 
 
-def test_an_error_of_the_program_is_no_fault_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(arguments: object) -> None:
+def test_an_error_of_the_program_is_no_fault_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(hashes, "run", fail)
+    monkeypatch.setattr("hashlib.file_digest", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        main.main(["hashes", "--files", "a", "--output", "b"])
+        main(_hashes(tmp_path))
 
 
 def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_same_bytes(
@@ -82,7 +93,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     write_chosen(tmp_path / "q.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"][:3])
     command = ["answers", "--questions", "q.csv", "--root", "world", "--skipped", "s.csv", "--device", "cpu"]
     command += ["--model-path", "model", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
-    right, calls = answers_verb.answer_seeing_and_blind, []
+    right, calls = answers.answer_seeing_and_blind, []
 
     def third_is_too_much(*arguments: object) -> object:
         calls.append(arguments)
@@ -91,13 +102,13 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
         return right(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers_verb, "answer_seeing_and_blind", third_is_too_much)
+        patch.setattr(answers, "answer_seeing_and_blind", third_is_too_much)
         assert _said([*command, "--output", "a.parquet"], capsys) == DEVICE
     assert not (tmp_path / "a.parquet").exists()
     _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in kept]) == 2
-    assert main.main([*command, "--output", "a.parquet"]) == 0
-    assert main.main([*command, "--output", "whole.parquet"]) == 0
+    assert main([*command, "--output", "a.parquet"]) == 0
+    assert main([*command, "--output", "whole.parquet"]) == 0
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 

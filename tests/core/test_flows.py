@@ -77,11 +77,11 @@ def test_flows_are_read_into_parts() -> None:
     [
         "image-last",
         "image->",
-        "image->last",
+        "picture->last",
         "image->question->last",
         "Image->Last",
         "only:image",
-        "only:image->image",
+        "only:image->picture",
         "only:image~random1->question",
         "image~random0->last",
         "image~random->last",

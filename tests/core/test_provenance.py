@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from crossflow.cli import main
-from crossflow.cli.provenance import FACTS, JOBS
+from crossflow.analysis.provenance import FACTS, JOBS
+from crossflow.cli.main import main
 from crossflow.core.tables import read_csv
 from crossflow.study import results
 
@@ -23,13 +23,13 @@ def test_a_result_has_one_record_whatever_its_files() -> None:
 
 
 def test_a_verb_records_its_run_only_if_it_succeeds(tmp_path: Path) -> None:
-    record = tmp_path / "deep" / "shapes.json"
+    record = tmp_path / "deep" / "mini-world.json"
     options = ["--scenes", "1", "--root", str(tmp_path), "--provenance", str(record)]
-    assert main.main(["shapes", "--seed", "-1", *options]) == 1
+    assert main(["mini-world", "--seed", "-1", *options]) == 1
     assert not record.exists()
-    assert main.main(["shapes", "--seed", "0", *options]) == 0
+    assert main(["mini-world", "--seed", "0", *options]) == 0
     written = json.loads(record.read_text())
-    assert written["verb"] == "shapes"
+    assert written["verb"] == "mini-world"
     assert written["options"] == ["--seed", "0", *options]
     assert written["packages"]["torch"]
     assert written["seconds"] >= 0
@@ -47,8 +47,8 @@ def _record(folder: Path, name: str, **changes: Any) -> Path:
 def _collect(folder: Path, *jobs: Path) -> int:
     (folder / "data.zip").write_bytes(b"data")
     hashes = folder / "hashes.json"
-    assert main.main(["hashes", "--files", str(folder / "data.zip"), "--output", str(hashes)]) == 0
-    return main.main([
+    assert main(["hashes", "--files", str(folder / "data.zip"), "--output", str(hashes)]) == 0
+    return main([
         "provenance", "--jobs", *map(str, jobs), "--parameters", '{"study": "s", "windows": [3, 5]}',
         "--hashes", str(hashes), "--output", str(folder / "all.json"),
         "--facts", str(folder / "facts.csv"), "--times", str(folder / "times.csv"),

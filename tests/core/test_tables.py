@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from crossflow.core.columns import SKIPPED
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
-from crossflow.core.tables import ANSWERS, KNOCKOUT, SKIPPED, read_csv, read_parquet, write_csv, write_parquet
+from crossflow.core.measures import KNOCKOUT
+from crossflow.core.tables import ANSWERS, read_csv, read_parquet, write_csv, write_parquet
 
 ANSWER = {
     "question_id": "007",

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossflow.cli.main import main
+from crossflow.core.columns import REJECTIONS
 from crossflow.core.records import ChosenQuestion
-from crossflow.core.tables import REJECTIONS, read_csv
+from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.sampling import sample_questions
 
@@ -86,9 +87,9 @@ def test_every_question_is_either_chosen_or_counted_with_its_reason(tmp_path: Pa
         "2",
     }
     assert read_csv(tmp_path / "out" / "QueryAttr.rejections.csv", REJECTIONS) == [
-        {"category": "QueryAttr", "reason": "another kind of question", "n": "1"},
-        {"category": "QueryAttr", "reason": "no scene graph", "n": "1"},
-        {"category": "QueryAttr", "reason": "the object is not in the scene graph", "n": "1"},
+        {"category": "QueryAttr", "reason": "another kind of question", "n": 1},
+        {"category": "QueryAttr", "reason": "no scene graph", "n": 1},
+        {"category": "QueryAttr", "reason": "the object is not in the scene graph", "n": 1},
     ]
 
 

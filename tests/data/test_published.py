@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from crossflow.cli.main import main
+from crossflow.core.columns import REJECTIONS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
-from crossflow.core.tables import DIFFERENCES, OVERLAP, REJECTIONS, read_csv
+from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.published import FILES, find_published, read_published
+from crossflow.data.published_overlap import COUNTS, DIFFERENCES
 from crossflow.fetch.sources import TABLE, read_sources
 from published_form import CAPTIONS, HEADERS, Row, published_row, write_published
 
@@ -306,11 +308,11 @@ def _overlap(root: Path, published: Iterable[Path], output: Path) -> tuple[dict[
     options = ["--root", str(root), "--split", "val_balanced", "--published", *map(str, published)]
     tables = ["--output", str(output / "overlap.csv"), "--differences", str(output / "differences.csv")]
     assert main(["overlap", *options, *tables]) == 0
-    counts = read_csv(output / "overlap.csv", OVERLAP)
+    counts = read_csv(output / "overlap.csv", COUNTS)
     rows = read_csv(output / "differences.csv", DIFFERENCES)
     differences = {tuple(row[column] for column in DIFFERENCES) for row in rows}
     assert len(differences) == len(rows)
-    return {row["category"]: tuple(int(row[column]) for column in OVERLAP[1:]) for row in counts}, differences
+    return {row["category"]: tuple(row[column] for column in list(COUNTS)[1:]) for row in counts}, differences
 
 
 def test_each_kind_of_difference_is_listed_with_its_reason(tmp_path: Path) -> None:

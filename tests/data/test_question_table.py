@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from crossflow.cli import main
+from crossflow.cli.main import main
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box
 from crossflow.data.chosen import read_chosen
@@ -121,20 +121,20 @@ def test_the_verb_takes_one_category_and_names_those_that_there_are(
         "questions", "--table", str(tmp_path / "questions.csv"), "--images", str(images), "--number", "all",
         "--output", str(tmp_path / "b.csv"), "--rejections", str(tmp_path / "b.rejections.csv"), "--category",
     ]  # fmt: skip
-    assert main.main([*command, "b"]) == 0
+    assert main([*command, "b"]) == 0
     assert {question.question_id for question in read_chosen(tmp_path / "b.csv")} == {"2", "3"}
-    assert main.main([*command, "c"]) == 1
+    assert main([*command, "c"]) == 1
     assert "has no question of category 'c'; its categories are a, b" in capsys.readouterr().err
 
 
 def test_images_are_opened_by_file_name_and_never_outside_their_folder(images: Path) -> None:
     Image.new("RGB", (3, 2)).save(images / "more" / "dog.png")
     (images.parent / "secret.png").write_bytes((images / "more" / "dog.png").read_bytes())
-    with Images(images, by_file=True) as images:
-        assert images.open("more/dog.png").size == (3, 2)
+    with Images(images, by_file=True) as opened:
+        assert opened.open("more/dog.png").size == (3, 2)
         for name in ("../secret.png", str(images.parent / "secret.png")):
             with pytest.raises(BrokenQuestion, match="is not the name of a file"):
-                images.open(name)
+                opened.open(name)
     with pytest.raises(CrossflowError, match="nowhere does not exist"):
         Images(images / "nowhere", by_file=True)
 

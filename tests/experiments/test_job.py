@@ -1,4 +1,4 @@
-"""The two long jobs, answers and knockouts, from their tables to their tables: whole, killed, and on broken input."""
+"""The long jobs, answers and knockouts and the logit lens, from their tables to their tables: whole, killed, and on broken input."""
 
 import json
 import os
@@ -13,15 +13,16 @@ import pandas as pd
 import pytest
 import torch
 
-from crossflow.cli import answers as answers_verb
-from crossflow.cli import knockout as knockout_verb
-from crossflow.cli import lens as lens_verb
 from crossflow.cli.main import main
+from crossflow.core.columns import SKIPPED
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.journal import Journal
-from crossflow.core.tables import ANSWERS, KNOCKOUT, LENS, SKIPPED, read_csv, read_parquet
+from crossflow.core.measures import KNOCKOUT
+from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import planning
+from crossflow.experiments import answers as answers_module
+from crossflow.experiments import knockouts, logit_lens
 from crossflow.models import preparing
 from tiny import CPU, draw_world, load_tiny
 
@@ -62,7 +63,7 @@ class Study:
 
     def run_lens(self, select: str = "all") -> int:
         tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
-        return main(["lens", *tables, "--output", str(self.lens), "--select", select, *self.model])
+        return main(["logit-lens", *tables, "--output", str(self.lens), "--select", select, *self.model])
 
     def keep_images(self, keep: Callable[[str], bytes | None]) -> None:
         """Rewrite images.zip with other content per image id; None leaves it out."""
@@ -128,7 +129,7 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
     whole = study.lens.read_bytes()
 
     study.lens.unlink()
-    track, calls = lens_verb.track, []
+    track, calls = logit_lens.track, []
 
     def die_at_the_third(*arguments: object) -> object:
         calls.append(arguments)
@@ -136,7 +137,7 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
             raise KeyboardInterrupt
         return track(*arguments)
 
-    monkeypatch.setattr(lens_verb, "track", die_at_the_third)
+    monkeypatch.setattr(logit_lens, "track", die_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         study.run_lens()
     assert study.run_lens() == 0
@@ -183,12 +184,12 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
     assert study.run_knockout() == 0
     whole = study.answers.read_bytes(), study.knockout.read_bytes()
 
-    for verb, work, pieces, run, table in (
-        (answers_verb, "_row", 5, study.run_answers, study.answers),
-        (knockout_verb, "knock_out", 3, study.run_knockout, study.knockout),
+    for module, work, pieces, run, table in (
+        (answers_module, "_row", 5, study.run_answers, study.answers),
+        (knockouts, "knock_out", 3, study.run_knockout, study.knockout),
     ):
         table.unlink()
-        original = getattr(verb, work)
+        original = getattr(module, work)
         done: list[object] = []
 
         def until_killed(*arguments: object, original: Callable = original, done: list = done) -> object:
@@ -198,13 +199,15 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
             return original(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(verb, work, until_killed)
+            patch.setattr(module, work, until_killed)
             with pytest.raises(KeyboardInterrupt):
                 run()
         assert not table.exists()
         with monkeypatch.context() as patch:
             resumed: list[object] = []
-            patch.setattr(verb, work, lambda *a, original=original, resumed=resumed: resumed.append(a) or original(*a))
+            patch.setattr(
+                module, work, lambda *a, original=original, resumed=resumed: resumed.append(a) or original(*a)
+            )
             assert run() == 0
         assert len(resumed) == pieces - finished
     assert (study.answers.read_bytes(), study.knockout.read_bytes()) == whole
@@ -229,8 +232,8 @@ def test_questions_that_were_together_are_together_again(study: Study, monkeypat
         with pytest.raises(KeyboardInterrupt):
             study.run_knockout()
     together: list[int] = []
-    original = knockout_verb.knock_out
-    monkeypatch.setattr(knockout_verb, "knock_out", lambda *a: together.append(len(a[1])) or original(*a))
+    original = knockouts.knock_out
+    monkeypatch.setattr(knockouts, "knock_out", lambda *a: together.append(len(a[1])) or original(*a))
     assert study.run_knockout() == 0
     assert together == [3, 2]
     assert study.knockout.read_bytes() == whole
@@ -319,7 +322,7 @@ def test_a_study_whose_images_are_all_missing_fails_in_one_sentence(
     assert not study.answers.exists()
 
 
-def test_a_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
+def test_an_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "AT_ONCE", 2)

@@ -1,14 +1,10 @@
-"""Answer tracking."""
+"""The logit lens: what is read off the last position after every layer."""
 
-import pandas as pd
 import pytest
 import torch
 
-from crossflow.analysis.lens_table import lens_rows
-from crossflow.core.errors import CrossflowError
 from crossflow.experiments.answers import answer
 from crossflow.experiments.logit_lens import TOKENS, last_states, track, tracked_tokens
-from crossflow.figures.logit_lens import lens_panels
 from tiny import draw_world, load_tiny, prepare_some
 
 
@@ -65,44 +61,3 @@ def test_tokens_are_the_first_of_both_forms_and_of_the_false_option_if_there_is_
     assert tuple(tokens) == TOKENS
     assert tokenizer.convert_ids_to_tokens(list(tokens.values())) == ["red", "Red", "blue", "Blue"]
     assert list(tracked_tokens(tokenizer, "left", None)) == ["answer", "answer_capitalized"]
-
-
-def _table() -> pd.DataFrame:
-    """Two questions, one layer: probability 0.1 * (layer + 1), twice that with the norm; the answer only."""
-    return pd.DataFrame(
-        {
-            "question_id": question,
-            "image_id": image,
-            "layer": layer,
-            "normed": normed,
-            "token": "answer",
-            "probability": 0.1 * (layer + 1) * (1 + normed) + shift,
-        }
-        for question, image, shift in (("1", "a", 0.0), ("2", "b", 0.2))
-        for normed in (False, True)
-        for layer in (0, 1)
-    )
-
-
-def test_means_are_over_questions_for_each_layer_and_norm() -> None:
-    rows = list(lens_rows(_table(), {"layers": 1}, model="m", category="c", seed=0))
-    found = {(row["layer"], row["normed"]): (row["n"], float(row["mean"])) for row in rows}
-    means = {("0", "false"): 0.2, ("1", "false"): 0.3, ("0", "true"): 0.3, ("1", "true"): 0.5}
-    assert found == {key: ("2", pytest.approx(mean)) for key, mean in means.items()}
-    assert all(float(row["low"]) <= float(row["mean"]) <= float(row["high"]) for row in rows)
-    assert (
-        list(lens_rows(_table().sample(frac=1, random_state=0), {"layers": 1}, model="m", category="c", seed=0)) == rows
-    )
-    with pytest.raises(CrossflowError, match="answer lacks a layer"):
-        list(lens_rows(_table().iloc[1:], {"layers": 1}, model="m", category="c", seed=0))
-
-
-@pytest.mark.parametrize(("published", "curve"), [(False, [30, 50]), (True, [20, 50])])
-def test_a_panel_shows_percent_with_the_norm_or_as_published(published: bool, curve: list[int]) -> None:
-    rows = list(lens_rows(_table(), {"layers": 1}, model="m", category="c", seed=0))
-    full, empty = lens_panels(rows, model="m", categories=["c", "none"], published=published)
-    assert full.lines[0].mean.tolist() == pytest.approx(curve)
-    assert full.title == "c (n = 2)"
-    assert empty.note == "no question selected"
-    with pytest.raises(CrossflowError, match="no rows of other"):
-        lens_panels(rows, model="other", categories=["c"], published=published)

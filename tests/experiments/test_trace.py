@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from crossflow.cli import main
+from crossflow.cli.main import main
 from crossflow.core.records import Box
 from crossflow.experiments.trace import cells_of, own_question, trace
 from crossflow.models.loading import load_model
@@ -64,7 +64,7 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     monkeypatch.chdir(repo)
     command = ["trace", "--question", QUESTION, "--device", "cpu", "--cells", "2", "--output", str(tmp_path)]
     image = ["--image", "resources/example/pictures/scene6.jpg"]
-    assert main.main([*command, *image, "--box", "5,3,16,15"]) == 0
+    assert main([*command, *image, "--box", "5,3,16,15"]) == 0
     said = capsys.readouterr().out
     assert "answer      'Right'" in said
     assert "related->question" in said
@@ -72,7 +72,7 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert Image.open(tmp_path / "patches.png").width > 72
-    assert main.main([*command, *image]) == 0
+    assert main([*command, *image]) == 0
     assert "related" not in capsys.readouterr().out, "without a box nothing is related"
 
 
@@ -93,7 +93,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(repo)
     given = ["--image", "resources/example/pictures/scene6.jpg", "--question", QUESTION, "--device", "cpu"]
-    assert main.main(["trace", *given, "--output", str(tmp_path), *options]) == 1
+    assert main(["trace", *given, "--output", str(tmp_path), *options]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from crossflow.cli import main
+from crossflow.cli.main import main
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import write_chosen
@@ -150,7 +150,7 @@ def test_a_image_that_is_always_damaged_ends_the_job_and_keeps_the_others(
         name = f"images/{images.wanted[-1]}.jpg"
         return members | {name: members[name]._replace(crc=0)}
 
-    monkeypatch.setattr("crossflow.gqa_images.read_directory", lie)
+    monkeypatch.setattr("crossflow.fetch.gqa_images.read_directory", lie)
     with pytest.raises(CrossflowError, match=rf"{images.wanted[-1]}.jpg could not be fetched in 3 tries .*CRC"):
         _fetch(session, gqa, tmp_path, images.wanted)
     monkeypatch.undo()
@@ -447,11 +447,11 @@ def test_the_verb_fetches_a_member_with_and_without_ranges(
     for ranges in (True, False):
         site.ranges = ranges
         output = tmp_path / f"{ranges}.json"
-        assert main.main([*command, "val_balanced_questions.json", "--output", str(output)]) == 0
+        assert main([*command, "val_balanced_questions.json", "--output", str(output)]) == 0
         assert output.read_bytes() == questions
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
     assert left == ["False.json", "False.json.sha256", "True.json", "True.json.sha256", "site", "sources.csv"]
-    assert main.main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
+    assert main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
     assert "holds no absent.json" in capsys.readouterr().err
 
 
@@ -463,28 +463,28 @@ def test_what_is_fetched_again_must_be_what_came_the_first_time(
     output = tmp_path / "fetched" / "questions"
     command = ["fetch", "--sources", str(tmp_path / "sources.csv"), "--source", "questions", "--output", str(output)]
     command += ["--member", member] if member else []
-    assert main.main(command) == 0
+    assert main(command) == 0
     first = output.read_bytes()
     record = output.with_name("questions.sha256")
     subprocess.run(["sha256sum", "--check", "--strict", record.name], cwd=output.parent, check=True)
     output.unlink()
-    assert main.main(command) == 0, "the same again"
+    assert main(command) == 0, "the same again"
     with zipfile.ZipFile(site.root / "questions.zip", "w") as archive:
         archive.writestr("val_balanced_questions.json", "{}")
     output.with_name("questions.directory.json").unlink(missing_ok=True)
     before = record.read_text()
-    assert main.main(command) == 1
+    assert main(command) == 1
     assert f"which is not that of the first time in {record}" in capsys.readouterr().err
     assert (output.read_bytes(), record.read_text()) == (first, before)
     assert not list(output.parent.glob("*.fetched*"))
     record.unlink()
-    assert main.main(command) == 0
+    assert main(command) == 0
     assert output.read_bytes() != first
     # Another address is another file.
     sources = (tmp_path / "sources.csv").read_text()
     (site.root / "other.zip").write_bytes((site.root / "questions.zip").read_bytes())
     (tmp_path / "sources.csv").write_text(sources.replace("questions.zip", "other.zip"))
-    assert main.main(command) == 0
+    assert main(command) == 0
     assert "other.zip" in record.read_text()
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crossflow.analysis.summary import summarise
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
-from crossflow.analysis.summary import summarise
 from crossflow.core import tables
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
@@ -49,7 +49,7 @@ def _texts(figure: Figure) -> list[str]:
 
 
 def _is_inside_and_readable(figure: Figure) -> None:
-    figure.canvas.draw_examples()
+    figure.canvas.draw()
     drawn = figure.get_tightbbox()  # inches
     width, height = figure.get_size_inches()
     assert drawn.x0 >= -0.01

@@ -13,7 +13,7 @@ from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.data.categories import Classified, attach_objects, classify
 from crossflow.data.gqa import read_questions, read_scenes
 from crossflow.data.images import Images
-from crossflow.figures.overlay import ZOOM, TokenPanel, draw, panels
+from crossflow.figures.overlay import ZOOM, TokenPanel, draw_overlay, panels
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
 from ports import PATCH, TILE, write
@@ -212,7 +212,7 @@ def test_the_whole_drawing_holds_the_image_and_all_panels(models: dict[str, Mult
     image = Image.new("L", (300, 200), 90)  # not every image of GQA has colours
     for geometry, model in models.items():
         prepared = model.prepare(_question(Box(250, 150, 500, 500)), image)
-        drawn = draw(model, prepared, image)
+        drawn = draw_overlay(model, prepared, image)
         assert drawn.mode == "RGB"
         assert drawn.width > (2 + (geometry == "anyres")) * 600
-        assert draw(model, prepared, image).tobytes() == drawn.tobytes()
+        assert draw_overlay(model, prepared, image).tobytes() == drawn.tobytes()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow.figures.overlay import TokenPanel, draw, panels
+from crossflow.figures.overlay import TokenPanel, draw_overlay, panels
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny_families import FAMILIES
 
@@ -118,6 +118,6 @@ def test_titles_say_of_what_the_tokens_are_made(loaded: Loaded) -> None:
 
 def test_the_whole_drawing_is_the_same_each_time(loaded: Loaded) -> None:
     prepared, image = loaded.prepared[SIZES[1]], noise(SIZES[1])
-    drawn = draw(loaded.model, prepared, image)
+    drawn = draw_overlay(loaded.model, prepared, image)
     assert drawn.width > sum(panel.image.width > 0 for panel in panels(loaded.model, prepared, image)) * 300
-    assert draw(loaded.model, prepared, image).tobytes() == drawn.tobytes()
+    assert draw_overlay(loaded.model, prepared, image).tobytes() == drawn.tobytes()

@@ -308,7 +308,7 @@ questions_asked = st.one_of(
 )
 flow_names = st.one_of(
     st.lists(
-        st.sampled_from([*SET_NAMES, "->", "->", "+", "~", "only:", "~moved", "~random1", "~random0", "image", " ", "\n", ">", "9" * 5_000]),
+        st.sampled_from([*SET_NAMES, "->", "->", "+", "~", "only:", "~moved", "~random1", "~random0", "picture", " ", "\n", ">", "9" * 5_000]),
         max_size=8,
     ).map("".join),
     st.builds(lambda source, control, target: f"{source}{control}->{target}", st.sampled_from(SET_NAMES), st.sampled_from(["", "", "~moved", "~random7"]), st.sampled_from(SET_NAMES)),

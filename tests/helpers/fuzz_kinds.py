@@ -39,7 +39,7 @@ from crossflow.models.positions import positions_of
 from crossflow.models.prompts import render, repeated, tokenize
 from crossflow.models.visual_tokens import VisualTokens
 from crossflow.study import inputs, parameters
-from crossflow.study.results import stage_files
+from crossflow.study.results import result_files
 from serving import serving
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -82,7 +82,7 @@ def judge(kind: str, drawn: Any, folder: Path) -> str:
 def _parameters(config: Any, folder: Path) -> None:
     parameters.validate(config, SCHEMA)
     study = parameters.read_study(config)
-    files = [file for files in stage_files(study).values() for file in files]
+    files = [file for files in result_files(study).values() for file in files]
     assert len(files) == len(set(files))
     assert all(not {"..", ""} & set(Path(file).parts) and file.startswith("results/") for file in files)
     assert study.dataset in config["datasets"]
@@ -174,8 +174,8 @@ def _images(drawn: tuple[bytes, str], folder: Path) -> None:
 def _fetched(content: bytes, folder: Path) -> None:
     path = _write(folder / "site" / "images.zip", content)
     with serving(folder / "site") as site, ExitStack() as stack:
-        stack.enter_context(mock.patch("crossflow.download._BACKOFF", 0.0))
-        stack.enter_context(mock.patch("crossflow.remote_zip.time", SimpleNamespace(sleep=lambda seconds: None)))
+        stack.enter_context(mock.patch("crossflow.fetch.download._BACKOFF", 0.0))
+        stack.enter_context(mock.patch("crossflow.fetch.remote_zip.time", SimpleNamespace(sleep=lambda seconds: None)))
         remote = RemoteFile("images", f"{site.url}/images.zip", path.stat().st_size)
         there = fetch_images(new_session(), remote, folder / "got", {"1", "2", "../x", "/abs"}, full=False)
         assert not any(part is None for _, part in site.asked), "the whole zip was asked for"
@@ -224,8 +224,8 @@ def _boxes(drawn: tuple[tuple[int, int], list[dict[str, Any]]], folder: Path) ->
     )
     (question,) = read_question_table(folder / "t.csv", images)
     _right(question)
-    with Images(images, by_file=True) as images:
-        prepared = _sketch().prepare(question, images.open("1.png"))
+    with Images(images, by_file=True) as opened:
+        prepared = _sketch().prepare(question, opened.open("1.png"))
     visual, positions = prepared.visual, prepared.positions
     assert not (visual.related & visual.padding).any() or not visual.padding.any()
     outside = all(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crossflow.analysis.curves import Knockouts, knockouts
-from crossflow.core.tables import KNOCKOUT
+from crossflow.core.measures import KNOCKOUT
 
 Shape = Callable[[int], float]
 
@@ -72,3 +72,20 @@ def knockout_table(
     }
     table = pd.DataFrame(rows, columns=KNOCKOUT.names)
     return knockouts(table, metadata, model=model, window="3", category=category)
+
+
+def lens_table() -> pd.DataFrame:
+    """Two questions, one layer: probability 0.1 * (layer + 1), twice that with the norm; the answer only."""
+    return pd.DataFrame(
+        {
+            "question_id": question,
+            "image_id": image,
+            "layer": layer,
+            "normed": normed,
+            "token": "answer",
+            "probability": 0.1 * (layer + 1) * (1 + normed) + shift,
+        }
+        for question, image, shift in (("1", "a", 0.0), ("2", "b", 0.2))
+        for normed in (False, True)
+        for layer in (0, 1)
+    )

@@ -125,8 +125,8 @@ def test_a_wrong_key_or_value_is_one_sentence_with_its_path(
         ("studies/mini/categories", ["ChooseColor"], r"studies\.mini\.categories: 'ChooseColor' is none of ChooseAttr"),
         (
             "studies/mini/flows",
-            ["image->last"],
-            r"studies\.mini\.flows: Flow .* the position set 'image'; known are",
+            ["picture->last"],
+            r"studies\.mini\.flows: Flow .* the position set 'picture'; known are",
         ),
         ("studies/mini/controls", {"flows": ["all"]}, r"studies\.mini\.controls\.flows: Flow 'all' is not of the form"),
     ],

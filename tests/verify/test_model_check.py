@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow.cli import main
+from crossflow.cli.main import main
 from crossflow.core.records import Box
 from crossflow.engine.forward import Readout, full_forward
 from crossflow.models.architectures import ARCHITECTURES
@@ -255,7 +255,7 @@ def test_the_shortest_command_needs_no_option(
     repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repo)
-    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 0
+    assert main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mini-llava: llava, 8 layers, float32, prompt vicuna-v1"
     assert [line.split()[:2] for line in lines[1:-2]] == [["ok", name] for name in ALL]
@@ -274,14 +274,14 @@ def test_a_failed_check_is_named_in_one_sentence(
     command = ["check", "--model-path", str(folder), "--prompt", "vicuna-v1", "--device", "cpu"]
     image = ["--image", str(tmp_path / "wide.png"), "--box", "60,20,40,40", "--question", "Is the ball red?"]
     noise(SIZE).save(tmp_path / "wide.png")
-    assert main.main([*command, *image, "--output", str(tmp_path)]) == 1
+    assert main([*command, *image, "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert "FAILED  edges" in said.out
     assert said.err.splitlines()[-1] == (
         f"crossflow check: {folder} fails 2 of 11 checks: edges; it can not be studied as it is."
     )
     assert (tmp_path / "patches.png").is_file()
-    assert main.main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
+    assert main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
 
 
 def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
@@ -291,7 +291,7 @@ def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
     entry = ARCHITECTURES["llava"]
     short = replace(entry, pack=lambda network, labels, size: entry.pack(network, labels, size)[:-1])
     monkeypatch.setitem(ARCHITECTURES, "llava", short)
-    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
+    assert main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert f"no {tmp_path / 'patches.png'}: the visual tokens lie in no rows" in said.out
     assert "mini-llava fails 9 of 11 checks: geometry, boxes, edges, causality, floor, engine;" in said.err
@@ -312,6 +312,6 @@ def test_bad_input_is_one_sentence(
     options: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(repo)
-    assert main.main(["check", "--device", "cpu", "--output", str(tmp_path), *options]) == 1
+    assert main(["check", "--device", "cpu", "--output", str(tmp_path), *options]) == 1
     said = capsys.readouterr()
     assert message in said.err + said.out
