@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from crossflow.analysis.expected import TABLES, compare
+from crossflow.analysis.expected import compare
+from crossflow.analysis.tables import COLUMNS
 from crossflow.cli.main import main
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import write_csv
@@ -25,8 +26,8 @@ COUNTS: list[dict[str, Any]] = [FLOW | {"questions": 150, "skipped": 0, "exclude
 
 
 def _write(folder: Path, effects: Any = EFFECTS, answers: Any = ANSWERS, counts: Any = COUNTS) -> Path:
-    for name, rows in (("effects.csv", effects), ("answers.csv", answers), ("counts.csv", counts)):
-        write_csv(folder / name, TABLES[name].columns, rows)
+    for name, rows in (("effects", effects), ("answers", answers), ("counts", counts)):
+        write_csv(folder / f"{name}.csv", COLUMNS[name], rows)
     return folder
 
 
@@ -47,13 +48,14 @@ def expected(tmp_path: Path) -> Path:
         ({"effects": _changed(EFFECTS, mean=-41.0, low=-44.0)}, []),
         ({"effects": _changed(EFFECTS, mean=-41.2)}, ["mean"]),
         ({"effects": _changed(EFFECTS, high=-33.8)}, ["high"]),
-        ({"effects": _changed(EFFECTS, low="")}, ["low"]),
+        ({"effects": _changed(EFFECTS, low=None)}, ["low"]),
         ({"effects": [EFFECTS[0], EFFECTS[1] | {"mean": 0.2}]}, ["mean"]),
         ({"answers": _changed(ANSWERS, accuracy=0.967)}, []),
         ({"answers": _changed(ANSWERS, accuracy=0.95, accuracy_blind=0.47)}, ["accuracy", "accuracy_blind"]),
         ({"counts": _changed(COUNTS, excluded=6, n=144)}, []),
         ({"counts": _changed(COUNTS, excluded=7, n=143)}, ["excluded", "n"]),
         ({"counts": _changed(COUNTS, skipped=1)}, ["skipped"]),
+        ({"counts": _changed(COUNTS, n=None)}, ["n"]),
     ],
 )
 def test_what_is_beyond_its_tolerance_is_found(
@@ -90,5 +92,5 @@ def test_the_verb_writes_the_largest_differences_or_fails_in_one_sentence(
     assert main(["compare", *options]) == 1
     message = capsys.readouterr().err
     assert "in 1 of its numbers: mean of" in message
-    assert "m ChooseAttr image->last 3 0 is -60 instead of -40.0" in message
+    assert "m ChooseAttr image->last 3 0 is -60 instead of -40" in message
     assert not output.exists()

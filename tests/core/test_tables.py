@@ -1,10 +1,11 @@
 """Result files are written whole or not at all, and say what they are."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from crossflow.core.columns import SKIPPED
+from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, SKIPPED, TEXT, WHOLE
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.measures import KNOCKOUT
@@ -79,3 +80,42 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
         read_parquet(tmp_path / "a.parquet", ANSWERS)
     with pytest.raises(CrossflowError, match="b.parquet does not exist"):
         read_parquet(tmp_path / "b.parquet", ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), ""),
+        (-0.0, "0"),
+        (0.1 + 0.2, "0.3"),
+        (-97.123456789012, "-97.12345679"),
+        (1e-12, "1e-12"),
+    ],
+)
+def test_numbers_are_written_with_ten_digits(tmp_path: Path, value: float, text: str) -> None:
+    write_csv(tmp_path / "a.csv", {"number": NUMBER, "last": TEXT}, [{"number": value, "last": "x"}])
+    assert (tmp_path / "a.csv").read_text() == f"number,last\n{text},x\n"
+
+
+ROW_COLUMNS = {"text": TEXT, "whole": WHOLE, "number": NUMBER, "size": MAGNITUDE, "flag": FLAG}
+
+
+def test_what_a_cell_holds_is_what_it_was_and_an_empty_one_is_of_its_kind(tmp_path: Path) -> None:
+    rows = [
+        {"text": "007", "whole": 12, "number": -0.25, "size": 1.6e-7, "flag": True},
+        {"text": "", "whole": None, "number": None, "size": float("nan"), "flag": False},
+    ]
+    write_csv(tmp_path / "a.csv", ROW_COLUMNS, [row | {"further": "left out"} for row in rows])
+    assert (tmp_path / "a.csv").read_text() == "text,whole,number,size,flag\n007,12,-0.25,2e-07,true\n,,,,false\n"
+    full, empty = read_csv(tmp_path / "a.csv", ROW_COLUMNS)
+    assert full == rows[0] | {"size": 2e-7}
+    assert [type(full[name]) for name in ROW_COLUMNS] == [str, int, float, float, bool]
+    assert (empty["text"], empty["whole"], empty["flag"]) == ("", None, False)
+    assert math.isnan(empty["number"]) and math.isnan(empty["size"])
+
+
+@pytest.mark.parametrize("line", ["a,1.5,1,1,true", "a,1,x,1,true", "a,1,1,1,True", "a,1,1,1,"])
+def test_a_cell_that_is_not_as_its_column_says_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.csv").write_text(f"text,whole,number,size,flag\n{line}\n")
+    with pytest.raises(CrossflowError, match=r"a\.csv holds a cell that is not as its column says"):
+        read_csv(tmp_path / "a.csv", ROW_COLUMNS)
