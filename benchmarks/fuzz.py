@@ -1,9 +1,9 @@
 """A campaign of bad input: every input is refused by one sentence, or what comes of it is right.
 
-    PYTHONPATH=workflow:tests .venv/bin/python benchmarks/fuzz.py --inputs 10000 --seed 0
+    PYTHONPATH=workflow:tests/helpers .venv/bin/python benchmarks/fuzz.py --inputs 10000 --seed 0
 
-Draws from the strategies of `tests/fuzz_inputs.py` and judges by `tests/fuzz_kinds.py`, as `tests/test_fuzz.py` does
-with fewer. Writes kind x inputs x outcome, the seed of each kind and every fault with its smallest input found.
+Draws from the strategies of `tests/helpers/fuzz_inputs.py` and judges by `tests/helpers/fuzz_kinds.py`, as
+`tests/cli/test_fuzz.py` does with fewer. Writes kind x inputs x outcome, the seed of each kind and every fault with its smallest input found.
 """
 
 import argparse
@@ -31,7 +31,11 @@ _SHOWN = 400  # characters of an input that is shown
 
 def where(error: BaseException) -> str:
     """The type of an exception and the line that raised it, the deepest of this project."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent in _OURS]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if any(Path(frame.filename).is_relative_to(folder) for folder in _OURS)
+    ]
     return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 

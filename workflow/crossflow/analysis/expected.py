@@ -91,6 +91,11 @@ def _by_key(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Row]:
     return {" ".join(str(row[key]) for key in keys): row for row in rows}
 
 
+def _number(value: float | int | None) -> float:
+    """A cell of any column of numbers; an absent one is NaN."""
+    return math.nan if value is None else float(value)
+
+
 def _distance(found: float, expected: float) -> float:
     """Between two numbers, of which one or both may be absent."""
     if math.isnan(found) or math.isnan(expected):
@@ -121,9 +126,9 @@ def compare_rows(name: str, found: Sequence[Row], expected: Sequence[Row]) -> li
         )
     agreements = []
     for column, allowed in table.allowed.items():
-        distances = {key: _distance(fresh[key][column], row[column]) for key, row in old.items()}
+        distances = {key: _distance(_number(fresh[key][column]), _number(row[column])) for key, row in old.items()}
         beyond = tuple(
-            f"{column} of {key} is {_said(fresh[key][column])} instead of {_said(row[column])}"
+            f"{column} of {key} is {_said(_number(fresh[key][column]))} instead of {_said(_number(row[column]))}"
             for key, row in old.items()
             if not distances[key] <= allowed(row)
         )

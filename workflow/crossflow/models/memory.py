@@ -3,8 +3,8 @@
 A job holds the *weights*. For each question it makes one forward of the whole prompt: an answer, whose cache grows by
 what is generated, or a *clean run*, which leaves a *record* to the knockouts; *rows* are run in batches against the
 record. Counted are the tensors that live together in the fullest moment, nearly always that of attention scores or of
-an MLP in some decoder layer. Every number is an upper bound, by less than half too large: `tests/test_memory.py` holds
-them against what torch allocates.
+an MLP in some decoder layer. Every number is an upper bound, by less than half too large:
+`tests/models/test_memory.py` holds them against what torch allocates.
 
 Batches of rows follow from the kind of device and its *total* memory, not from what happens to be free: on the same
 kind of device every run makes the same batches, and so the same table.

@@ -1,0 +1,107 @@
+"""Windows and flow names."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import (
+    CONTROL_FLOWS,
+    PUBLISHED_FLOWS,
+    Part,
+    Window,
+    controls_of,
+    parse_flow,
+    window_at,
+    window_named,
+    with_controls,
+)
+
+
+@pytest.mark.parametrize(
+    ("centre", "width", "layers", "expected"),
+    [
+        (5, 1, 32, Window(5, 5)),
+        (5, 3, 32, Window(4, 6)),
+        (5, 4, 32, Window(3, 6)),  # even: one more layer below
+        (5, 9, 32, Window(1, 9)),
+        (0, 9, 32, Window(0, 4)),  # truncated, not shifted
+        (31, 9, 32, Window(27, 31)),
+        (0, 2, 8, Window(0, 0)),
+    ],
+)
+def test_windows_are_the_published_ones(centre: int, width: int, layers: int, expected: Window) -> None:
+    assert window_at(centre, width, layers) == expected
+
+
+@given(st.integers(1, 60), st.data())
+def test_a_window_holds_its_centre_and_at_most_its_width(layers: int, data: st.DataObject) -> None:
+    centre = data.draw(st.integers(0, layers - 1))
+    width = data.draw(st.integers(1, layers))
+    window = window_at(centre, width, layers)
+    assert centre in window
+    assert 0 <= window.first <= window.last < layers
+    # The published expression, term by term.
+    published = range(max(0, centre - width // 2), min(layers, centre + -(-width // 2)))
+    assert list(range(window.first, window.last + 1)) == list(published)
+
+
+def test_windows_go_from_the_bottom_and_to_the_top() -> None:
+    assert window_named("bottom", 5, 32) == Window(0, 5)
+    assert window_named("top", 5, 32) == Window(5, 31)
+    assert window_named("9", 5, 32) == window_at(5, 9, 32)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED_FLOWS, *CONTROL_FLOWS])
+def test_the_published_flows_and_those_of_controls_are_known(name: str) -> None:
+    assert parse_flow(name).name == name
+
+
+def test_flows_are_read_into_parts() -> None:
+    assert parse_flow("image->last").parts == (Part("image", None, "last"),)
+    assert parse_flow("related~random12->question").parts == (Part("related", "random12", "question"),)
+    assert parse_flow("image->last+image~random1->all").parts == (
+        Part("image", None, "last"),
+        Part("image", "random1", "all"),
+    )
+    assert parse_flow("only:image->question->last").parts == (
+        Part("image", None, "all", ("image", "question")),
+        Part("question", None, "all", ("question", "last")),
+    )
+    assert parse_flow("related~moved->question").is_moved
+    assert not parse_flow("related->question").is_moved
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image-last",
+        "image->",
+        "picture->last",
+        "image->question->last",
+        "Image->Last",
+        "only:image",
+        "only:image->picture",
+        "only:image~random1->question",
+        "image~random0->last",
+        "image~random->last",
+        "image~moved->last",
+        "image->last+",
+        "",
+    ],
+)
+def test_a_flow_that_does_not_exist_is_refused_by_name(name: str) -> None:
+    with pytest.raises(CrossflowError, match="Flow"):
+        parse_flow(name)
+
+
+def test_controls_are_draws_and_moved_boxes_of_plain_flows() -> None:
+    assert controls_of("image->last", 2) == ["image~random1->last", "image~random2->last"]
+    assert controls_of("related->question", 1) == ["related~random1->question", "related~moved->question"]
+    for flow in ("only:image->question", "image->last+image->question", "image~random1->last"):
+        assert controls_of(flow, 3) == []
+
+
+def test_a_study_has_each_flow_once() -> None:
+    added = with_controls(["image->last", "system->last"], 1, ["system->last", "image->all", "image->all"])
+    assert added == ["image~random1->last", "system~random1->last", "image->all"]

@@ -1,0 +1,162 @@
+"""The explorer: what is in the page, what can not get out of it, and the page itself in a browser."""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from crossflow.analysis.summary import summarise
+from PIL import Image
+
+from crossflow.cli import explorer as verb
+from crossflow.core import tables
+from crossflow.core.flows import PUBLISHED_FLOWS
+from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.figures import explorer
+from made_up import bump, knockout_table
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerate(PUBLISHED_FLOWS)}
+
+
+def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
+    table = knockout_table(FLOWS, images=6)
+    rows = list(summarise(table, {}, 0))
+    effects = [{name: row[name] for name in tables.EFFECTS} for row in rows if row["measure"] == "change_percent"]
+    others = [{name: row[name] for name in tables.MEASURES} for row in rows if row["measure"] != "change_percent"]
+    bands = [
+        {name: row[name] for name in tables.BANDS[:5]} | {"low": row["band_low"], "high": row["band_high"]}
+        for row in rows
+        if row["measure"] == "change_percent"
+    ]
+    found = {"model": "mini", "category": "ChooseAttr", "verdict": "supported", "n": 12}
+    number = {"what": "a loss (%)", "value": 20.0, "low": 10.0, "high": 30.0, "sign": ">", "threshold": 5.0}
+    return {
+        "models": ["mini"],
+        "windows": {"mini": ["3"]},
+        "categories": ["ChooseAttr"],
+        "measures": explorer.measure_names(),
+        "looks": explorer.looks(list(FLOWS)),
+        "ticks": {"mini": 2},
+        "centres": {"mini": {flow: list(range(12)) for flow in FLOWS}},
+        "curves": explorer.curves_of(effects + others, bands),
+        "claims": [{"claim": 1, "says": "It flows.", "findings": [found | {"criteria": [number]}]}],
+        "questions": questions,
+        "notes": {"mini/ChooseAttr": "2 of 12 questions that were knocked out."},
+        "images": {"1": explorer.thumbnail(Image.new("RGB", (640, 480), "teal"))},
+    }
+
+
+def _question(text: str, number: int) -> dict[str, Any]:
+    table = knockout_table(FLOWS, images=6)
+    question_id = sorted(table.question_ids)[number]
+    objects = (ChosenObject("object", "1", "cup", Box(40, 50, 200, 100)),)
+    asked = ChosenQuestion(question_id, "1", "ChooseAttr", "d", text, "red", "red", "blue", objects)
+    answer = {"generated": "Red", "correct": number == 0, "p_clean": 0.75}
+    return explorer.question_row(table, asked, answer, "among the largest changes")
+
+
+def _page() -> str:
+    return explorer.page(_data([_question("Is the cup red or blue?", 0), _question(EVIL, 1)]), "made up")
+
+
+def test_every_mean_interval_and_band_is_in_the_page() -> None:
+    data = _data([])
+    (curve,) = [each for each in data["curves"] if each["flow"] == "image->question"]
+    assert curve["layers"] == list(range(12))
+    change = curve["measures"]["change_percent"]
+    assert all(len(change[name]) == 12 for name in ("mean", "low", "high", "band_low", "band_high"))
+    assert change["n"] == 12
+    for low, mean, high, outer in zip(change["low"], change["mean"], change["high"], change["band_low"], strict=True):
+        assert outer <= low <= mean <= high
+    assert set(curve["measures"]) >= {"logprob_change", "flipped", "correct", "attention", "edges", "margin_change"}
+    assert curve["measures"]["margin_change"]["n"] == 6
+
+
+def test_a_question_has_the_curves_of_the_studys_flows_alone() -> None:
+    flows = {**FLOWS, "related~random1->question": bump(2, 5)}
+    table = knockout_table(flows, images=2)
+    asked = ChosenQuestion(sorted(table.question_ids)[0], "1", "c", "d", "?", "a", None, None, ())
+    row = explorer.question_row(table, asked, {"generated": "A", "correct": True, "p_clean": 0.5}, "why")
+    assert list(row["curves"]) == list(FLOWS)
+    assert all(len(curve) == 12 for curve in row["curves"].values())
+    assert row["options"] is None
+
+
+def test_text_from_data_can_not_leave_its_script() -> None:
+    page = _page()
+    (held,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert "<" not in held
+    assert json.loads(held)["questions"][1]["question"] == EVIL
+    assert "onerror=alert" not in page.replace(held, "")
+    assert "default-src 'none'" in page
+
+
+def test_the_page_asks_for_nothing_outside_itself() -> None:
+    own = _page().replace(explorer.plotly.offline.get_plotlyjs(), "")
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?https?:", own)
+    assert "@import" not in own
+    assert "fetch(" not in own
+
+
+def test_half_of_the_questions_are_the_largest_and_half_a_seeded_sample() -> None:
+    table = knockout_table(FLOWS, images=40)
+    chosen = explorer.chosen_questions(table, 20, 0)
+    assert len(chosen) == 20
+    largest = {
+        question: max(np.abs(curve.change[row]).max() for curve in table.curves.values())
+        for row, question in enumerate(table.curves["image->last"].question_ids)
+    }
+    order = sorted(largest, key=lambda question: -largest[question])
+    assert [question for question, why in chosen.items() if "largest" in why] == order[:10]
+    assert chosen == explorer.chosen_questions(table, 20, 0)
+    assert chosen != explorer.chosen_questions(table, 20, 1)
+    assert set(explorer.chosen_questions(table, 100, 0).values()) == {"all questions are shown"}
+
+
+def test_thumbnails_are_small_and_the_same_again() -> None:
+    image = Image.effect_noise((640, 480), 60).convert("RGB")
+    found = explorer.thumbnail(image)
+    assert (found["width"], found["height"]) == (640, 480)
+    # 1,200 of them at paper size: noise is the worst that an image can be.
+    assert len(found["uri"]) < 20_000
+    assert found == explorer.thumbnail(image)
+    assert image.size == (640, 480)
+
+
+def test_the_verb_writes_one_file_from_a_finished_study(repo: Path, tmp_path: Path) -> None:
+    results = tmp_path / "made-up"
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    options = ["--results", str(results), "--curves", "mini:3", "--categories", "c", "--seed", "0", "--root", "x"]
+    with pytest.raises(Exception, match=r"effects\.csv does not exist"):
+        verb.run(parser.parse_args([*options, "--output", str(tmp_path / "page.html")]))
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium (Debian: apt install chromium)")
+def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path: Path) -> None:
+    """The page as the browser sees it after its script has run: plots, claims, rows, and no image that was not ours."""
+    script = "document.querySelector('#questions tbody tr:nth-child(2)').click(); document.querySelectorAll('th button')[1].click();"
+    path = tmp_path / "page.html"
+    path.write_text(_page().replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000"]
+    ran = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    seen = re.sub(r"<script\b.*?</script>", "", ran.stdout, flags=re.DOTALL)
+    assert seen.count('class="trace scatter') >= 2 * len(FLOWS), "both plots have their lines"
+    assert '<span class="verdict supported">supported</span>' in seen
+    assert seen.count("data-id=") == 2
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in seen
+    assert "<img src=x" not in seen.replace("&lt;img src=x", "")
+    assert 'aria-sort="ascending"' in seen
+    assert re.search(r'<section[^>]*id="one"(?![^>]*hidden)', seen), "a question is open"
+    assert seen.count("data:image/jpeg;base64,") == 1
+    assert 'viewBox="0 0 640 480"' in seen
