@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crossflow.analysis.summary import summarise
 from PIL import Image
 
+from crossflow.analysis.summary import summarise
 from crossflow.cli import explorer as verb
 from crossflow.core import tables
 from crossflow.core.flows import PUBLISHED_FLOWS

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crossflow.analysis.summary import summarise
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
+from crossflow.analysis.summary import summarise
 from crossflow.core import tables
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS

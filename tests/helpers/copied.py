@@ -13,17 +13,17 @@ import yaml
 BIN = Path(sys.executable).parent
 
 # Rule -> number of jobs, as the study `ci` needs them.
-SUMMARY = {"summary": 1, "claims": 1, "page_effects": 1, "page_answers": 1, "page_counts": 1}
-FIGURES = {
-    "figure_to_last": 1,
-    "figure_patches_to_question": 1,
-    "figure_overview": 1,
-    "figure_heat_map": 1,
-}
+ACCURACY = {"summary_accuracy": 1, "page_answers": 1}
+SUMMARY = {
+    "summary_effects": 1, "summary_counts": 1, "summary_comparisons": 1, "metrics": 1, "claims": 1,
+    "page_effects": 1, "page_counts": 1,
+}  # fmt: skip
+FIGURES = {"figure_to_last": 1, "figure_related_to_question": 1, "figure_overview": 1, "figure_heat_map": 1}
 # What shows single questions with their images.
 QUESTIONS_SHOWN = {"examples": 1, "explorer": 1}
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
 AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN, **RECORD}
+AFTER_ANSWERS = {"knockout": 1, **ACCURACY, **AFTER_KNOCKOUT}
 
 
 class Tree:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copied import AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy
+from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_parquet
 
@@ -67,7 +67,7 @@ NEW_FIGURE = _both(
         'FIGURES = {\n    "heat-map-2": FigureKind("crossflow.figures.blank", "blank-{model}", ("effects",), "none"),',
     ),
 )
-MODEL_JOBS = {"answers": 1, "knockout": 1, **AFTER_KNOCKOUT}
+MODEL_JOBS = {"answers": 1, **AFTER_ANSWERS}
 SHOWN = {**FIGURES, "examples": 1, "explorer": 1, **RECORD}
 
 EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
@@ -86,7 +86,7 @@ EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
     "a new verb": (_replacing("cli/verbs.py", "VERBS = {", 'VERBS = {\n    "new": "crossflow.new:run",'), {}),
     "a label of a measure": (
         _replacing("core/measures.py", "answers that flip (fraction)", "flipped answers"),
-        {"explorer": 1},
+        {"examples": 1, "explorer": 1, **RECORD},
     ),
     "a new summary table": (NEW_TABLE, {"summary_sizes": 1, **RECORD}),
     "a new figure": (NEW_FIGURE, {"figure_heat_map_2": 1, **RECORD}),

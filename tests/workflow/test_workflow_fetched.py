@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from copied import AFTER_KNOCKOUT, Copy
+from copied import AFTER_ANSWERS, Copy
 from crossflow.core.tables import OVERLAP, read_csv
 from crossflow.data.categories import CATEGORIES
 from crossflow.data.chosen import read_chosen
@@ -95,8 +95,8 @@ def test_a_dry_run_lists_every_job_and_asks_nobody(fetched: SimpleNamespace) -> 
         "questions": 2,
         "answers": 2,
         "hashes": 1,
+        **AFTER_ANSWERS,
         "knockout": 2,
-        **AFTER_KNOCKOUT,
     }
     assert not fetched.site.asked
     assert not fetched.hub.asked

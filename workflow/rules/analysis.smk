@@ -32,7 +32,8 @@ for name, summary in results.summaries(STUDY).items():
             record=record,
             summary=name,
             tables=summary.tables,
-            results=results_options(),
+            # Answers and the logit lens know no windows: another one makes none of their tables again.
+            results=results_options(None if "knockout" in summary.needs else [f"{model}:any" for model in STUDY.models]),
         shell:
             crossflow("summary --summary {params.summary} {params.results:q}")
 
