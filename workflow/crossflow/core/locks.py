@@ -1,26 +1,24 @@
-"""One process at a time: locks on files, which the system releases however a process ends."""
+"""One process at a time: locks on files, which the system releases however a process ends.
 
-import fcntl
+The descriptors of open files are locked, not paths with `filelock.FileLock`: that one locks no journal, leaves lock
+files among results, and stops on a file system without locks.
+"""
+
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from filelock import lock_descriptor
 
 log = logging.getLogger(__name__)
 
 
 def take(file: IO[str] | IO[bytes]) -> bool:
-    """Lock an open file until it is closed, if no other process has; whether it is ours.
-
-    A file system without locks lets everybody pass.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        log.debug("%s can not be locked (%s)", file.name, error.strerror)
+    """Lock an open file until it is closed, if no other process has; whether it is ours."""
+    with suppress(OSError):  # a file system without locks lets everybody pass
+        return lock_descriptor(file.fileno(), blocking=False)
     return True
 
 
@@ -36,5 +34,5 @@ def alone(path: Path, work: str) -> Iterator[None]:
     with path.open("w") as file:
         if not take(file):
             log.info("another job %s: waiting for it", work)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno())
         yield

@@ -94,7 +94,7 @@ def _require_size(remote: RemoteFile, size: int) -> None:
         )
 
 
-def _get(session: requests.Session, remote: RemoteFile, start: int, stop: int | None) -> requests.Response:
+def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | None) -> requests.Response:
     """Ask for the bytes ``start .. stop - 1``.
 
     Raises:
@@ -103,7 +103,6 @@ def _get(session: requests.Session, remote: RemoteFile, start: int, stop: int | 
     require_safe(remote.url)
     asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
     response = session.get(remote.url, headers=asked, stream=True, timeout=_TIMEOUT)
-    require_safe(response.url)
     response.raise_for_status()
     if asked and response.status_code != requests.codes.partial_content:
         response.close()
@@ -121,7 +120,7 @@ def _append(session: requests.Session, remote: RemoteFile, part: Path, start: in
     have = part.stat().st_size if part.exists() else 0
     if stop is not None and have >= stop - start:
         return
-    with _get(session, remote, start + have, stop) as response:
+    with ask(session, remote, start + have, stop) as response:
         total = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
             "Content-Length", ""
         )

@@ -76,7 +76,7 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
         name = f"{image_id}.jpg"
         if Path(name).name != name or _name(image_id) not in directory:
             log.warning("%s holds no image %s", remote.url, image_id)
-        elif directory[_name(image_id)].size > LARGEST_IMAGE:
+        elif max(directory[_name(image_id)].packed, directory[_name(image_id)].size) > LARGEST_IMAGE:
             log.warning("%s: the image %s is far too large, it is left out", remote.url, image_id)
         elif not (parts / name).exists():
             missing[_name(image_id)] = directory[_name(image_id)]
@@ -89,7 +89,7 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
             temporary.write_bytes(content)
 
     if missing:
-        fetch_members(session, remote, missing, store, "images")
+        fetch_members(session, remote, missing, store)
     _merge(archive, parts)
 
 

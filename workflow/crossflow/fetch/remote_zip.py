@@ -4,15 +4,16 @@ The zip's directory comes first and is kept beside the data, so that a later job
 member is checked by its CRC, and fetched once more if that fails.
 """
 
+import io
 import json
-import struct
+import shutil
 import time
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import requests
 from remotezip import RangeNotSupported, RemoteIOError, RemoteZip, RemoteZipError
@@ -21,13 +22,12 @@ from tqdm import tqdm
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.data.images import UNREADABLE_ZIP
-from crossflow.fetch.download import CONNECTIONS, NoRangesError, fetch_part, require_space
-from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
+from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_space
+from crossflow.fetch.sources import TABLE, RemoteFile
 
 _TRIES = 3
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-_PIECE = 1 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_HEADER = 30  # bytes before a member's name, which may be 65535 bytes long, as may be what follows it up to the data
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those whose every fault is among UNREADABLE_ZIP
 
 
 class Member(NamedTuple):
@@ -48,12 +48,7 @@ class Member(NamedTuple):
     crc: int
 
 
-class _DamagedError(Exception):
-    """What came is not the member: worth another try."""
-
-
 def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, dict[str, Member]]:
-    require_safe(remote.url)
     try:
         # A HEAD request more than a suffix range, which not every server knows.
         with RemoteZip(remote.url, session=session, support_suffix_range=False, timeout=60) as archive:
@@ -68,13 +63,18 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
     # Where members overlap or lie outside, what is unpacked is not what was asked for.
     if any(
-        entry.header_offset < 0 or stop - entry.header_offset < _LOCAL_HEADER.size + entry.compress_size
+        entry.header_offset < 0 or stop - entry.header_offset < _HEADER + entry.compress_size
         for entry, stop in zip(entries, stops, strict=True)
     ):
         raise CrossflowError(f"{remote.url} is not a readable zip: the members in its directory overlap.")
     members = {
         entry.filename: Member(
-            entry.header_offset, stop, entry.compress_type, entry.compress_size, entry.file_size, entry.CRC
+            entry.header_offset,
+            min(stop, entry.header_offset + _HEADER + 2 * 65535 + entry.compress_size),
+            entry.compress_type,
+            entry.compress_size,
+            entry.file_size,
+            entry.CRC,
         )
         for entry, stop in zip(entries, stops, strict=True)
         if entry.filename and not entry.is_dir()
@@ -110,60 +110,20 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
     return members
 
 
-def _unpack(pieces: Iterator[bytes], member: Member) -> Iterator[bytes]:
-    """The unpacked bytes of a member, from the bytes ``start .. stop - 1`` of its zip.
-
-    Raises:
-        _DamagedError: they are not what the directory promised. Never yields more than the promised size.
-    """
-    head = b""
-    while len(head) < _LOCAL_HEADER.size or len(head) < _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(head)[-2:]):
-        piece = next(pieces, b"")
-        if not piece:
-            raise _DamagedError("it is cut short")
-        head += piece
-    if not head.startswith(b"PK\x03\x04"):
-        raise _DamagedError("it does not begin as a member does")
-    pending = head[_LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(head)[-2:]) :]
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == zipfile.ZIP_DEFLATED else None
-    packed, size, crc = member.packed, 0, 0
-    while True:
-        pending, packed = pending[:packed], packed - len(pending[:packed])
-        try:
-            out = inflate.decompress(pending, member.size - size + 1) if inflate else pending
-        except zlib.error as error:
-            raise _DamagedError(str(error)) from error
-        size, crc = size + len(out), zlib.crc32(out, crc)
-        if size > member.size:
-            raise _DamagedError("it is larger than the directory says")
-        yield out
-        pending = next(pieces, b"") if packed else b""
-        if not pending:
-            break
-    if (size, crc) != (member.size, member.crc):
-        raise _DamagedError("its CRC is another one")
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
-
-
-def _fetch_small(session: requests.Session, remote: RemoteFile, member: Member) -> bytes:
-    """A member that fits into memory. Raises what another try may mend, or NoRangesError."""
-    headers = {"Range": f"bytes={member.start}-{member.stop - 1}"}
-    with session.get(remote.url, headers=headers, timeout=60, stream=True) as response:
-        require_safe(response.url)
-        response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            raise NoRangesError
-        return b"".join(_unpack(response.iter_content(_PIECE), member))
-
-
 def _require_known(remote: RemoteFile, name: str, member: Member) -> None:
     if member.method not in _METHODS:
         raise CrossflowError(f"{remote.url}: {name} is packed by method {member.method}, which is not known here.")
+
+
+@contextmanager
+def _unpacked(packed: Path | io.BytesIO, name: str, member: Member) -> Iterator[IO[bytes]]:
+    """A member, out of its own bytes of the zip. zipfile unpacks it, up to its promised size, and checks its CRC."""
+    entry = zipfile.ZipInfo(name)
+    entry.header_offset = 0
+    entry.compress_type, entry.compress_size, entry.file_size, entry.CRC = member[2:]
+    # Mode "a" takes a file without a directory; what it adds at the end hurts nobody.
+    with zipfile.ZipFile(packed, "a") as archive, archive.open(entry) as unpacked:
+        yield unpacked
 
 
 def fetch_members(
@@ -171,7 +131,6 @@ def fetch_members(
     remote: RemoteFile,
     members: Mapping[str, Member],
     store: Callable[[str, bytes], None],
-    what: str,
 ) -> None:
     """Fetch many small members over several connections; ``store`` gets each as it comes, from this thread.
 
@@ -181,22 +140,26 @@ def fetch_members(
     """
 
     def fetch(name: str) -> bytes:
-        _require_known(remote, name, members[name])
+        member = members[name]
+        _require_known(remote, name, member)
         for number in range(_TRIES):
             try:
-                return _fetch_small(session, remote, members[name])
-            except (_DamagedError, requests.RequestException) as error:
-                reason = str(error)
+                with ask(session, remote, member.start, member.stop) as response:
+                    packed = next(response.iter_content(member.stop - member.start), b"")
+                with _unpacked(io.BytesIO(packed), name, member) as unpacked:
+                    return unpacked.read(member.size)
+            except UNREADABLE_ZIP as error:  # those of requests are among them
+                reason = str(error) or "it is cut short"
                 time.sleep(0.5 * number)
         raise CrossflowError(
             f"{remote.url}: {name} could not be fetched in {_TRIES} tries ({reason}); what was fetched is kept, run "
             "again later."
         )
 
-    packed = sum(member.packed for member in members.values())
+    total = sum(member.packed for member in members.values())
     with (
         ThreadPoolExecutor(CONNECTIONS) as pool,
-        tqdm(desc=what, total=packed, unit="B", unit_scale=True) as bar,
+        tqdm(desc=remote.name, total=total, unit="B", unit_scale=True) as bar,
     ):
         waiting = {pool.submit(fetch, name): name for name in members}
         try:
@@ -222,16 +185,12 @@ def fetch_member(session: requests.Session, remote: RemoteFile, name: str, membe
     for _ in range(_TRIES):
         fetch_part(session, remote, part, member.start, member.stop)
         try:
-            _write(_unpack(_pieces(part), member), path)
-        except _DamagedError as error:
+            with replacing(path) as temporary, temporary.open("wb") as file, _unpacked(part, name, member) as unpacked:
+                shutil.copyfileobj(unpacked, file)
+        except UNREADABLE_ZIP as error:
+            reason = str(error) or "it is cut short"
             part.unlink()
-            reason = str(error)
-            continue
-        part.unlink()
-        return
+        else:
+            part.unlink()
+            return
     raise CrossflowError(f"{remote.url}: {name} came damaged {_TRIES} times ({reason}).")
-
-
-def _write(pieces: Iterable[bytes], path: Path) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(pieces)
