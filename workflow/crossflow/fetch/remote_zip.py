@@ -1,7 +1,7 @@
-"""Single members of a zip on a server, read by HTTP ranges: the rest of the zip is never fetched.
+"""Single members of a zip on a server, read by HTTP ranges: the rest of the zip is never downloaded.
 
-The zip's directory comes first and is kept beside the data, so that a later job does not ask for it again. Every
-member is checked by its CRC, and fetched once more if that fails.
+The zip's directory is read first and kept beside the data, so that a later job does not request it again. Every member
+is checked by its CRC, and fetched again if the check fails.
 """
 
 import json
@@ -35,8 +35,8 @@ class Member(NamedTuple):
 
     Attributes:
         start, stop: Its bytes in the zip, its own header included.
-        method: How it is packed.
-        packed, size: Its bytes before and after unpacking.
+        method: Compression method.
+        packed, size: Bytes before and after decompression.
         crc: Of the unpacked bytes.
     """
 
@@ -49,13 +49,13 @@ class Member(NamedTuple):
 
 
 class _DamagedError(Exception):
-    """What came is not the member: worth another try."""
+    """The received bytes are not the member; retried."""
 
 
 def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, dict[str, Member]]:
     require_safe(remote.url)
     try:
-        # A HEAD request more than a suffix range, which not every server knows.
+        # One HEAD request instead of a suffix range, which not every server supports.
         with RemoteZip(remote.url, session=session, support_suffix_range=False, timeout=60) as archive:
             entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
             stops = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
@@ -66,7 +66,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
         raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
     except (RemoteZipError, *UNREADABLE_ZIP) as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
-    # Where members overlap or lie outside, what is unpacked is not what was asked for.
+    # With overlapping or out-of-range members, the wrong bytes would be unpacked.
     if any(
         entry.header_offset < 0 or stop - entry.header_offset < _LOCAL_HEADER.size + entry.compress_size
         for entry, stop in zip(entries, stops, strict=True)
@@ -86,19 +86,19 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
     """The members of a remote zip, by name.
 
     Args:
-        kept: Where the directory is kept; read from there if it is of the same address and size. Without a recorded
-            size nothing tells one version of the zip from another, so it is then asked for each time.
+        kept: File that caches the directory; used if its address and size match. Without a recorded size, versions of
+            the zip can not be told apart, and the directory is requested each time.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: the zip can not be reached, is none, or has another size than recorded.
+        CrossflowError: the server can not be reached, the file is no zip, or its size is not the recorded one.
     """
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))
         if remote.bytes is not None and (found["url"], found["bytes"]) == (remote.url, remote.bytes):
             return {name: Member(*numbers) for name, numbers in found["members"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none, or none that can be read: it is asked for again
+        pass  # missing or unreadable: request it again
     size, members = _ask_directory(session, remote)
     if remote.bytes not in (None, size):
         raise CrossflowError(
@@ -114,7 +114,7 @@ def _unpack(pieces: Iterator[bytes], member: Member) -> Iterator[bytes]:
     """The unpacked bytes of a member, from the bytes ``start .. stop - 1`` of its zip.
 
     Raises:
-        _DamagedError: they are not what the directory promised. Never yields more than the promised size.
+        _DamagedError: they do not match the directory. Never yields more than the size given there.
     """
     head = b""
     while len(head) < _LOCAL_HEADER.size or len(head) < _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack_from(head)[-2:]):
@@ -151,7 +151,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _fetch_small(session: requests.Session, remote: RemoteFile, member: Member) -> bytes:
-    """A member that fits into memory. Raises what another try may mend, or NoRangesError."""
+    """Fetch a member that fits into memory. Raises errors worth a retry, or NoRangesError."""
     headers = {"Range": f"bytes={member.start}-{member.stop - 1}"}
     with session.get(remote.url, headers=headers, timeout=60, stream=True) as response:
         require_safe(response.url)
@@ -173,11 +173,11 @@ def fetch_members(
     store: Callable[[str, bytes], None],
     what: str,
 ) -> None:
-    """Fetch many small members over several connections; ``store`` gets each as it comes, from this thread.
+    """Fetch many small members over several connections; ``store`` is called for each, in this thread.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: a member can not be had, or comes damaged again and again; those that were stored stay.
+        CrossflowError: a member is not available or keeps arriving damaged; stored members are kept.
     """
 
     def fetch(name: str) -> bytes:
@@ -209,11 +209,11 @@ def fetch_members(
 
 
 def fetch_member(session: requests.Session, remote: RemoteFile, name: str, member: Member, path: Path) -> None:
-    """Fetch one member, of any size, into ``path``; what has come so far survives a killed job.
+    """Fetch one member, of any size, into ``path``; a partial download survives a killed job.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: it can not be had, comes damaged again and again, or the disk is too small.
+        CrossflowError: it is not available, keeps arriving damaged, or does not fit on the disk.
     """
     _require_known(remote, name, member)
     part = path.with_name(f"{path.name}.part")
