@@ -177,7 +177,7 @@ def holds(toy: Toy, attribute: Attribute, value: str, negated: bool) -> bool:
 def _logical_candidates(
     scene: Scene, attribute: Attribute, negated: bool, answer: str, both: bool, values: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """Pairs of names for which the answer is right; the first name, or both, in the image."""
+    """Two names and a value that make ``answer`` correct; the first name, or both, in the image."""
     toys = {toy.name: toy for toy in scene.toys}
     absent = [name for name in NAMES if name not in toys]
     pairs = list(permutations(toys, 2)) if both else [(name, missing) for name in toys for missing in absent]

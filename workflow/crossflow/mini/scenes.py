@@ -55,7 +55,7 @@ CLEARLY_APART = 14.0
 CLEARLY_ASIDE = 9.0
 """Least distance in pixels of a toy's centre from the image's middle for the toy to count as on one side."""
 
-# One scene in so many is an evaluation scene.
+# One set of toys in so many belongs to the evaluation world.
 _VAL_SHARE = 5
 
 

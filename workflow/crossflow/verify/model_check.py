@@ -114,7 +114,7 @@ def _visual(model: MultimodalModel, prepared: Prepared) -> Bool[np.ndarray, " po
 
 
 def check_positions(model: MultimodalModel, prepared: Prepared, size: tuple[int, int]) -> Check:
-    """The basic sets hold every position once, and the question's tokens decode to it; arguments: see `check_geometry`."""
+    """The basic sets hold every position once, and the question's tokens decode to it; see `check_geometry`."""
     positions, ids = prepared.positions, prepared.inputs["input_ids"][0].cpu().numpy()
     cut = np.concatenate([positions[name] for name in BASIC_SETS])
     asked = model.processor.tokenizer.decode(ids[positions["question"]], clean_up_tokenization_spaces=False)
