@@ -1,0 +1,4 @@
+"""From data sets to chosen questions and decoded images.
+
+May import: core.
+"""

@@ -1,15 +1,4 @@
-"""Edges: what a flow forbids in one prompt, and the rows of a question.
-
-Edges are all pairs (target, source) with the source at or before the target: under causal attention nothing else could
-be blocked.
-
-Controls ask whether it matters *which* sources are hidden, and not only how many. A random source set has as many
-tokens as the flow's own, holds none of them, and is seen by every target, so that it blocks as many edges. Those of
-``related`` and ``other`` come from the rest of the un-padded image; where that holds too few, and for all other sets,
-from every position before the targets. Where that is too small as well, as for the image of most prompts, there is no
-such control, and it counts as missing. ``related~moved`` are the tokens of the objects' boxes in another place of the
-image.
-"""
+"""Boxes moved to another place of their image, for the control ``related~moved->target``."""
 
 from collections.abc import Sequence
 
@@ -21,12 +10,12 @@ MOVES = 100
 
 
 def moved_boxes(boxes: Sequence[Box], size: tuple[int, int], seed: int) -> list[Box]:
-    """The boxes in other places of the image, apart from where any of them was; empty if one finds no such place.
+    """Move each box to a place that touches none of the old boxes; empty if a box finds no such place.
 
     Args:
         boxes: In pixels of the image; they may leave it.
         size: Width and height of the image.
-        seed: Seed of the places; each box tries `MOVES` of them.
+        seed: Seed of the places; each box tries `MOVES` places.
     """
     generator = np.random.default_rng(seed)
     moved = []

@@ -1,7 +1,7 @@
 """Which of the six categories a question belongs to, its options and its objects.
 
-Two steps, both pure: `classify` looks at the question's type and program only, `attach_objects` adds the boxes of the
-scene graph. Each gives a result or the one reason why not. `CATEGORIES` is the table: the types of a category, the
+Two pure steps: `classify` reads the question's type and program only, `attach_objects` adds the boxes of the scene
+graph. Each returns a result or one reason for rejection. The table `CATEGORIES` lists the types of each category, the
 shape of its program, and the reader of that shape.
 
 Source: GQA's own fields; every rule holds on all published questions of the study.
@@ -18,7 +18,7 @@ class Rejection(NamedTuple):
     """Why a question is in no category.
 
     Attributes:
-        category: The category that its type belongs to; empty if its type is none of the six's.
+        category: The category of its type; empty if its type belongs to no category.
         reason: One of the reasons of this module.
     """
 
@@ -71,11 +71,11 @@ Parsed = tuple[str | None, str | None, tuple[Reference, ...]]
 
 
 class _Rejected(Exception):
-    """The reason, on its way up to `classify`."""
+    """Carries the reason up to `classify`."""
 
 
 def _select(step: Step, role: str) -> tuple[Reference, ...]:
-    """The object of a ``select`` step: one reference, or none where the program says that it is absent."""
+    """The object of a ``select`` step: one reference, or none if the program says it is absent."""
     match = _SELECT.fullmatch(step.argument)
     if match is None:
         raise _Rejected(NO_OBJECT)
@@ -186,7 +186,7 @@ _OF_TYPE = {detailed: name for name, category in CATEGORIES.items() for detailed
 
 
 def classify(question: Question) -> Classified | Rejection:
-    """The category of a question by its type and program alone, or the reason why it has none."""
+    """The category of a question, from its type and program alone, or the reason why it has none."""
     name = _OF_TYPE.get(question.detailed)
     if name is None:
         return Rejection("", OTHER_KIND)
@@ -203,7 +203,7 @@ def classify(question: Question) -> Classified | Rejection:
 
 
 def attach_objects(classified: Classified, scene: SceneGraph | None) -> ChosenQuestion | Rejection:
-    """Add the raw boxes of the objects, or say why there are none. ``scene`` is None where an image has no graph."""
+    """Add the raw boxes of the objects, or the reason for rejection. ``scene`` is None if the image has no graph."""
     if scene is None:
         return Rejection(classified.category, NO_SCENE)
     if any(reference.id not in scene.objects for reference in classified.objects):

@@ -1,4 +1,4 @@
-"""The choice of a category's questions, from files in GQA's layout, the published sets, or a table of one's own."""
+"""Choosing the questions of a category, from a data set in GQA's layout, a published set or a table of one's own."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class QuestionSource:
     published: Path | None = None
 
     def __str__(self) -> str:
-        """What a message calls it."""
+        """The name of the source in messages."""
         return f"{self.split} in {self.root}" if self.root is not None else str(self.table or self.published)
 
 
@@ -56,7 +56,7 @@ def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], 
     if category not in CATEGORIES:
         raise CrossflowError(f"{category!r} is none of {', '.join(CATEGORIES)}.")
     if given == {"published"} and source.published:
-        # Every row is of the category, or the file is refused: nothing is left to count.
+        # A file with a row of another category is refused, so no rejection is left to count.
         return read_published(source.published, category), Counter()
     if given == {"root", "split"} and source.root and source.split:
         return find_questions(source.root, source.split, category)

@@ -1,12 +1,4 @@
-"""GQA's official layout on disk, as typed records.
-
-    <root>/questions/<split>_questions.json      or at the top of <root>
-    <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
-    <root>/images/<image_id>.jpg                 or <root>/images.zip
-
-Both JSON files are streamed, one record at a time: choosing among the 132,062 questions of a file of val_balanced's
-size (112 MB) took 5 to 10 s and 160 MB at the peak. Boxes are kept raw: in GQA they may leave their image.
-"""
+"""The table of chosen questions, ``questions/{category}.csv``: written by the choice, read by every experiment."""
 
 import json
 from collections.abc import Sequence

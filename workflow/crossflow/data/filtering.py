@@ -1,4 +1,4 @@
-"""What the filter makes of the questions of a split: one pass over the questions, then one over the scene graphs."""
+"""The questions of a split that belong to a category: one pass over the questions, one over the scene graphs."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -12,14 +12,14 @@ from crossflow.data.gqa import read_questions, read_scenes, scenes_file
 def filter_questions(
     root: Path, split: str, categories: Collection[str]
 ) -> Iterator[tuple[str, ChosenQuestion | Rejection]]:
-    """Every question's id, with the question as chosen for one of ``categories`` or the reason why not.
+    """Yield every question's id with the chosen question of one of ``categories``, or the reason against it.
 
-    Only the questions that fit by their programs and the scene graphs of their images stay in memory.
+    Only questions whose program fits, and the scene graphs of their images, stay in memory.
 
     Raises:
         CrossflowError: either file is absent or broken.
     """
-    # Asked for first, so that an absent file is not found after minutes of reading.
+    # Checked first: otherwise a missing file shows only after minutes of reading.
     scenes_file(root, split)
     classified: list[Classified] = []
     for question in read_questions(root, split, progress=True):
@@ -36,7 +36,7 @@ def filter_questions(
 
 
 def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
-    """All questions of a category, and how many others there are for which reason.
+    """All questions of a category, and the count of each reason against the others.
 
     Raises:
         CrossflowError: either file is absent or broken.

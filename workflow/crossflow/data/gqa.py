@@ -1,11 +1,10 @@
-"""GQA's official layout on disk, as typed records.
+"""GQA's questions and scene graphs on disk, in the official layout, as typed records.
 
     <root>/questions/<split>_questions.json      or at the top of <root>
     <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
-    <root>/images/<image_id>.jpg                 or <root>/images.zip
 
-Both JSON files are streamed, one record at a time: choosing among the 132,062 questions of a file of val_balanced's
-size (112 MB) took 5 to 10 s and 160 MB at the peak. Boxes are kept raw: in GQA they may leave their image.
+Both files are streamed, one record at a time: choosing among the 132,062 questions of val_balanced (112 MB) took 5 to
+10 s and a peak of 160 MB. Boxes are kept as they are: in GQA they may leave their image.
 """
 
 import mmap
@@ -29,21 +28,21 @@ def _find(root: Path, folder: str, name: str) -> Path:
 
 
 def questions_file(root: Path, split: str) -> Path:
-    """The file of a split's questions. Raises CrossflowError if there is none."""
+    """The question file of a split. Raises CrossflowError if it is missing."""
     return _find(root, "questions", f"{split}_questions.json")
 
 
 def scenes_file(root: Path, split: str) -> Path:
-    """The file of the scene graphs that belong to a split. Raises CrossflowError if there is none."""
+    """The scene graph file of a split. Raises CrossflowError if it is missing."""
     return _find(root, "sceneGraphs", f"{split.partition('_')[0]}_sceneGraphs.json")
 
 
-# The parser would read it as a question mark.
+# The parser would turn it into a question mark.
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 
 
 def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
-    """The members of a JSON object, one at a time; ``progress`` shows a bar over the file's bytes.
+    """Stream the members of a JSON object; ``progress`` shows a bar over the file's bytes.
 
     Raises:
         CrossflowError: the file is not one JSON object of text, is cut short, or can not be read.
@@ -68,13 +67,13 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 
 
-# What reading a record of another form raises; OverflowError: an infinite number is no integer.
+# Raised by a record of another form. OverflowError: an infinite number has no integer.
 NOT_AS_IN_GQA = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-_FARTHEST = 1 << 20  # pixels; drawing and arrays take no number without an end
+_FARTHEST = 1 << 20  # pixels; drawing and arrays need a bound
 
 
 def read_text(record: Any, key: str) -> str:
-    """A text of a record. Raises one of `NOT_AS_IN_GQA` if it is none, or can not be written as UTF-8."""
+    """A text of a record. Raises one of `NOT_AS_IN_GQA` if it is not text, or not valid UTF-8."""
     value = record[key]
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, expected text")
@@ -89,7 +88,7 @@ def _read_numbers(values: list[Any]) -> tuple[int, ...]:
 
 
 def read_box(record: Any) -> Box:
-    """The box of a record. Raises one of `NOT_AS_IN_GQA` if it is none; the box may leave its image."""
+    """The box of a record, which may leave its image. Raises one of `NOT_AS_IN_GQA` if it has another form."""
     box = Box(*_read_numbers([record[side] for side in Box._fields]))
     if min(box.w, box.h) < 0 or max(map(abs, box)) > _FARTHEST:
         raise ValueError(f"{box} lies in no image")
@@ -97,7 +96,7 @@ def read_box(record: Any) -> Box:
 
 
 def parse_question(question_id: str, record: Any) -> Question:
-    """One question from its record in GQA's layout. Raises one of `NOT_AS_IN_GQA` if it has another form."""
+    """Read a question from its record. Raises one of `NOT_AS_IN_GQA` if it has another form."""
     if not question_id.strip():
         raise ValueError("its id is empty")
     for key in ("imageId", "question", "answer"):
@@ -123,7 +122,7 @@ def read_questions(root: Path, split: str, *, progress: bool = False) -> Iterato
     questions with ijson's yajl2_c backend (one json.load of such a file: about 600 MB).
 
     Raises:
-        CrossflowError: the file is absent or no valid JSON, a question lacks a key, or an id comes twice.
+        CrossflowError: the file is missing or invalid JSON, a question lacks a key, or an id is repeated.
     """
     path = questions_file(root, split)
     seen: set[str] = set()
@@ -148,10 +147,10 @@ def _scene(image_id: str, record: Any) -> SceneGraph:
 
 
 def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress: bool = False) -> dict[str, SceneGraph]:
-    """The scene graphs of some images; images without one are absent from the result.
+    """Read the scene graphs of some images; images without one are left out.
 
     Raises:
-        CrossflowError: the file is absent or no valid JSON, or a scene graph lacks a key.
+        CrossflowError: the file is missing or invalid JSON, or a scene graph lacks a key.
     """
     path = scenes_file(root, split)
     scenes: dict[str, SceneGraph] = {}

@@ -1,11 +1,8 @@
-"""GQA's official layout on disk, as typed records.
+"""The images of a data set, from a folder or a zip.
 
-    <root>/questions/<split>_questions.json      or at the top of <root>
-    <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
-    <root>/images/<image_id>.jpg                 or <root>/images.zip
+    <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
-Both JSON files are streamed, one record at a time: choosing among the 132,062 questions of a file of val_balanced's
-size (112 MB) took 5 to 10 s and 160 MB at the peak. Boxes are kept raw: in GQA they may leave their image.
+A table of one's own has a folder of images, and an image's id is its file name.
 """
 
 import io
@@ -20,19 +17,19 @@ from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 
-# Pillow tells a format by the content and runs Ghostscript on PostScript: a .jpg is never worth that.
+# Pillow detects the format by content and would run Ghostscript on PostScript; a .jpg never justifies that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-# What damaged bytes raise, as found by damaging some.
+# Raised by damaged bytes; found by damaging images.
 UNREADABLE_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError)
 _UNDECODABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 
-# The encoded bytes of an image; the decoded ones are bounded by Pillow.
+# Limit of the encoded bytes; Pillow limits the decoded ones.
 LARGEST_IMAGE = 1 << 26
 
 
 def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
-    """A file, or a member of a zip whose few bytes may unpack to gigabytes."""
+    """Read a file or zip member up to the limit: a few bytes of a zip may unpack to gigabytes."""
     content = read(LARGEST_IMAGE + 1)
     if len(content) > LARGEST_IMAGE:
         raise BrokenQuestion(f"the image {where} has more than {LARGEST_IMAGE >> 20} MiB")
@@ -42,13 +39,13 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
 class Images:
     """The images of a data set, from a folder (if there is one) or a zip. A context manager.
 
-    Members of the zip are ``images/<image_id>.jpg`` or ``<image_id>.jpg``; they are only ever read into memory.
+    Zip members are read into memory, never extracted.
 
     Args:
         root: A data set in GQA's layout; or, with ``by_file``, a folder of images whose ids are their files' names.
 
     Raises:
-        CrossflowError: there is neither, or the zip is broken.
+        CrossflowError: both are missing, or the zip is broken.
     """
 
     def __init__(self, root: Path, *, by_file: bool = False) -> None:
@@ -77,7 +74,7 @@ class Images:
             self._zip.close()
 
     def _bytes(self, image_id: str) -> tuple[str, bytes]:
-        """Where an image is, for a message, and its encoded bytes."""
+        """The location of an image, for messages, and its encoded bytes."""
         name = f"{image_id}{self._suffix}"
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or (self._suffix and len(path.parts) > 1):
@@ -105,7 +102,7 @@ class Images:
         """The decoded image, in RGB.
 
         Raises:
-            BrokenQuestion: the image is missing, does not decode, or is far too large.
+            BrokenQuestion: the image is missing, does not decode, or is too large.
         """
         where, encoded = self._bytes(image_id)
         try:

@@ -1,11 +1,11 @@
-"""The published question sets, one CSV file per category, as the same records that come from GQA's own files.
+"""The published question sets, one CSV file per category, as the same records that GQA's own files give.
 
 A row holds a question of GQA, its program (``operations``: the Python text of a list of steps), the names, ids and
-boxes of its objects and, where it offers any, its options. Rows pass through the filter's own `classify` and
-`attach_objects`, so a set holds exactly the questions that the filter would take, and what a row says of its options
-and objects must be what its program says.
+boxes of its objects and, if the question offers any, its options. Rows pass through the filter's own `classify` and
+`attach_objects`: a set may hold only questions that the filter accepts, and a row's options and objects must agree with
+its program.
 
-Boxes are found by the object ids of the program: ``object1`` of a row need not be the first of its program.
+Boxes are looked up by the program's object ids: ``object1`` of a row need not come first in the program.
 
 Source: folder ``datasets/`` of the published repository.
 """
@@ -33,20 +33,20 @@ FILES = {
 
 _COLUMNS = ("question_id", "img_id", "question", "answer", "type_detailed", "operations")
 _ABSENT = "-"
-# Real programs are at most about 600 characters long. Python's parser is not made for hostile text without an end.
+# Real programs have at most about 600 characters. Python's parser is not safe on unbounded hostile text.
 _LONGEST_PROGRAM = 5000
 
 
 def _objects(columns: Sequence[str]) -> list[str]:
-    """What a table calls its objects: ``central object``, or ``object1`` and ``object2``."""
+    """Names of the object columns: ``central object``, or ``object1`` and ``object2``."""
     return [column.removesuffix(" id") for column in columns if column.endswith(" id")]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a file, each with the number of its first line (captions may hold line ends).
+    """The rows of a file, each with its first line number (captions may contain line breaks).
 
     Raises:
-        CrossflowError: the file is absent or cut short, is no CSV file, or lacks a column.
+        CrossflowError: the file is missing, truncated or no CSV file, or lacks a column.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -65,14 +65,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             )
         line = reader.line_num + 1
         for row in reader:
-            # A cell too many has no column, and a column without a cell is None.
+            # An extra cell has no column; a column without a cell is None.
             if None in row or None in row.values():
                 raise CrossflowError(f"{path}, line {line}: {len(columns)} cells were expected; is the file cut short?")
             yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
         raise CrossflowError(f"{path}, line {line} is not as in a CSV file, or is cut short ({error}).") from error
-    # The last number of a row can be cut without leaving the row short of a cell.
+    # A truncated last number still leaves the row with all its cells.
     if not text.endswith("\n"):
         raise CrossflowError(f"{path} is cut short: its last line has no end.")
 
@@ -87,7 +87,7 @@ def _program(text: str) -> Any:
 
 
 def _scene(row: dict[str, str]) -> SceneGraph:
-    """The objects of a row, as far as they are present, as the scene graph of its image."""
+    """The objects of a row that exist, as the scene graph of its image."""
     objects: dict[str, SceneObject] = {}
     for prefix in _objects(list(row)):
         object_id = row[f"{prefix} id"]
@@ -103,7 +103,7 @@ def _scene(row: dict[str, str]) -> SceneGraph:
 
 
 def _chosen(row: dict[str, str], category: str) -> ChosenQuestion:
-    """The question of a row. Raises ValueError with what is wrong with it."""
+    """The question of a row. Raises ValueError with the reason if it can not be used."""
     record = {
         "imageId": row["img_id"],
         "question": row["question"],
@@ -135,7 +135,7 @@ def read_published(path: Path, category: str) -> list[ChosenQuestion]:
     """The published questions of a category, in the order of the file.
 
     Raises:
-        CrossflowError: the file is absent, broken or empty, an id comes twice, or a row is not a question of the
+        CrossflowError: the file is missing, broken or empty, an id is repeated, or a row is not a question of the
             category with the options and objects of its program.
     """
     chosen: dict[str, ChosenQuestion] = {}
@@ -153,10 +153,10 @@ def read_published(path: Path, category: str) -> list[ChosenQuestion]:
 
 
 def find_published(paths: Sequence[Path]) -> dict[str, Path]:
-    """The file of each category among files, or in folders; either as it was published, or ``{category}.csv``.
+    """Find the file of each category, named as published or ``{category}.csv``, among files and folders.
 
     Raises:
-        CrossflowError: a file has neither name, a folder holds none, or a category has two files.
+        CrossflowError: a file has another name, a folder holds no set, or a category has two files.
     """
     named = {f"{category}.csv": category for category in FILES} | {name: category for category, name in FILES.items()}
     found: dict[str, Path] = {}

@@ -1,6 +1,6 @@
-"""How the questions that the filter chooses in a split and the published sets overlap.
+"""How the questions that the filter chooses in a split overlap with the published sets.
 
-The filter takes every question of a split that fits, the published sets are a part of val_balanced: *extra* questions
+The filter takes every fitting question of a split, and the published sets are a part of val_balanced: *extra* questions
 are expected, *missing* and *differing* ones are not.
 """
 
@@ -25,14 +25,14 @@ NOT_IN_SPLIT = "not in the split"
 
 
 class Difference(NamedTuple):
-    """One thing in which the filter and a published set differ.
+    """One difference between the filter and a published set.
 
     Attributes:
         question_id: The question.
-        difference: `MISSING` (published, but not chosen), `EXTRA` (chosen, but not published), or the column of the
-            questions table in which a question of both differs.
-        published: What the published set says in that column.
-        filter: What the filter says in that column; of a missing question, the reason against it.
+        difference: `MISSING` (published, not chosen), `EXTRA` (chosen, not published), or the column in which a
+            question of both differs.
+        published: The published set's value in that column.
+        filter: The filter's value in that column; for a missing question, the reason against it.
     """
 
     question_id: str
@@ -48,7 +48,7 @@ class Overlap(NamedTuple):
         filter: How many questions the filter chooses.
         published: How many were published.
         both: How many are in both.
-        differing: How many of those differ in a column of the questions table.
+        differing: How many of those differ in some column.
         differences: All differences, by question id.
     """
 
@@ -135,7 +135,7 @@ def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: P
         CrossflowError: a file is absent or broken.
     """
     files = find_published(published)
-    # Read first: their errors show at once, and not after the split.
+    # Read first, so that their errors show before the long pass over the split.
     sets = {category: read_published(files[category], category) for category in sorted(files)}
     overlaps = compare_with_published(root, split, sets)
     counts = [

@@ -1,16 +1,16 @@
 """Questions of one's own: a CSV file beside a folder of images.
 
-Columns, in any order; the first four are needed:
+Columns, in any order; the first four are required:
 
     question_id    text, each once
     image          a file in the folder of images, such as cat.jpg
-    question       as it is asked
-    answer         the whole answer that counts as correct, whatever its case
-    category       a word of letters, digits, "-" and "_"; without the column all are of the category `questions`
-    true_option    what is offered, where two things are: the answer
-    false_option   and the other
+    question       the text of the question
+    answer         the whole answer that counts as correct; case does not matter
+    category       a word of letters, digits, "-" and "_"; without the column, the category is `questions`
+    true_option    for questions that offer two options: the answer
+    false_option   and the other option
     objects        what the question is about: a JSON list of {"name": .., "x": .., "y": .., "w": .., "h": ..}, boxes in
-                   pixels of the image; without one, `related` is missing
+                   pixels of the image; without objects, `related` is missing
 """
 
 import csv
@@ -27,11 +27,11 @@ NEEDED = ("question_id", "image", "question", "answer")
 OPTIONAL = ("category", "true_option", "false_option", "objects")
 DEFAULT_CATEGORY = "questions"
 CATEGORY = re.compile("[A-Za-z0-9_-]+")
-_LISTED = 10  # bad rows that a message names
+_LISTED = 10  # bad rows listed in a message
 
 
 class _BadRow(Exception):
-    """What is wrong with a row."""
+    """The reason why a row can not be used."""
 
 
 def _objects(text: str) -> tuple[ChosenObject, ...]:
@@ -98,8 +98,8 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
         images: The folder of images.
 
     Raises:
-        CrossflowError: the file is absent, is no CSV in UTF-8, lacks a column or has an unknown one, or has rows that
-            can not be used; each is named with its line.
+        CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows can not be used;
+            the message names their lines.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -1,7 +1,7 @@
-"""A seeded choice that does not change when more is asked for.
+"""Seeded sampling whose larger samples contain the smaller ones.
 
-Every question gets a rank from a hash of the seed and its id, so a choice depends on no other question and on no
-order of a file: the first n by rank are also the first n of any larger choice.
+Each question gets a rank from a hash of the seed and its id, so neither the other questions nor their order in the file
+matters: the first n by rank are also the first n of any larger sample.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from crossflow.core.records import ChosenQuestion
 
 
 def rank(question_id: str, seed: int) -> bytes:
-    """Where a question stands in the order of a seed: 16 bytes, compared as such."""
+    """The sort key of a question under a seed: 16 bytes."""
     return blake2b(f"{seed} {question_id}".encode(), digest_size=16).digest()
 
 

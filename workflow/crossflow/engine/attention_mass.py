@@ -1,4 +1,4 @@
-"""The attention that a knockout takes away: how much the clean run pays to the blocked edges."""
+"""The attention that a knockout removes: the share of the clean run's attention on the blocked edges."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from crossflow.engine.forward import CleanRun
 def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[Tensor, "flows layers"]:
     """The share of the targets' attention, 0..1, that goes to blocked sources in each layer of the clean run.
 
-    The softmax weights are summed over a target's blocked sources, then averaged over heads and over the targets that
-    have any.
+    The softmax weights are summed over a target's blocked sources, then averaged over heads and over the targets with
+    blocked sources.
 
     Args:
         clean: Recorded from the first target of all flows on.
@@ -29,7 +29,7 @@ def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[T
         for record in clean.layers:
             query, key = record.query[0].float(), record.key[0].float()
             heads, suffix, width = query.shape
-            # Grouped heads are consecutive: those of one key stand together.
+            # Grouped heads are consecutive: the query heads of one key head are adjacent.
             scores = query.reshape(len(key), -1, width) @ key.transpose(1, 2) * record.scaling
             scores = scores.reshape(heads, suffix, -1).masked_fill(~record.visible, -torch.inf)
             weights = torch.softmax(scores, dim=-1).mean(dim=0)

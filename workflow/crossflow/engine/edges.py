@@ -1,14 +1,14 @@
-"""Edges: what a flow forbids in one prompt, and the rows of a question.
+"""Edges: what a flow blocks in one prompt, and the rows of a question.
 
-Edges are all pairs (target, source) with the source at or before the target: under causal attention nothing else could
-be blocked.
+Edges are all pairs (target, source) with the source at or before the target: causal attention leaves nothing else to
+block.
 
 Controls ask whether it matters *which* sources are hidden, and not only how many. A random source set has as many
-tokens as the flow's own, holds none of them, and is seen by every target, so that it blocks as many edges. Those of
-``related`` and ``other`` come from the rest of the un-padded image; where that holds too few, and for all other sets,
-from every position before the targets. Where that is too small as well, as for the image of most prompts, there is no
-such control, and it counts as missing. ``related~moved`` are the tokens of the objects' boxes in another place of the
-image.
+tokens as the flow's own, contains none of them, and is visible to every target, so that it blocks as many edges. The
+random sets of ``related`` and ``other`` come from the rest of the un-padded image; if that is too small, and for all
+other sets, from every position before the targets. If that is too small as well, as for the image of most prompts,
+the control is missing. ``related~moved`` are the tokens of the objects' boxes moved to another place of the image
+(`crossflow.data.boxes`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +25,13 @@ Indices = Int[np.ndarray, " _"]
 
 
 class Edges(NamedTuple):
-    """All pairs of some targets with some sources; positions of the prompt, ascending."""
+    """All pairs of some targets with some sources: positions of the prompt, ascending."""
 
     sources: Int[np.ndarray, " s"]
     targets: Int[np.ndarray, " t"]
 
     def extended_by(self, last: int, further: int) -> "Edges":
-        """The edges when ``further`` positions follow the prompt's ``last``: what holds for it holds for them."""
+        """The edges if ``further`` positions follow the prompt's ``last``: they are blocked as ``last`` is."""
 
         def longer(positions: Indices) -> Indices:
             return np.append(positions, last + 1 + np.arange(further)) if last in positions else positions
@@ -46,7 +46,7 @@ class Row(NamedTuple):
         flow: Name of the flow.
         layer: Centre layer.
         window: The layers in which the edges are blocked.
-        edges: What is blocked; no set of targets is empty.
+        edges: The blocked edges; no set of targets is empty.
     """
 
     flow: str
@@ -69,7 +69,7 @@ def rows_of(
 
 
 def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:
-    """The blocked pairs, targets from ``start`` on; those of a source after its target are no edges, but may be set."""
+    """Blocked pairs, targets from ``start`` on; pairs with the source after the target may be set but are no edges."""
     pairs = np.zeros((length - start, length), dtype=bool)
     for sources, targets in edges:
         pairs[np.ix_(targets - start, sources)] = True
@@ -77,7 +77,7 @@ def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray,
 
 
 def count_edges(edges: Sequence[Edges]) -> int:
-    """Number of blocked (target, source) pairs with source <= target, per layer and head; none is counted twice."""
+    """Number of distinct blocked (target, source) pairs with source <= target, per layer and head."""
     if len(edges) == 1:
         sources, targets = edges[0]
         return int(np.searchsorted(sources, targets, side="right").sum())
@@ -86,7 +86,7 @@ def count_edges(edges: Sequence[Edges]) -> int:
 
 
 def _random_sources(positions: Positions, part: Part, targets: Indices, seed: int) -> Indices:
-    """As many random positions as the source has, none of its own, before every target; empty if there are too few."""
+    """Random positions before every target, as many as the source has and none of its own; empty if too few."""
     own = positions[part.source]
     before = np.arange(targets[0] if len(targets) else 0)
     shown = np.setdiff1d(np.union1d(positions["related"], positions["other"]), positions["padding"])
@@ -98,13 +98,13 @@ def _random_sources(positions: Positions, part: Part, targets: Indices, seed: in
 
 
 def edges_of(flow: Flow, positions: Positions, seed: int, question_id: str) -> tuple[Edges, ...]:
-    """What a flow blocks in a prompt; nothing if a source is missing or no edge is left.
+    """The edges that a flow blocks in a prompt; none if a source is empty or no edge is left.
 
     Args:
         flow: The flow.
         positions: Position sets of the prompt.
-        seed: The study's seed. With the question, the source and the draw it gives a random set, whatever other flows
-            a study has.
+        seed: The study's seed. A random set depends on it, the question, the source and the draw, but not on the
+            study's other flows.
         question_id: The question.
     """
     found = []

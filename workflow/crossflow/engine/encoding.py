@@ -1,7 +1,7 @@
-"""Images of several questions, encoded in one call of the vision tower.
+"""Encode the images of several questions in one call of the vision tower.
 
-A tower is narrow beside the decoder: of one image, its products are too small for a large GPU. What a forward is
-given in place of pixels are the embeddings that the model itself would have made of them.
+A tower is small compared with the decoder: the products of a single image do not fill a large GPU. A forward then gets
+the embeddings, in place of pixels, that the model itself would have computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,17 @@ Inputs = Mapping[str, Tensor]
 
 
 def encode_together(model: MultimodalModel, prompts: Sequence[Prepared]) -> list[Inputs]:
-    """Each prompt's inputs, its image already encoded.
+    """The inputs of each prompt, with the image already encoded.
 
-    An architecture that does not say that its images go together (`Architecture.stacks`) encodes each in its own
-    forward: the inputs are the prompt's own.
+    Without `Architecture.stacks`, each forward encodes its own image, and the inputs are the prompt's own.
     """
     if not prompts or not model.architecture.stacks:
         return [prompt.inputs for prompt in prompts]
     with torch.inference_mode():
-        # Tiles one after another, whether a model counts them by image or has one of each.
+        # All tiles in a row, whether a model counts them by image or has one per image.
         pixels = torch.cat([prompt.inputs["pixel_values"].flatten(0, -4) for prompt in prompts])
         sizes = [prompt.inputs["image_sizes"] for prompt in prompts if "image_sizes" in prompt.inputs]
-        # The model reads them number by number: on a GPU, it would wait for the tower each time.
+        # The model reads these numbers one by one: on a GPU, each would wait for the tower.
         beside = {"image_sizes": torch.cat(sizes).cpu()} if sizes else {}
         features = model.network.base_model.get_image_features(pixels, **beside, return_dict=True).pooler_output
         return [_embedded(model, prompt, shown) for prompt, shown in zip(prompts, features, strict=True)]

@@ -14,7 +14,7 @@ Work = Sequence[tuple[CleanRun, Sequence[Row]]]
 
 @runtime_checkable
 class Engine(Protocol):
-    """From the clean runs of some questions and the rows of each to what is read off the end of these rows."""
+    """From the clean runs of some questions, with the rows of each, to the readout of the rows."""
 
     def __call__(self, model: MultimodalModel, work: Work) -> list[Readout]: ...
 

@@ -1,8 +1,8 @@
 """Full forwards: the clean run, and a forward in which some edges are blocked.
 
 A clean run records what every knockout of the same question shares: the keys and values of each layer, and the
-residual stream that enters it. The blocked forward is the plain meaning of a knockout; `crossflow.engine.reference` is made
-of it, and so is the answer with the image removed. All of them read the same off the end of a prompt.
+residual stream that enters it. The blocked forward is the definition of a knockout; `crossflow.engine.reference` and
+the answer with the image removed use it. All forwards are read in the same way at the end of the prompt.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,12 +24,12 @@ from crossflow.models.model import MultimodalModel, Prepared
 
 
 class Readout(NamedTuple):
-    """What is read off the end of prompts.
+    """What is read at the end of prompts.
 
     Attributes:
         logits: At the prompt's last position, fp32.
         further: Log-probability in nats, fp64, of the answer's tokens after the first, each given those before it; 0
-            where the answer has one token or is not scored.
+            if the answer has one token or is not scored.
     """
 
     logits: Float[Tensor, "rows vocabulary"]
@@ -37,12 +37,12 @@ class Readout(NamedTuple):
 
 
 def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Readout:
-    """Read the hidden states after the final norm, from the prompt's last position on.
+    """Compute a readout from the hidden states after the final norm, from the prompt's last position on.
 
     Args:
         model: The model.
         normed: One position, or as many as the answer has tokens.
-        answer: The answer's tokens; may be none.
+        answer: The answer's tokens; may be empty.
     """
     further = torch.zeros(len(normed), dtype=torch.float64, device=normed.device)
     for place in range(1, len(answer)):
@@ -53,20 +53,20 @@ def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What one decoder layer saw in the clean run.
+    """The record of one decoder layer in the clean run.
 
     Attributes:
         hidden: The residual stream entering the layer, from position ``first`` on, ``(1, suffix, width)``.
         arguments: The other arguments of the layer's forward.
         key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
-        query: From position ``first`` on, likewise, with as many heads as the layer has.
+        query: From position ``first`` on, after the position embedding, with all query heads.
         scaling: Factor of the attention scores.
-        visible: The edges that the model allows, for queries from ``first`` on. Layers that ask for the same mask share
-            it.
-        is_causal: Whether the model asks for plain causal attention.
-        reads_ahead: A 0-d boolean tensor: does a position before ``first`` attend to one from ``first`` on?
-        followed: A 0-d boolean tensor: does the model change what the layer returned, from ``first`` on, before the
-            next layer (as Qwen3-VL, which adds features of the image)?
+        visible: The edges that the model allows, for queries from ``first`` on. Layers that request the same mask share
+            the tensor.
+        is_causal: Whether the model requests plain causal attention.
+        reads_ahead: 0-d boolean tensor: whether a position before ``first`` attends to one from ``first`` on.
+        followed: 0-d boolean tensor: whether the model changes the layer's output, from ``first`` on, before the next
+            layer, as Qwen3-VL does when it adds features of the image.
     """
 
     hidden: Float[Tensor, "1 suffix width"]
@@ -89,7 +89,7 @@ class CleanRun:
         prepared: The question.
         first: The first position that any knockout changes.
         layers: One record per decoder layer.
-        reading: What is read off its end; one row.
+        reading: The readout of its end; one row.
     """
 
     prepared: Prepared
@@ -104,19 +104,19 @@ class CleanRun:
 
 
 class _Recording(Plain):
-    """Attend plainly and keep keys, values and allowed edges of each layer."""
+    """Plain attention that keeps the keys, values and allowed edges of each layer."""
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor, float, Tensor, bool, Tensor]] = {}
-        # By the mask that was asked for, which is kept so that its identity stays its own.
+        # Keyed by the identity of the requested mask, which is kept alive so that its identity is not reused.
         self.edges: dict[tuple[int, bool], tuple[Tensor | None, Tensor, Tensor]] = {}
 
     def attend(self, call: Call) -> Tensor:
         asked = id(call.mask), call.is_causal
         if asked not in self.edges:
             visible = call.visible()
-            # A slice alone would keep all queries' edges alive.
+            # A slice without a copy would keep all queries' edges alive.
             later = visible[self.first :].clone()
             self.edges[asked] = (call.mask, later, visible[: self.first, self.first :].any())
         _, later, reads_ahead = self.edges[asked]
@@ -126,7 +126,7 @@ class _Recording(Plain):
 
 
 class _Calls:
-    """With what each layer was called, and what it returned.
+    """The arguments and outputs of each layer's call.
 
     Attributes:
         hidden, outputs: Hidden states from the first recorded position on, one entry per call.
@@ -139,7 +139,7 @@ class _Calls:
         self.outputs: list[Tensor] = []
         self.arguments: list[dict[str, Any]] = []
 
-    # A slice alone would keep the whole prompt's hidden states alive, and see what happens to them later.
+    # A slice without a copy would keep the whole prompt's hidden states alive and show later in-place changes.
 
     def enter(self, layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         arguments = dict(named)
@@ -152,7 +152,7 @@ class _Calls:
         self.outputs.append(hidden[:, self.first :].clone())
 
     def followed(self) -> Iterator[Bool[Tensor, ""]]:
-        """For each layer, see `LayerRecord`."""
+        """For each layer, `LayerRecord.followed`."""
         for output, after in zip(self.outputs, self.hidden[1:], strict=False):
             yield ~torch.isclose(output, after, rtol=0, atol=0, equal_nan=True).all()
         yield torch.zeros((), dtype=torch.bool, device=self.outputs[-1].device)
@@ -171,13 +171,13 @@ def _recorded_calls(layers: nn.ModuleList, first: int) -> Iterator[_Calls]:
 
 
 def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs: Inputs | None = None) -> Readout:
-    """What one full forward in the given attention mode gives; one row.
+    """The readout of one full forward in the given attention mode; one row.
 
     Args:
         model: The model.
         prepared: The question.
         mode: The attention.
-        inputs: The question's inputs from `encode_together`; None = its own, with its image yet to be encoded.
+        inputs: The question's inputs from `encode_together`; None = its own, whose image is encoded in this forward.
     """
     with using(mode), torch.inference_mode():
         output = model.network.base_model(**(inputs or prepared.inputs), use_cache=False)
@@ -185,7 +185,7 @@ def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs:
 
 
 def run_clean(model: MultimodalModel, prepared: Prepared, first: int, inputs: Inputs | None = None) -> CleanRun:
-    """Run the clean prompt once and keep what the knockouts from position ``first`` on share.
+    """Run the clean prompt once and record what the knockouts from position ``first`` on share.
 
     Args:
         model: The model.
@@ -214,12 +214,12 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int, inputs: In
 
 
 def run_clean_together(model: MultimodalModel, prompts: Sequence[Prepared], firsts: Sequence[int]) -> list[CleanRun]:
-    """`run_clean` of several questions, whose images are encoded in one call of the vision tower.
+    """`run_clean` for several questions, whose images are encoded in one call of the vision tower.
 
     Args:
         model: The model.
         prompts: The questions.
-        firsts: For each, the first position that any knockout changes.
+        firsts: For each question, the first position that any knockout changes.
     """
     encoded = encode_together(model, prompts)
     return [
@@ -231,9 +231,9 @@ class Blocking:
     """A full forward in which targets may not attend to sources, in the layers of a window.
 
     Attributes:
-        edges: What is blocked.
-        window: The layers in which it is blocked; None = every layer.
-        beyond: Positions generated after the prompt are targets too.
+        edges: The blocked edges.
+        window: The layers in which they are blocked; None = every layer.
+        beyond: Whether positions generated after the prompt are targets, too.
     """
 
     def __init__(self, edges: Iterable[Edges], window: Window | None = None, beyond: bool = False) -> None:
@@ -250,7 +250,7 @@ class Blocking:
         for sources, every in self.edges:
             targets = every[(every >= first) & (every < keys)] - first
             if self.beyond and first:
-                # Past the prompt: with a cache, every query is a generated position.
+                # After the prompt: with a cache, every query is a generated position.
                 targets = np.arange(queries)
             visible[torch.from_numpy(targets)[:, None], torch.from_numpy(sources)] = False
         require_legal_keys(visible.any(-1))
@@ -258,7 +258,7 @@ class Blocking:
 
 
 def require_legal_keys(legal: Bool[Tensor, "..."]) -> None:
-    """Refuse a knockout that leaves a position nothing to attend to: a softmax over nothing is no knockout.
+    """Refuse a knockout that leaves a position without a key: the softmax over no key is undefined.
 
     Args:
         legal: For each query, whether it has a visible key.
@@ -273,7 +273,7 @@ def require_legal_keys(legal: Bool[Tensor, "..."]) -> None:
 
 
 def image_removed(prepared: Prepared) -> Blocking:
-    """The visual tokens hidden from every other position, in every layer; positions are unchanged."""
+    """Hide the visual tokens from every other position, in every layer; positions stay as they are."""
     positions = prepared.positions
     others = np.setdiff1d(np.arange(positions.length), positions["image"])
     return Blocking([Edges(positions["image"], others)], beyond=True)

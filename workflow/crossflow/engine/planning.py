@@ -1,4 +1,4 @@
-"""What a job needs of its device, said before any weight is read; a job that can not fit is refused."""
+"""The memory plan of a job, logged before any weight is read; a job that can not fit is refused."""
 
 import logging
 from collections import Counter
@@ -18,9 +18,9 @@ from crossflow.models.prompts import TokenizedPrompt, render, repeated, tokenize
 log = logging.getLogger(__name__)
 
 AT_ONCE = 8
-"""Questions that are run together at most."""
+"""Most questions that run together."""
 
-# Targets that begin before the end of the image, so that rows may be as long as the prompt.
+# Targets that start before the end of the image: their rows may be as long as the prompt.
 _BEFORE_TEXT = {"system", "image", *VISUAL_SETS}
 
 
@@ -30,11 +30,11 @@ class Plan:
 
     Attributes:
         weights: The model.
-        question: What questions take beside the weights, before any row: an answer, or the clean runs.
-        rows: The largest batch of rows, and the records it runs against; 0 without any.
-        least: What one question and a single row take.
+        question: Questions before any row: an answer, or the clean runs.
+        rows: The largest batch of rows with the records it runs against; 0 without rows.
+        least: One question and a single row.
         batch: Rows of the largest batch.
-        questions: How many questions are run together.
+        questions: How many questions run together.
     """
 
     weights: int
@@ -46,17 +46,17 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """The most that is held at a time."""
+        """The peak."""
         return self.weights + max(self.question, self.rows)
 
     @property
     def smallest(self) -> int:
-        """What the job can not do without."""
+        """The least that the job needs."""
         return self.weights + self.least
 
 
 def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
-    """The memory of an answers job with prompts of up to so many positions."""
+    """The memory of an answers job with prompts of up to ``positions`` positions."""
     needed = sizes.answer(positions, new_tokens)
     return Plan(sizes.weights, needed, least=needed)
 
@@ -77,14 +77,14 @@ def plan_knockout(
         positions: Length of the longest prompt.
         image_stop: The position after its image.
         flows: Names of the flows.
-        available: Bytes to plan with; batches are cut to them.
-        batched: Rows run together, as suffixes; otherwise each is a full forward, as the reference does it.
-        enough: Positions of a batch beyond which none is added; see `ENOUGH`.
+        available: Bytes to plan with; batches are cut to fit.
+        batched: Whether rows run together as suffixes; otherwise each is a full forward, as in the reference.
+        enough: Positions of a batch beyond which no row is added; see `ENOUGH`.
     """
     place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
     starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
     first = min(starts)
-    # A row without edges, which shows the noise floor, joins those of each start.
+    # Each start position has a further row without edges, which shows the noise floor.
     rows = [
         (sizes.row(positions, start), positions - start)
         for start, count in starts.items()
@@ -134,17 +134,17 @@ def announce(
     flows: Sequence[str] | None = None,
     batched: bool = True,
 ) -> Plan | None:
-    """Log what a job needs with the longest of its prompts and the image of most visual tokens.
+    """Log the memory that a job needs for its longest prompt and the image with the most visual tokens.
 
     Args:
         settings: The model.
-        questions: Those of the job.
-        device: Where it is to run.
-        flows: Those of a knockout job; None for an answers job, and for a lens job, which needs a little less.
+        questions: The job's questions.
+        device: The job's device.
+        flows: The flows of a knockout job; None for an answers job, and for a logit lens job, which needs a bit less.
         batched: See `plan_knockout`.
 
     Raises:
-        CrossflowError: the model, one question and one row do not fit into the device; or the model's folder or
+        CrossflowError: the model, one question and one row do not fit into the device, or the model's folder or
             processor is not as expected.
     """
     processor, sizes = read_outline(settings)

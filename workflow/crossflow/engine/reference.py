@@ -1,6 +1,6 @@
 """The definition of a knockout: one full multimodal forward per row, with the row's edges masked.
 
-Slow, and plain enough to be checked by reading. `crossflow.engine.shared_prefix` must agree with it.
+Slow, and simple enough to be checked by reading. `crossflow.engine.shared_prefix` must agree with it.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from crossflow.models.model import MultimodalModel
 
 
 def run_reference(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Readout:
-    """What is read off every row, in the order of ``rows``.
+    """The readout of every row, in the order of ``rows``.
 
     Raises:
-        CrossflowError: a row leaves a position with no key to attend to.
+        CrossflowError: a row leaves a position without a key.
     """
     readings = [full_forward(model, clean.prepared, Blocking(row.edges, row.window)) for row in rows]
     return Readout(*map(torch.cat, zip(*readings, strict=True)))

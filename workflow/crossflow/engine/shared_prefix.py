@@ -1,15 +1,15 @@
 """The exact fast engine: every knockout of a question from one clean run.
 
-Under causal attention a knockout with target positions T, in layers from s on, can not change a position before
-min(T) nor a layer before s. So a knockout is run as a *suffix*, the positions min(T) .. N-1, and the suffixes of many
-knockouts, also of several questions, stand one after another in one sequence:
+Under causal attention, a knockout with target positions T in layers from s on changes no position before min(T) and no
+layer before s. So a knockout runs as a *suffix*, the positions min(T) .. N-1, and the suffixes of many knockouts, also
+of several questions, are concatenated into one sequence:
 
 - a suffix joins the sequence at the first layer of its window, with the clean residual stream entering that layer;
 - keys and values of the positions before min(T) are the clean run's, shared by all knockouts and never copied;
-- in the layers of its window a knockout's edges are removed from the mask that the model itself asked for.
+- in the layers of its window, a knockout's edges are removed from the mask that the model itself requested.
 
 The layers are the model's own: each is called again with the arguments of the clean run, cut to the suffixes. They
-treat every position alike, except in attention, which is told where each suffix begins.
+treat all positions alike, except in attention, which knows where each suffix begins.
 """
 
 from bisect import bisect_left
@@ -34,22 +34,22 @@ _NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "use_cache"}
 
 
 class Knockout(NamedTuple):
-    """One row of one question, from the clean run of that question."""
+    """One row of one question, with the question's clean run."""
 
     clean: CleanRun
     row: Row
 
 
 class _Group:
-    """Knockouts of one question that change the same first position; they join in the order of their windows.
+    """Knockouts of one question with the same first changed position; they join in the order of their windows.
 
     Attributes:
         clean: The question.
         start: The first position of the suffixes.
         suffix: Their length.
-        joined: How many there are so far.
-        illegal: A 0-d boolean tensor: does a knockout leave a position with no key? It stays on the device until the
-            last layer, so that no layer waits for it.
+        joined: How many have joined so far.
+        illegal: 0-d boolean tensor: whether a knockout leaves a position without a key. It stays on the device until
+            the last layer, so that no layer waits for it.
     """
 
     def __init__(self, clean: CleanRun, rows: Sequence[Row]) -> None:
@@ -60,7 +60,7 @@ class _Group:
         self._firsts = [row.window.first for row in rows]
         device = clean.reading.logits.device
         self.illegal = torch.zeros((), dtype=torch.bool, device=device)
-        # One mask per flow: its knockouts differ in their windows only. Variant 0 blocks nothing.
+        # One mask per flow: its knockouts differ only in their windows. Variant 0 blocks nothing.
         flows = {row.flow: row for row in rows}
         pairs = np.stack([blocked(row.edges, self.start, clean.prepared.length) for row in flows.values()])
         self._allowed = ~torch.from_numpy(np.concatenate([np.zeros_like(pairs[:1]), pairs])).to(device)
@@ -73,14 +73,14 @@ class _Group:
 
     @property
     def tokens(self) -> int:
-        """How many positions of the sequence are this group's."""
+        """Number of positions of this group in the sequence."""
         return self.joined * self.suffix
 
     def _before(self, layer: int) -> int:
         return bisect_left(self._firsts, layer)
 
     def join(self, layer: int) -> Tensor | None:
-        """The clean residual streams of the knockouts that begin in a layer, ``(1, tokens, width)``."""
+        """The clean residual streams of the knockouts whose windows begin at a layer, ``(1, tokens, width)``."""
         joining = self._before(layer + 1) - self.joined
         self.joined += joining
         if not joining:
@@ -89,7 +89,7 @@ class _Group:
         return fresh.repeat(1, joining, 1)
 
     def _masks_of(self, record: LayerRecord) -> Masks:
-        """Masks of all layers that ask for the same."""
+        """The masks, shared by all layers that request the same one."""
         if id(record.visible) not in self._masks:
             visible = record.visible[self.start - self.clean.first :] & self._allowed
             self._masks[id(record.visible)] = masks_of(visible, self.start, record.key.dtype, record.is_causal)
@@ -107,7 +107,7 @@ class _Group:
 
 
 class _Sequence:
-    """All suffixes that have joined, one after another."""
+    """All suffixes that have joined, concatenated."""
 
     def __init__(self, groups: Sequence[_Group]) -> None:
         self.groups = groups
@@ -124,7 +124,7 @@ class _Sequence:
         return torch.cat(mixed, dim=1)[None]
 
     def join(self, hidden: Tensor | None, layer: int) -> Tensor | None:
-        """The residual streams entering a layer, with those of the knockouts that begin in it."""
+        """The residual streams entering a layer, with those of the knockouts that join there."""
         spans = [group.tokens for group in self.groups]
         before = [None] * len(spans) if hidden is None else torch.split(hidden, spans, dim=1)
         fresh = [group.join(layer) for group in self.groups]
@@ -133,10 +133,10 @@ class _Sequence:
         return torch.cat([part for pair in zip(before, fresh, strict=True) for part in pair if part is not None], dim=1)
 
     def arguments(self, layer: int) -> dict[str, Any]:
-        """A layer's arguments in the clean runs, for the positions of the suffixes.
+        """A layer's arguments from the clean runs, cut to the positions of the suffixes.
 
         Raises:
-            CrossflowError: the layer takes a tensor that this engine does not know how to cut.
+            CrossflowError: the layer takes a tensor that this engine can not cut.
         """
         groups = [group for group in self.groups if group.joined]
         given = [group.clean.layers[layer].arguments for group in groups]
@@ -166,7 +166,7 @@ class _Sequence:
 
 
 def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tuple[Tensor, Tensor]]:
-    """Run knockouts together; the parts of a `Readout` for each, in the order of ``batch``."""
+    """Run knockouts together; returns the parts of a `Readout` for each, in the order of ``batch``."""
     numbers: dict[tuple[int, int], list[int]] = {}
     for number, (clean, row) in enumerate(batch):
         numbers.setdefault((id(clean), row.start), []).append(number)
@@ -196,7 +196,7 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
 
 
 def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
-    """Refuse what can not be computed from one clean run."""
+    """Refuse rows that can not be computed from one clean run."""
     question = clean.prepared.question.question_id
     if bool(torch.stack([record.reads_ahead for record in clean.layers]).any()):
         raise CrossflowError(
@@ -214,14 +214,14 @@ def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
 
 
 def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequence[CleanRun]) -> list[range]:
-    """Numbers of the knockouts that run together: as many as help, and as the device's memory is planned to hold."""
+    """Split knockouts into batches, as large as useful and as the device's memory plan allows."""
     spans = [(clean.prepared.length, row.start) for clean, row in knockouts]
     most = 2 * enough_positions(model.device)
     if model.sizes is None:
         return batches([(0, length - start) for length, start in spans], 0, most)
     sizes = model.sizes
     kept = sum(sizes.record(clean.prepared.length, clean.first) for clean in cleans) + sizes.measures(len(knockouts))
-    # No more than one group for each flow.
+    # At most one group per flow.
     flows = {(id(clean), row.start, row.flow): clean.prepared.length for clean, row in knockouts}
     kept += sum(sizes.group(1, length, start) for (_, start, _), length in flows.items())
     room = capacity(model.device) - sizes.weights - kept - sizes.batch([])
@@ -229,16 +229,16 @@ def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequ
 
 
 def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence[Row]]]) -> list[Readout]:
-    """What is read off the knockouts of several questions, each in the order of its rows.
+    """The readouts of the knockouts of several questions, each in the order of its rows.
 
-    Batches are as large as the device's memory is planned to hold. One that does not fit after all is halved; results
-    do not depend on it beyond rounding.
+    Batches are as large as the device's memory plan allows. A batch that runs out of memory is halved; results do not
+    depend on that beyond rounding.
 
     Raises:
-        CrossflowError: a row leaves a position with no key to attend to, a target lies before the recorded part, the
-            model's attention is not causal before the targets, the model changes the targets between its layers, or
-            a single row does not fit into memory.
-        torch.OutOfMemoryError: a single row does not fit beside what is kept of several questions.
+        CrossflowError: a row leaves a position without a key, a target lies before the recorded part, the model's
+            attention is not causal before the targets, the model changes the targets between its layers, or a single
+            row does not fit into memory.
+        torch.OutOfMemoryError: a single row does not fit beside the records of several questions.
     """
     for clean, rows in work:
         _require_shared_prefix(clean, rows)
@@ -260,6 +260,6 @@ def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence
 
 
 def run_knockouts(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) -> Readout:
-    """What is read off every row of one question, in the order of ``rows``; see `run_together`."""
+    """The readout of every row of one question, in the order of ``rows``; see `run_together`."""
     (reading,) = run_together(model, [(clean, rows)])
     return reading

@@ -1,12 +1,12 @@
-"""Attention of many rows to a prefix that all of them share, and to keys of their own.
+"""Attention of many rows to a shared prefix and to their own suffixes.
 
-The prefix is never copied, neither per row nor per head of a group: all rows' queries stand side by side before it.
-Each row's own keys are attended to apart, and the two results are merged by the logarithms of the sums of their
-exponentials. The sums are those of one softmax over both (M. Milakov and N. Gimelshein, 2018; PyTorch's own context
-parallelism merges its blocks likewise).
+The prefix is never copied, neither per row nor per head of a group: the queries of all rows attend to it in one call.
+Attention to each row's own keys is computed separately, and the two results are merged by their log-sum-exps, which
+equals one softmax over both (M. Milakov and N. Gimelshein, 2018; PyTorch's own context parallelism merges its blocks
+in the same way).
 
-PyTorch's fused kernels return that logarithm, but only under private names, which may change with its versions. So each
-is held against plain products on a small case before it is first used, and left alone if it fails.
+PyTorch's fused kernels return the log-sum-exp, but only under private names, which may change between versions. So each
+kernel is compared with plain matrix products on a small case before its first use, and not used if they differ.
 """
 
 import logging
@@ -19,21 +19,21 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-# Kernels for CUDA read a bias in steps of 16 bytes.
+# CUDA kernels read a bias in steps of 16 bytes.
 _STEP = 8
 _HALVES = (torch.float16, torch.bfloat16)
 
 
 class Masks(NamedTuple):
-    """What may be attended to from a suffix, in several variants of which the first is the model's own.
+    """What a suffix may attend to, in several variants; the first is the model's own mask.
 
     Attributes:
         prefix: Added to the scores of the prefix, 0 or -inf; ``keys`` are padded to a multiple of `_STEP`.
-        own: Added to the scores of the suffix's own keys, likewise.
-        no_prefix: Where a query sees nothing of the prefix.
-        no_own: Where it sees none of its own keys.
-        illegal: Whether some query sees nothing at all.
-        plain: Whether the first variant is all of the prefix and causal among its own keys.
+        own: Added to the scores of the suffix's own keys, padded likewise.
+        no_prefix: Which queries see no key of the prefix.
+        no_own: Which queries see none of their own keys.
+        illegal: Whether some query sees no key at all.
+        plain: Whether the first variant sees the whole prefix and is causal among its own keys.
     """
 
     prefix: Float[Tensor, "variants suffix prefix_keys"]
@@ -52,7 +52,7 @@ def _bias(visible: Bool[Tensor, "variants suffix keys"], dtype: torch.dtype) -> 
 
 
 def masks_of(visible: Bool[Tensor, "variants suffix positions"], start: int, dtype: torch.dtype, plain: bool) -> Masks:
-    """Masks for suffixes from position ``start`` on; the first variant is the model's own."""
+    """Masks for suffixes from position ``start`` on; the first variant is the model's own mask."""
     prefix, own = visible[..., :start], visible[..., start:]
     illegal = ~visible.any(-1).all(-1)
     return Masks(_bias(prefix, dtype), _bias(own, dtype), ~prefix.any(-1), ~own.any(-1), illegal, plain)
@@ -66,7 +66,7 @@ def _fused(
     causal: bool,
     scaling: float,
 ) -> tuple[Float[Tensor, "batch heads queries width"], Float[Tensor, "batch heads queries"]]:
-    """Attention, and the logarithm of the sum of its exponentials; undefined where a query sees nothing."""
+    """Attention and its log-sum-exp; undefined for a query that sees no key."""
     work = _kernel if _is_sound(query.device, query.dtype, query.shape[-1]) else _by_products
     return work(query, key, value, bias, causal, scaling)
 
@@ -74,7 +74,7 @@ def _fused(
 def _kernel(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """As `_fused`, by a kernel of PyTorch's."""
+    """As `_fused`, with a PyTorch kernel."""
     if query.device.type != "cpu":
         return _on_cuda(query, key, value, bias, causal, scaling)
     cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -85,7 +85,7 @@ def _kernel(
 def _on_cuda(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """As `_fused`: flash attention takes no bias, no fp32 and no wider heads."""
+    """As `_fused`, on CUDA: flash attention takes no bias, no fp32 and no head wider than 256."""
     kernels = torch.ops.aten
     if bias is None and query.dtype in _HALVES and query.shape[-1] <= 256:
         mixed, total, *_ = kernels._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scaling)
@@ -99,7 +99,7 @@ def _on_cuda(
 
 @cache
 def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether the kernel for heads of a width gives what plain products give: causal, with a bias, without either."""
+    """Whether a kernel agrees with plain products for a head width: causal, with a bias, and without either."""
     if device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cuda" and (dtype == torch.float64 or width % _STEP):
@@ -110,7 +110,7 @@ def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
         return torch.randn(1, heads, length, width, generator=generator).to(device, dtype)
 
     query, key, value = normal(2, 6), normal(2, 6), normal(2, 6)
-    # As a group of heads meets the prefix.
+    # The shapes of a group of heads at the prefix.
     shared_key, shared_value = (normal(1, 11).expand(-1, 2, -1, -1) for _ in range(2))
     hidden = torch.rand(1, 1, 6, 2 * _STEP, generator=generator) < 0.3
     hidden[..., 0] = False
@@ -135,7 +135,7 @@ def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
 def _by_products(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """As `_fused`, from plain matrix products, for devices and types without such a kernel."""
+    """As `_fused`, with plain matrix products, for devices and types without a kernel."""
     scores = (query @ key.transpose(-1, -2)).mul_(scaling)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if bias is not None:
@@ -156,14 +156,14 @@ def attend_split(
     variants: Int[Tensor, " rows"] | None,
     scaling: float,
 ) -> Float[Tensor, "heads tokens width"]:
-    """Attention of rows of suffixes, whose tokens stand one after another, to a prefix and to themselves.
+    """Attention of concatenated suffixes, one per row, to a shared prefix and each to itself.
 
     Args:
         query: All rows' queries; grouped heads are consecutive.
         key, value: All rows' own keys and values.
-        prefix_key, prefix_value: Shared by all rows; may have no position.
-        masks: What may be attended to.
-        variants: Which of the masks each row has; None = all of them the first.
+        prefix_key, prefix_value: Shared by all rows; may be empty.
+        masks: What the rows may attend to.
+        variants: The mask variant of each row; None = the first for all rows.
         scaling: Factor of the scores.
     """
     heads, tokens, width = query.shape
@@ -186,14 +186,14 @@ def attend_split(
         return own
     own_total = own_total.transpose(0, 1).reshape(heads, tokens)
 
-    # A head of keys, with the heads of its group, is a batch of its own.
+    # Each key head, with the query heads of its group, is one batch entry.
     bias = None if variants is None else masks.prefix[variants].flatten(0, 1)[None, None, :, :start]
     grouped = query.reshape(kv_heads, group, tokens, width)
     shared_key, shared_value = (part[:, None].expand(-1, group, -1, -1) for part in (prefix_key, prefix_value))
     shared, total = _fused(grouped, shared_key, shared_value, bias, False, scaling)
     shared, total = shared.reshape(heads, tokens, width), total.reshape(heads, tokens)
     if variants is not None:
-        # The kernels return anything at all for a query that sees nothing.
+        # The kernels' output is arbitrary for a query that sees no key.
         unseen, unseen_own = masks.no_prefix[variants].flatten(), masks.no_own[variants].flatten()
         for part, logarithm, nothing in ((shared, total, unseen), (own, own_total, unseen_own)):
             part.masked_fill_(nothing[:, None], 0)

@@ -1,4 +1,4 @@
-"""What the workflow fetches: a file of the table of sources, or one member of a zip."""
+"""Downloading a file of the table of sources, or one member of a zip, and the images of chosen questions."""
 
 import logging
 import shutil
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path: Path) -> None:
-    """The member out of the whole zip, which is fetched beside it and removed."""
+    """Download the whole zip beside the member, extract the member, and remove the zip."""
     log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
     whole = path.with_name(f"{path.name}.zip")
     fetch_file(session, remote, whole)

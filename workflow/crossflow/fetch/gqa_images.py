@@ -1,10 +1,10 @@
 """The images that studies need, out of GQA's zip of all images, in one local ``images.zip``.
 
     <root>/images.zip              all images fetched so far, or all of GQA's
-    <root>/images.zip.part.d/      those of an unfinished job
+    <root>/images.zip.part.d/      the images of an unfinished job
     <root>/images.directory.json   the directory of GQA's zip
 
-``images.zip`` only ever grows, and is replaced whole, so a killed job loses nothing and harms nothing.
+``images.zip`` only grows and is replaced atomically, so a killed job loses and damages nothing.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class FetchedImage(NamedTuple):
-    """An image that is there: one line of the list that a job leaves."""
+    """An image in the zip: one line of the list that a job writes."""
 
     image_id: str
     bytes: int
@@ -52,18 +52,18 @@ def _inside(archive: Path) -> dict[str, zipfile.ZipInfo]:
 
 
 def _merge(archive: Path, parts: Path) -> None:
-    """Put the fetched images into the archive, which is replaced whole."""
+    """Add the fetched images to the archive, which is replaced atomically."""
     fetched = sorted(parts.glob("*.jpg"))
     if fetched:
         with replacing(archive) as temporary:
-            temporary.unlink(missing_ok=True)  # of a job that was killed here
+            temporary.unlink(missing_ok=True)  # left by a job that was killed here
             if archive.exists():
                 shutil.copyfile(archive, temporary)
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as file:
                 inside = set(file.namelist())
                 for path in fetched:
                     if _name(path.stem) not in inside:
-                        # A fixed date: the same images give the same bytes.
+                        # A fixed date, so that the same images give the same bytes.
                         file.writestr(zipfile.ZipInfo(_name(path.stem)), path.read_bytes())
     shutil.rmtree(parts, ignore_errors=True)
 
@@ -81,7 +81,7 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
         elif not (parts / name).exists():
             missing[_name(image_id)] = directory[_name(image_id)]
     kept = archive.stat().st_size if archive.exists() else 0
-    # While they are put together, every image lies there twice.
+    # During the merge, every image is stored twice.
     require_space(root, 2 * sum(member.size for member in missing.values()) + kept, f"fetching {len(missing)} images")
 
     def store(name: str, content: bytes) -> None:
@@ -96,18 +96,18 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
 def fetch_images(
     session: requests.Session, remote: RemoteFile, root: Path, image_ids: Collection[str], *, full: bool
 ) -> list[FetchedImage]:
-    """See that images are in ``<root>/images.zip``; those that are there are not fetched again.
+    """Ensure that images are in ``<root>/images.zip``; images already there are not downloaded again.
 
     Args:
         remote: GQA's zip of images.
         image_ids: The images that are needed.
-        full: Fetch the whole zip, which is also done where the server has no ranges.
+        full: Download the whole zip, as is also done if the server supports no ranges.
 
     Returns:
-        The needed images, by id; those that GQA does not have are left out.
+        The needed images, by id, without those that GQA does not have.
 
     Raises:
-        CrossflowError: something could not be fetched or written; what was fetched is kept.
+        CrossflowError: a download or a write failed; finished downloads are kept.
     """
     archive = root / "images.zip"
     with alone(root / ".images.lock", f"fetches images into {root}"):

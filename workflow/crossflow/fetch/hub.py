@@ -1,8 +1,8 @@
-"""Models from the Hugging Face hub, at a pinned revision, in the hub's own cache.
+"""Fetching models from the Hugging Face hub, at a pinned revision, into the hub's own cache.
 
-`fetch` runs once, with a network, and leaves a manifest: the names, sizes and SHA-256 of the model's files. Everything
-after it reads the cache and the manifest only, so jobs need no network and hash no weights. The cache is the usual one
-(``HF_HOME``, ``HF_HUB_CACHE``): models that are in it already are not fetched again.
+`fetch` runs once, with a network. All else reads the cache and the manifest only (`crossflow.models.folder`), so jobs
+need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``HF_HUB_CACHE``): models that it already
+holds are not downloaded again.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 log = logging.getLogger(__name__)
-for client in ("httpx", "httpx2"):  # a line for each request is too much
+for client in ("httpx", "httpx2"):  # one log line per request is too much
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
@@ -91,10 +91,10 @@ def _check(folder: Path, name: str, file: HubFile | None) -> ModelFile:
 
 
 def _complete(folder: Path) -> list[str]:
-    """The names of a model's files in a folder of the cache, for which the hub can not be asked.
+    """The names of a model's files in a folder of the cache, without asking the hub.
 
     Raises:
-        CrossflowError: the model is not complete.
+        CrossflowError: the model is incomplete.
     """
     if absent := lacking(folder):
         raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub can not be reached.")
@@ -102,7 +102,7 @@ def _complete(folder: Path) -> list[str]:
 
 
 def cached_folder(repo: str, revision: str) -> Path | None:
-    """The folder of a model that is complete in the hub's cache, or None; no network is asked."""
+    """The folder of a model that is complete in the hub's cache, or None; needs no network."""
     try:
         folder = _local(repo, revision)
     except LocalEntryNotFoundError:
@@ -127,11 +127,11 @@ def write_manifest(repo: str, revision: str, output: Path) -> None:
 
 
 def fetch(repo: str, revision: str) -> Manifest:
-    """Fetch a model into the hub's cache and check it.
+    """Download a model into the hub's cache and check it.
 
     Raises:
-        CrossflowError: one sentence: no such repository or revision, a licence that has to be accepted, too small a
-            disk (before anything is fetched), no network, or a file that is not the hub's.
+        CrossflowError: one sentence: no such repository or revision, a licence to accept first, too little disk space
+            (checked before downloading), no network, or a file that differs from the hub's.
     """
     require_safe(constants.ENDPOINT)
     page = f"https://huggingface.co/{repo}"

@@ -1,7 +1,7 @@
-"""The table of sources: every address from which this project fetches a file itself.
+"""The table of sources: every address from which this project downloads a file itself.
 
-Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`). Nothing
-heavy is imported: the workflow asks at every start.
+Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`).
+Nothing heavy is imported: the workflow reads the table at every start.
 """
 
 import csv
@@ -21,10 +21,10 @@ class RemoteFile:
     """One line of the table.
 
     Attributes:
-        name: What rules call it.
-        url: Where it is.
-        bytes: Its size, where it is known.
-        sha256: Its checksum, where it is known.
+        name: Its name in rules.
+        url: Its address.
+        bytes: Its size, if known.
+        sha256: Its checksum, if known.
     """
 
     name: str
@@ -34,7 +34,7 @@ class RemoteFile:
 
 
 def require_safe(url: str) -> None:
-    """Refuse an address that is not TLS, except on this machine.
+    """Refuse an address without TLS, except on this machine.
 
     Raises:
         CrossflowError: the address is neither.
@@ -48,7 +48,7 @@ def read_sources(path: Path) -> dict[str, RemoteFile]:
     """The table of sources, by name.
 
     Raises:
-        CrossflowError: the table is absent, or a line is not as it should be.
+        CrossflowError: the table is missing, or a line is malformed.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:

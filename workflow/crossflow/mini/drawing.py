@@ -1,7 +1,7 @@
-"""Images of the mini world.
+"""Drawing the images of the mini world.
 
-Things are painted four times too large and scaled down, so that edges are smooth. A toy's box is read off the
-paint, so it encloses exactly the pixels that the toy changes.
+Things are painted at four times the size and scaled down, so that edges are smooth. A toy's box is read off the paint,
+so it encloses exactly the pixels that the toy changes.
 """
 
 import math
@@ -95,7 +95,7 @@ class _Paint(NamedTuple):
 
     Attributes:
         box: The smallest box that holds all of it.
-        cover: How much of each pixel of the box it covers, 0 to 1.
+        cover: Covered share of each pixel of the box, 0 to 1.
         color: The paint's colour at each pixel times its cover, channels 0 to 255.
     """
 
@@ -105,14 +105,14 @@ class _Paint(NamedTuple):
 
 
 def _averaged(large: Float[np.ndarray, "tall wide channels"]) -> Float[np.ndarray, "height width channels"]:
-    # Whole blocks: no other filter keeps the paint inside its box.
+    # Average whole blocks: no other filter keeps the paint inside its box.
     tall, wide, channels = large.shape
     blocks = large.reshape(tall // _SCALE, _SCALE, wide // _SCALE, _SCALE, channels)
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
 def _silhouette(points: Float[np.ndarray, "points 2"]) -> tuple[Box, Image.Image]:
-    """A polygon's box, and the polygon in white on that box, `_SCALE` times as large as the image."""
+    """A polygon's box, and the polygon in white on that box, at `_SCALE` times the size."""
     left, top = np.floor(points.min(axis=0)).astype(int) - 1
     right, bottom = np.ceil(points.max(axis=0)).astype(int) + 1
     mask = Image.new("L", ((right - left) * _SCALE, (bottom - top) * _SCALE), 0)
@@ -126,7 +126,7 @@ def _silhouette(points: Float[np.ndarray, "points 2"]) -> tuple[Box, Image.Image
 
 
 def _surface(toy: Toy, height: int, width: int) -> Float[np.ndarray, "height width 3"]:
-    """What the toy's material makes of its colour: a bright band on metal, dark grain in wood."""
+    """The toy's colour on its material: a bright band on metal, dark grain in wood."""
     color = np.array(_COLORS[toy.color]) * toy.tint
     y, x = np.mgrid[0:height, 0:width] / _SCALE
     if toy.material == "metal":

@@ -1,6 +1,6 @@
-"""The model card of mini-llava: measured accuracies beside the recipe, written by the program that measures.
+"""The model card of mini-llava: the recipe and the measured accuracies, written by the program that measures them.
 
-Three conditions: the image, the image removed (see `crossflow.answers.answer_blind`), and *zeroed pixels*
+Three conditions: the image, the image removed (see `crossflow.experiments.answers.answer_blind`), and *zeroed pixels*
 (an image whose preprocessed values are all 0).
 """
 
@@ -30,9 +30,9 @@ CONDITIONS = ("image", "image removed", "zeroed pixels")
 
 
 class Accuracy(NamedTuple):
-    """How many of so many questions were answered right.
+    """How many questions were answered correctly, and of how many.
 
-    The questions are independent: those of a category are each about an image of its own.
+    The questions are independent: each question of a category is about another image.
     """
 
     right: int
@@ -53,7 +53,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], images: Images) -> dict[str, Accuracy]:
-    """How many questions are answered right in each of `CONDITIONS`: the generated text is the answer."""
+    """Correct answers in each of `CONDITIONS`; correct means that the generated text is the answer."""
     right = dict.fromkeys(CONDITIONS, 0)
     for question in tqdm(questions, desc=questions[0].category, unit="question"):
         prepared = model.prepare(question, images.open(question.image_id))
@@ -93,8 +93,8 @@ def card(
     """The text of the model card.
 
     Args:
-        recipe: What the weights were made by.
-        parameters: Their number.
+        recipe: The recipe of the weights.
+        parameters: Number of weights.
         weights: SHA-256 of model.safetensors.
         measured: Category -> condition -> accuracy.
         world_seed: Seed of the evaluation scenes.

@@ -1,10 +1,10 @@
-"""mini-llava in training: the network, what is read out of it, and its losses.
+"""mini-llava in training: the network, its read-outs and its losses.
 
-Segments never see one another: the text before the image runs once, each image once behind it, and all
-segments of the image as separate rows behind its keys and values. That is what separate prompts would compute,
-at a fraction of the work.
+Segments never see one another: the text before the image runs once, each image runs once after it, and all segments of
+the image run as separate rows after its keys and values. The results equal those of separate prompts, at a fraction of
+the work.
 
-The read-outs are linear maps of their own, so no word is favoured by them, and are thrown away after training.
+The read-outs are separate linear maps, so that they favour no word, and are discarded after training.
 """
 
 import math
@@ -22,12 +22,12 @@ from crossflow.mini.recipe import Recipe, Stage
 from crossflow.mini.scenes import PLURALS
 from crossflow.mini.training_data import CHECKED, FACTS, PATCH_WORDS, TrainingBatch, TrainingBatches
 
-# Beside patch embeddings of length 9.
+# Relative to patch embeddings of length 9.
 _PLACES_LENGTH = 6.0
 
 
 class Losses(NamedTuple):
-    """Mean cross-entropies of one batch, in nats, and which segments' answers are the most likely word."""
+    """Mean cross-entropies of a batch, in nats, and which segments' answers are the most likely word."""
 
     seeing: Tensor
     reading: Tensor
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 
 def _places(across: int, width: int) -> Float[Tensor, "patches width"]:
-    """Sines and cosines of a patch's row and column: places are the more alike the nearer they are."""
+    """Sines and cosines of a patch's row and column: the nearer two places, the more similar their embeddings."""
     frequencies = torch.exp(torch.linspace(math.log(math.pi / across), math.log(math.pi / 1.5), width // 4))
     row, column = torch.meshgrid(torch.arange(across), torch.arange(across), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (row, column)]
@@ -46,12 +46,12 @@ def _places(across: int, width: int) -> Float[Tensor, "patches width"]:
 
 
 def _initialise(network: Any, seed: int) -> None:
-    """First weights.
+    """Initialise the weights.
 
-    Each block adds little to the residual stream, and words have length 1. The patches of the vision tower begin
-    by attending to those nearby and alike: places are sinusoids, and queries and keys the same rotation (after A.
-    Trockman and J. Z. Kolter, Mimetic initialization of self-attention layers, ICML 2023). Shapes, which only
-    neighbouring patches can tell together, are learnt sooner so.
+    Each block adds little to the residual stream, and word embeddings have length 1. At first, patches of the vision
+    tower attend to near and similar patches: places are sinusoids, and queries and keys the same rotation (after A.
+    Trockman and J. Z. Kolter, Mimetic initialization of self-attention layers, ICML 2023). This speeds up learning
+    shapes, which only neighbouring patches together show.
     """
     generator = torch.Generator().manual_seed(seed)
     text, vision = network.config.text_config, network.config.vision_config
@@ -85,7 +85,7 @@ def _at(
 
 
 class TrainingModel(nn.Module):
-    """The model with its read-out, in training.
+    """The model with its read-outs, in training.
 
     Args:
         recipe: What to build.
@@ -99,7 +99,7 @@ class TrainingModel(nn.Module):
         self.tokenizer = build_tokenizer(mini_world_words())
         self.processor = build_processor(recipe.geometry, self.tokenizer)
         self.network = build_model(recipe.geometry, self.tokenizer, recipe.seed)
-        # The tower is small: all of its layers are of use.
+        # The tower is small, so its last layer is used.
         self.network.config.vision_feature_layer = -1
         _initialise(self.network, recipe.seed)
         self.middle = recipe.geometry.layers // 2
@@ -116,11 +116,11 @@ class TrainingModel(nn.Module):
         self._before = TrainingBatches(self.tokenizer, recipe.geometry.patch_size, 0, 1, 0).prompt("")[0]
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """What the saved processor makes of images of the model's own size."""
+        """Preprocess images of the model's own size as the saved processor does."""
         return (images.float() / 255 - self._mean) / self._spread
 
     def name_plurals(self) -> None:
-        """Let each plural begin as its singular."""
+        """Initialise each plural's embedding as its singular's."""
         ids = self.tokenizer.convert_tokens_to_ids
         with torch.no_grad():
             for name, plural in PLURALS.items():
@@ -157,7 +157,7 @@ class TrainingModel(nn.Module):
         return functional.cross_entropy(logits.reshape(-1, 2), checks.flatten())
 
     def _decode(self, features: Tensor, tokens: Tensor, layers: int) -> tuple[dict[int, Tensor], Tensor]:
-        """States of the segments' tokens after each layer read out, and after ``layers`` layers and the norm."""
+        """States of the segments' tokens after each layer with a read-out, and after ``layers`` layers and the norm."""
         decoder = self.network.model.language_model
         states: dict[int, Tensor] = {}
 
@@ -184,7 +184,7 @@ class TrainingModel(nn.Module):
         return states, last
 
     def forward(self, batch: TrainingBatch, stage: Stage) -> Losses:
-        """The losses of a batch that have a weight in the stage; 0 for the others."""
+        """The losses of a batch that have a weight in the stage; the others are 0."""
         features = self.features(batch.images)
         nothing = features.new_zeros(())
         seeing = self._seeing(features, batch.patches) if stage.seeing else nothing
@@ -205,8 +205,8 @@ class TrainingModel(nn.Module):
 
 
 def write_model(training_model: TrainingModel, folder: Path) -> None:
-    """Save the model and its processor in Hugging Face format, without the read-out."""
+    """Save the model and its processor in Hugging Face format, without the read-outs."""
     training_model.network.eval().save_pretrained(folder)
     training_model.processor.save_pretrained(folder)
-    # safetensors keeps its files to their owner.
+    # safetensors writes files that only their owner can read.
     (folder / "model.safetensors").chmod(0o644)

@@ -1,6 +1,6 @@
-"""Questions of other kinds about a scene of the mini world, which belong to none of the six categories.
+"""Questions about a scene of the mini world that belong to none of the six categories.
 
-Some differ from a category's questions by one step or one relation only: to tell them apart takes the whole
+Some differ from a category's questions in one step or one relation only, so that telling them apart takes the whole
 program.
 """
 

@@ -1,4 +1,4 @@
-"""What a question about a scene of the mini world is: words, program, and their form in GQA's files."""
+"""A question about a scene of the mini world: its words, its program, and its record in GQA's question files."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class MiniQuestion:
         question, answer, full_answer: Text; answers in lower case.
         program: The steps.
         local, overall: GQA's groups (``local`` and ``global``).
-        mentioned: Words of the question that name toys, with the ids of these.
+        mentioned: Words of the question that name toys -> ids of the toys.
         answer_id: The id of the toy that is the answer.
     """
 
@@ -68,7 +68,7 @@ class MiniQuestion:
 
 
 def phrase(attribute: Attribute, value: str, negated: bool = False) -> str:
-    """An attribute's value as it stands after "is" or "are"."""
+    """An attribute's value as written after "is" or "are"."""
     return ("not " if negated else "") + ("made of " if attribute == "material" else "") + value
 
 
@@ -79,11 +79,11 @@ def in_any_order(rng: random.Random, first: str, second: str) -> dict[str, str]:
 
 
 def find(scene: Scene, name: str, later: bool = False, kind: str | None = None) -> Step:
-    """The step that finds the toy of a name, or nothing; a second one ends in a blank, as GQA's do."""
+    """The step that finds the toy of a name, or nothing; a later one ends in a blank, as in GQA."""
     index = next((index for index, toy in enumerate(scene.toys) if toy.name == name), None)
     found = "-" if index is None else scene.toy_id(index)
     return Step("select", (), f"{kind or name} ({found}){' ' * later}")
 
 
 QuestionWriter = Callable[[Scene, random.Random], MiniQuestion | None]
-"""Asks one question about a scene, or None where the scene has nothing to ask about."""
+"""Writes a question about a scene; None if the scene does not allow one."""

@@ -1,10 +1,10 @@
 """Questions of the six categories about a scene of the mini world, as GQA programs.
 
-None can be answered from its words. Where a category has two answers, they are as likely as each other for
-every question that can be asked: either the answer is drawn before the question, and a question with that
-answer can always be found; or exchanging two values (two colours, two toys, left and right) turns every scene
-into an equally likely one with the other answer. A wrong option is, where it can be, something that the
-image shows elsewhere, so that seeing what is in the image is not enough either.
+No question can be answered from its words. If a category has two answers, both are equally likely for every question
+that can be asked: either the answer is drawn before the question, and a question with that answer can always be found;
+or exchanging two values (two colours, two toys, left and right) turns every scene into an equally likely scene with the
+other answer. If possible, a wrong option is something that the image shows elsewhere, so that knowing what is in the
+image is not enough either.
 """
 
 import random
@@ -40,16 +40,16 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which side of the picture is the {name} on?",
     ),
 }
-"""The ways of request; each is as likely as the others of its category, whatever the answer."""
+"""Wordings of a category's questions, equally likely whatever the answer."""
 
 SIDES = ("left", "right")
 YES_NO = ("yes", "no")
-# A colour six times out of ten: then each of the ten attribute values is the answer equally often.
+# A colour in six of ten questions: then each of the ten attribute values is the answer equally often.
 _ANSWER_WEIGHTS = [len(values) for values in ATTRIBUTES.values()]
 
 
 def _elsewhere(scene: Scene, attribute: Attribute, candidates: Sequence[str]) -> list[str]:
-    """Those of the candidate values that some toy of the picture has; all of them, if none has."""
+    """The candidate values that some toy of the image has; all candidates if none has one."""
     present = {toy.value(attribute) for toy in scene.toys}
     return [value for value in candidates if value in present] or list(candidates)
 
@@ -88,7 +88,7 @@ def choose_cat(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         ]
         for attribute in ATTRIBUTES
     }
-    # The twins differ in two attributes, so there is always one to ask about.
+    # The twins differ in two attributes, so one is always left to ask about.
     attribute = rng.choice([attribute for attribute, found in differing.items() if found])
     index, other = rng.choice(differing[attribute])
     toy, wrong = scene.toys[index], scene.toys[other]
@@ -118,7 +118,7 @@ def choose_cat(scene: Scene, rng: random.Random) -> MiniQuestion | None:
 def choose_rel(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "Is the ball to the left or to the right of the star?".
 
-    None where all toys lie below one another.
+    None if all toys lie below one another.
     """
     pairs = clear_pairs(scene, "x")
     if not pairs:
@@ -149,7 +149,7 @@ def choose_rel(scene: Scene, rng: random.Random) -> MiniQuestion | None:
 def compare_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "What do the ball and the star have in common?".
 
-    MiniQuestion about the twins, which have each attribute in common in a third of the scenes.
+    Asked about the twins, which share each attribute in a third of the scenes.
     """
     index, other = rng.sample(scene.twins, 2)
     toy, twin = scene.toys[index], scene.toys[other]
@@ -177,7 +177,7 @@ def holds(toy: Toy, attribute: Attribute, value: str, negated: bool) -> bool:
 def _logical_candidates(
     scene: Scene, attribute: Attribute, negated: bool, answer: str, both: bool, values: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """Two names and a value for which the answer is right; the first name, or both, in the image."""
+    """Two names and a value that make ``answer`` correct; the first name, or both, in the image."""
     toys = {toy.name: toy for toy in scene.toys}
     absent = [name for name in NAMES if name not in toys]
     pairs = list(permutations(toys, 2)) if both else [(name, missing) for name in toys for missing in absent]
@@ -193,8 +193,8 @@ def _logical_candidates(
 def logical_obj(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "Are there any that are not red, either balls or stars?".
 
-    Attribute, "not" and answer are drawn first, each by itself. Either answer can be asked for about a toy
-    and a name that is not in the image: so a question is always found, and its words tell nothing.
+    Attribute, "not" and answer are drawn first and independently. A toy and a name that is not in the image allow
+    either answer, so a question is always found, and its words tell nothing.
     """
     attribute = rng.choice(tuple(ATTRIBUTES))
     negated, answer, both = rng.random() < 0.5, rng.choice(YES_NO), rng.random() < 0.5
@@ -242,7 +242,7 @@ def logical_obj(scene: Scene, rng: random.Random) -> MiniQuestion | None:
 
 
 def query_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
-    """As in "On which side of the picture is the ball?". None where every toy is near the middle."""
+    """As in "On which side of the picture is the ball?". None if every toy is near the middle."""
     on_a_side = [index for index, toy in enumerate(scene.toys) if aside(toy)]
     if not on_a_side:
         return None
@@ -267,10 +267,10 @@ class MiniCategory(NamedTuple):
     """How the mini world asks the questions of a category.
 
     Attributes:
-        write: Writes a question about a scene, or none where the scene does not allow it.
-        answers: How many answers a question has, equally likely: what guessing gives.
-        share: How often mini-llava is asked it in training; two-hop questions take longest to learn.
-        late_share: The same in the last stage, for what is still hard when the rest is learnt.
+        write: Writes a question about a scene; None if the scene does not allow one.
+        answers: Number of equally likely answers, so that 1 / ``answers`` is the accuracy of guessing.
+        share: Relative frequency in training; two-hop questions take longest to learn.
+        late_share: Relative frequency in the last stage, which favours what is still hard then.
     """
 
     write: QuestionWriter
@@ -291,7 +291,7 @@ CATEGORIES = {
 
 
 def vocabulary() -> list[str]:
-    """All words and marks that questions of the six categories and their answers are written with, sorted."""
+    """All words and punctuation marks of the six categories' questions and answers, sorted."""
     sources = [wording for wordings in WORDINGS.values() for wording in wordings]
     sources += [*PLURALS, *PLURALS.values(), *ATTRIBUTES, *SIDES, *YES_NO]
     for attribute, values in ATTRIBUTES.items():
@@ -300,6 +300,6 @@ def vocabulary() -> list[str]:
 
 
 def answers() -> list[str]:
-    """Every word that is the answer to some question of the six categories, sorted."""
+    """All words that answer some question of the six categories, sorted."""
     values = [value for values in ATTRIBUTES.values() for value in values]
     return sorted({*NAMES, *ATTRIBUTES, *values, *SIDES, *YES_NO})

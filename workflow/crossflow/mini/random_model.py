@@ -1,8 +1,8 @@
 """Tiny multimodal LLMs of real architectures with random weights, as folders in Hugging Face format.
 
-They know nothing, but everything that a knockout touches is there: a CLIP vision tower, a projector, a Llama
-decoder, a processor and a tokenizer that gives character offsets. The weights are large enough for attention
-to be uneven: answers differ between questions, and blocking attention moves probabilities by tens of percent.
+They know nothing, but have every part that a knockout touches: a CLIP vision tower, a projector, a Llama decoder, a
+processor and a tokenizer with character offsets. The weights are large enough to make attention uneven: answers differ
+between questions, and blocking attention changes probabilities by tens of percent.
 """
 
 import math
@@ -36,7 +36,7 @@ from crossflow.mini.questions import answers, vocabulary
 from crossflow.models.prompts import render
 
 _UNKNOWN, _BEGIN, _END, _PAD, _IMAGE = "<unk>", "<s>", "</s>", "<pad>", "<image>"
-# A word, or one mark: the image's marker and the like are taken out before.
+# A word, or one punctuation mark; special tokens such as the image's marker are split off before.
 _PIECES = r"\w+|[^\w\s]"
 _LONGEST_PROMPT = 2048
 
@@ -54,7 +54,7 @@ class Geometry:
         image_size: Side of a tile, in pixels.
         patch_size: Side of a patch, in pixels: ``(image_size / patch_size) ** 2`` visual tokens per tile.
         vision_width: Width of the vision tower.
-        vision_layers: Its layers; visual tokens come out of the last but one.
+        vision_layers: Layers of the vision tower; visual tokens come from the last but one.
     """
 
     architecture: str = "llava"
@@ -69,7 +69,7 @@ class Geometry:
 
     @property
     def pinpoints(self) -> list[list[int]]:
-        """Heights and widths of the grids of tiles, in the proportions of LLaVA-1.6."""
+        """Heights and widths of the grids of tiles, in LLaVA-1.6's proportions."""
         proportions = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
         return [[self.image_size * tall, self.image_size * wide] for tall, wide in proportions]
 
@@ -84,11 +84,11 @@ def mini_world_words() -> list[str]:
 def build_tokenizer(words: Iterable[str], special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for each word and mark, case kept, and ``<unk>`` for all others.
 
-    It puts ``<s>`` before a text, as Llama's tokenizers do, and gives character offsets.
+    It adds ``<s>`` before a text, as Llama's tokenizers do, and gives character offsets.
 
     Args:
         words: Words and single marks; order and repetition don't matter.
-        special: Further tokens that are kept whole wherever they stand, such as ``<|eot_id|>``.
+        special: Further tokens that are never split, such as ``<|eot_id|>``.
     """
     reserved = [_UNKNOWN, _BEGIN, _END, _PAD, _IMAGE, *special]
     tokens = [*reserved, *sorted(set(words) - set(reserved))]
@@ -160,7 +160,7 @@ def build_processor(geometry: Geometry, tokenizer: PreTrainedTokenizerFast) -> A
 
 
 def _fill(network: nn.Module, seed: int) -> None:
-    """Draw all weights from a seed: each output has about the size of its inputs, attention is uneven."""
+    """Draw all weights from a seed: outputs are about as large as inputs, and attention is uneven."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1 and ("norm" in name or name.endswith("bias")):
@@ -171,7 +171,7 @@ def _fill(network: nn.Module, seed: int) -> None:
 
 
 def build_model(geometry: Geometry, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
-    """A network in fp32 with weights from a seed; torch's own random state is left alone.
+    """A network in fp32 with weights from a seed; torch's own random state does not change.
 
     Raises:
         CrossflowError: the architecture is unknown.

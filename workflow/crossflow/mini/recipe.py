@@ -1,4 +1,4 @@
-"""How mini-llava is made: its shape, and the stages of its training."""
+"""The recipe of mini-llava: its shape and the stages of its training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,15 +11,15 @@ from crossflow.mini.training_data import SHARES
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training.
+    """A stage of the training.
 
     Attributes:
-        steps: Its optimiser steps.
-        scenes: Fresh scenes of each.
-        questions: Questions about each scene.
+        steps: Optimiser steps.
+        scenes: Fresh scenes per step.
+        questions: Questions per scene.
         rate: Learning rate, after the warm-up.
         seeing, reading, answering: Weights of the losses.
-        shares: How often each kind of question is asked.
+        shares: Relative frequency of each kind of question.
     """
 
     steps: int
@@ -34,15 +34,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines the weights, the machine apart.
+    """Everything that determines the weights, except the machine.
 
     Attributes:
-        seed: Of the first weights, the scenes and the questions.
+        seed: Seed of the initial weights, the scenes and the questions.
         geometry: The model's shape. Images are not resized.
         stages: In order.
         warm_up: Steps in which the learning rate rises.
-        fall: The part of the last stage in which the learning rate falls to nothing and reading is not asked for.
-        weight_decay: Of matrices.
+        fall: Share of the last stage in which the learning rate falls to zero and the reading loss is off.
+        weight_decay: Weight decay of matrices.
     """
 
     seed: int = 0
@@ -72,10 +72,10 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Total optimiser steps."""
         return sum(stage.steps for stage in self.stages)
 
     def with_steps(self, *steps: int) -> "Recipe":
-        """The same recipe with other numbers of steps, one for each stage."""
+        """The same recipe with other numbers of steps, one per stage."""
         pairs = zip(self.stages, steps, strict=True)
         return replace(self, stages=tuple(replace(stage, steps=number) for stage, number in pairs))

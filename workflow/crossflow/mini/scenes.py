@@ -9,10 +9,10 @@ clutter
 twins
     Two toys of a scene that have exactly one attribute in common.
 
-Every value of an attribute is as likely as every other one, and places are found for the toys that were
-drawn, never toys for the places: so no question can lean to an answer because, say, small toys are easier to
-place. The training and the evaluation world are disjoint: the set of toys of a scene (shapes with their
-attributes, places apart) belongs to one of them only.
+Every value of an attribute is equally likely. Toys are drawn first and places are found for them, never the reverse:
+otherwise small toys, which are easier to place, would be more frequent, and questions would lean to an answer. The
+training and the evaluation world are disjoint: a scene's set of toys (shapes and attributes, without places) belongs
+to one of them only.
 """
 
 import hashlib
@@ -45,17 +45,17 @@ ATTRIBUTES: dict[Attribute, tuple[str, ...]] = {
 }
 GROUNDS = ("carpet", "floor", "pavement", "sand", "snow", "wall")
 
-# Half the side of a toy's box, in pixels. The ranges lie far apart: size can be told without comparing.
+# Half the side of a toy's box, in pixels. The ranges are far apart, so that size shows without a comparison.
 _RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}
-# With two toys there are so few sets of toys that those of one split would not be balanced by themselves.
+# With two toys, the sets of toys are so few that one split's share of them would not be balanced.
 _FEWEST_TOYS, _MOST_TOYS = 3, 5
 _GAP = 2.0
 CLEARLY_APART = 14.0
-"""Pixels between two centres from which one toy is said to be to the left of, or above, the other."""
+"""Least distance in pixels between two centres for one toy to count as left of, or above, the other."""
 CLEARLY_ASIDE = 9.0
-"""Pixels between a toy's centre and the image's middle from which the toy is said to be on one side."""
+"""Least distance in pixels of a toy's centre from the image's middle for the toy to count as on one side."""
 
-# One evaluation scene in so many.
+# One set of toys in so many belongs to the evaluation world.
 _VAL_SHARE = 5
 
 
@@ -66,10 +66,10 @@ class Toy:
     Attributes:
         name: A key of `PLURALS`; at most one toy of a scene has it.
         color, size, material: Values of `ATTRIBUTES`.
-        x, y: The middle of its box, in pixels.
+        x, y: Centre of its box, in pixels.
         radius: Half the longer side of its box, in pixels.
-        angle: By how much it is turned, in degrees.
-        tint: What its three colour channels are multiplied by.
+        angle: Rotation, in degrees.
+        tint: Factors of its three colour channels.
     """
 
     name: str
@@ -89,13 +89,13 @@ class Toy:
 
 @dataclass(frozen=True)
 class Clutter:
-    """A small thing nobody asks about.
+    """A small thing that no question is about.
 
     Attributes:
         name: ``pebble``, ``twig`` or ``leaf``.
-        x, y: Its middle, in pixels.
+        x, y: Its centre, in pixels.
         length: Its longest extent, in pixels.
-        angle: By how much it is turned, in degrees.
+        angle: Rotation, in degrees.
     """
 
     name: str
@@ -107,14 +107,14 @@ class Clutter:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that an image shows.
+    """Everything that an image shows.
 
     Attributes:
         image_id: Digits; the first tells the split (0: evaluation, 1: training), then seed and index.
         ground: One of `GROUNDS`.
         shade: Brightness of the ground, around 1.
         texture: Seed of the ground's grain.
-        toys: 3 to 5 toys, no name twice, boxes apart.
+        toys: 3 to 5 toys with different names and disjoint boxes.
         clutter: Behind the toys.
         twins: Indices of two toys that have exactly one attribute in common, each attribute equally often.
     """
@@ -128,7 +128,7 @@ class Scene:
     twins: tuple[int, int]
 
     def toy_id(self, index: int) -> str:
-        """The id, in the scene graph, of a toy."""
+        """The id of a toy in the scene graph."""
         return f"{self.image_id}{index:02d}"
 
 
@@ -160,7 +160,7 @@ def _apart(x: float, y: float, radius: float, placed: list[tuple[float, float, f
 
 
 def _draw_places(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
-    """Middles of boxes that lie apart and inside the image, for any radii that a scene can have."""
+    """Centres of disjoint boxes inside the image, for any radii that a scene can have."""
     largest_first = sorted(range(len(radii)), key=lambda index: -radii[index])
     while True:
         places: dict[int, tuple[float, float]] = {}
@@ -193,12 +193,12 @@ def _draw_clutter(rng: random.Random, toys: tuple[Toy, ...]) -> tuple[Clutter, .
 
 
 def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
-    """The scene of this number: the same for the same arguments, on every machine.
+    """Draw a scene: the same for the same arguments, on every machine.
 
     Args:
         seed: Seed of the world.
-        index: Which scene of it, from 0; scenes don't depend on one another.
-        split: ``val`` for the world that is asked about, ``train`` for the one that a model learns from.
+        index: Number of the scene, from 0; scenes are independent of one another.
+        split: ``val`` for the evaluation world, ``train`` for the training world.
     """
     rng = random.Random(f"crossflow shapes {split} {seed} {index}")
     values = _draw_values(rng)
@@ -247,7 +247,7 @@ def _relations(scene: Scene, index: int, ground_id: str) -> list[dict[str, str]]
 
 
 def scene_graph(scene: Scene, toy_boxes: list[Box], clutter_boxes: list[Box]) -> dict[str, Any]:
-    """The scene in the form of GQA's scene graphs: all that the image shows.
+    """The scene graph of a scene, in GQA's form: everything that the image shows.
 
     Args:
         scene: The scene.
@@ -285,7 +285,7 @@ def aside(toy: Toy) -> str | None:
 
 
 def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[int, int]]:
-    """Ordered pairs of toys whose middles are clearly apart along an axis."""
+    """Ordered pairs of toys whose centres are clearly apart along an axis."""
     return [
         (first, second)
         for first, second in permutations(range(len(scene.toys)), 2)

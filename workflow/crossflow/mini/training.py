@@ -1,19 +1,19 @@
 """mini-llava: a small LLaVA that learns, from nothing, to answer questions about the mini world.
 
-It learns in three stages, in one run:
+One run trains it in three stages:
 
 seeing
-    The projected feature of each patch that a toy covers is named by the language model's own word embeddings:
-    shape, colour, size, material.
+    The language model's own word embeddings name the projected feature of each patch that a toy covers: shape, colour,
+    size, material.
 reading
-    The names of toys follow the image, and a read-out of the decoder's middle layer tells what it knows about
-    each at its name. Only the lower half of the decoder runs.
+    The names of toys follow the image, and a read-out of the decoder's middle layer tells what it knows about each toy
+    at its name. Only the lower half of the decoder runs.
 answering
-    Questions. The losses of both other stages stay on with smaller weights. Questions that name toys and a value
-    are read out once more, three quarters up the decoder: whether the value holds of the toy. Both read-outs stop
-    when the learning rate begins to fall.
+    Questions. The losses of the other two stages stay on with smaller weights. Questions that name toys and a value
+    have a second read-out, three quarters up the decoder: whether the value holds of the toy. Both read-outs stop when
+    the learning rate begins to fall.
 
-What is read out where is thereby planted: see the model card.
+So the training plants what is read out where: see the model card.
 """
 
 import json
@@ -41,11 +41,11 @@ _REPORT_EVERY = 50
 
 
 class Trained(NamedTuple):
-    """How far a training is.
+    """The state of a training.
 
     Attributes:
         step: Steps done.
-        report: The last step's losses (nats) and rights (fraction, by category); None before the first step.
+        report: The last step's losses (nats) and accuracies (fraction, by category); None before the first step.
         training_model: The model.
     """
 
@@ -55,13 +55,13 @@ class Trained(NamedTuple):
 
 
 def _remaining(recipe: Recipe, step: int) -> float:
-    """The part of the learning rate that is left: 1 until the fall."""
+    """Factor of the learning rate in its fall: 1 until then."""
     falling = round(recipe.fall * recipe.stages[-1].steps)
     return min(1.0, (recipe.steps - step) / falling) if falling else 1.0
 
 
 def _batches(recipe: Recipe, tokenizer: Any, start: int, workers: int) -> Iterator[tuple[int, Stage, TrainingBatch]]:
-    """Each step from ``start`` with its stage and batch; drawn ahead of time by other processes, if there are any."""
+    """Each step from ``start`` with its stage and batch, drawn ahead by worker processes if there are any."""
     begin, first = 0, 0
     for stage in recipe.stages:
         size = recipe.geometry.patch_size
@@ -77,7 +77,7 @@ def _batches(recipe: Recipe, tokenizer: Any, start: int, workers: int) -> Iterat
 
 
 def _resume(checkpoint: Path, recipe: Recipe, training_model: TrainingModel, optimiser: torch.optim.Optimizer) -> int:
-    """Take up an unfinished training. Returns the number of steps done."""
+    """Resume an unfinished training. Returns the number of steps done."""
     if not checkpoint.is_file():
         return 0
     try:
@@ -115,17 +115,17 @@ def train(
     """Train, step by step.
 
     Args:
-        recipe: What to train.
-        checkpoint: Written every so many steps, and taken up if it is there.
-        device: Where to train.
-        workers: Processes that draw scenes ahead of time; 0 draws them in between.
+        recipe: The recipe.
+        checkpoint: Written at regular intervals; the training resumes from it if it exists.
+        device: Device of the training.
+        workers: Processes that draw scenes ahead; with 0, scenes are drawn between steps.
         every: Steps between checkpoints.
 
     Yields:
         Once before the first step, and after each step.
 
     Raises:
-        CrossflowError: the checkpoint is of another recipe, or can not be written.
+        CrossflowError: the checkpoint belongs to another recipe, or can not be written.
     """
     training_model = TrainingModel(recipe)
     matrices = [parameter for parameter in training_model.parameters() if parameter.ndim > 1]

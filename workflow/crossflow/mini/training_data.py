@@ -1,16 +1,16 @@
-"""What mini-llava learns from: batches of fresh training scenes with things to say about them.
+"""The training data of mini-llava: batches of fresh training scenes with texts about them.
 
 batch
-    A batch of scenes of the training world, each with one or more *segments*: texts that follow the image.
+    Scenes of the training world, each with one or more *segments*: texts that follow the image.
 question segment
     The rest of a ``vicuna-v1`` prompt after the image, the capitalised answer, and the end of the text.
 noun segment
-    The names of all toys, singular and plural, in any order: what is known about each is asked at the name.
+    The names of all toys, singular and plural, in any order: the facts about each toy are read out at its name.
 facts
-    Of a toy: class numbers, one for each of `FACTS`; `UNKNOWN` where it has none.
+    Class numbers of a toy, one for each of `FACTS`; `UNKNOWN` if it has none.
 check
-    Of a toy and a value that a question names both, as in "Which toy is red, the ball or the star?": whether the
-    toy is red. MiniQuestion at whichever word comes later: the toy's name or the value.
+    For a toy and a value that a question both names, as in "Which toy is red, the ball or the star?": whether the toy
+    is red. Read out at whichever word comes later, the toy's name or the value.
 
 A batch is the same for the same seed and step, on every machine.
 """
@@ -36,17 +36,17 @@ from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, NAMES, PLURALS, Scene,
 from crossflow.models.prompts import render
 
 UNKNOWN = -100
-"""The class that cross-entropy leaves out."""
+"""The class that the cross-entropy ignores."""
 
 COLUMNS = 8
 FACTS = {"present": 2, "color": 6, "size": 2, "material": 2, "column": COLUMNS}
-"""What a name stands for in an image, and the number of classes: columns are eighths of the width."""
+"""Fact about a toy -> number of classes; columns are eighths of the image's width."""
 
 CHECKED = 2
-"""Toys that a word may check: the one named here, and the one named before."""
+"""Toys that are checked at a word: the toy named here, and the toy named before."""
 
 PATCH_WORDS = (NAMES, *ATTRIBUTES.values())
-"""The words that a covered patch is named by: one of each group."""
+"""Groups of words that name a covered patch, one word of each."""
 
 QUESTION_WRITERS = {name: category.write for name, category in CATEGORIES.items()} | {"VerifyAttr": verify_attr}
 """Kinds of questions in batches. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
@@ -63,12 +63,12 @@ class TrainingBatch:
 
     Attributes:
         images: As drawn, channels first.
-        patches: For each patch of each image, its word of each of `PATCH_WORDS`; `UNKNOWN` where no toy is.
-        tokens: Segments, those of a scene together, padded behind.
+        patches: For each patch of each image, its word of each of `PATCH_WORDS`; `UNKNOWN` if no toy covers it.
+        tokens: Segments, grouped by scene, padded at the end.
         noun_at: Segment and position of each noun.
         noun_facts: Classes of each noun's toy, one column for each of `FACTS`.
-        check_at: Segment and position of each word at which something is checked.
-        checks: 0 (no), 1 (yes) or `UNKNOWN`: for the toy named here, and for the one named before.
+        check_at: Segment and position of each word with a check.
+        checks: 0 (no), 1 (yes) or `UNKNOWN`, for the toy named here and the toy named before.
         answer_at: Position of each segment's last prompt token; empty without questions.
         answers: Each segment's answer token.
         categories: Each segment's category, as a number in `QUESTION_WRITERS`.
@@ -91,7 +91,7 @@ class TrainingBatch:
 
 
 def facts(toy: Toy | None) -> list[int]:
-    """The classes of a toy; of a toy that is not in the image only that."""
+    """The classes of a toy's facts; for a toy that is not in the image, only its absence."""
     if toy is None:
         return [0, *[UNKNOWN] * (len(FACTS) - 1)]
     values = [ATTRIBUTES[attribute].index(toy.value(attribute)) for attribute in ATTRIBUTES]
@@ -101,7 +101,7 @@ def facts(toy: Toy | None) -> list[int]:
 def patch_words(scene: Scene, boxes: list[Box], patch_size: int) -> Int[np.ndarray, "patches words"]:
     """For each patch, the word of each of `PATCH_WORDS` for the toy whose box covers most of it.
 
-    A box counts where it covers a quarter of the patch, or a quarter of it lies there.
+    A box counts if it covers a quarter of the patch, or if a quarter of the box lies in the patch.
     """
     across = IMAGE_SIZE // patch_size
     words = np.full((across * across, len(PATCH_WORDS)), UNKNOWN)
@@ -118,16 +118,16 @@ def patch_words(scene: Scene, boxes: list[Box], patch_size: int) -> Int[np.ndarr
 
 
 class TrainingBatches(Dataset[TrainingBatch]):
-    """TrainingBatches by step.
+    """The batches of a training, by step.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
         patch_size: Side of a patch, in pixels of the image as drawn.
         seed: Seed of scenes and questions.
-        scenes: Scenes of a batch.
-        questions: Question segments of a scene; 0 for one noun segment.
+        scenes: Scenes per batch.
+        questions: Question segments per scene; 0 for one noun segment.
         first: Number of the first batch's first scene.
-        shares: How often each kind of question is asked.
+        shares: Relative frequency of each kind of question.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
                 return category, asked
 
     def _checks(self, asked: MiniQuestion, toys: dict[str, Toy], tokens: list[int]) -> dict[int, list[int]]:
-        """Positions in a question segment at which a value is checked, with the answers as in `TrainingBatch.checks`."""
+        """Positions in a question segment with a check -> the answers, as in `TrainingBatch.checks`."""
         operation = asked.program[1].operation
         attribute = next((name for name in ATTRIBUTES if operation in (f"filter {name}", f"verify {name}")), None)
         if attribute is None:
@@ -210,7 +210,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
                 told.append(rng.sample(tuple(self._numbers), len(self._numbers)))
             for segment in told:
                 for position, token in enumerate(segment):
-                    # The answer may be a toy's name as well, but is capitalised.
+                    # The answer may also be a toy's name, but is capitalised.
                     if token in self._numbers:
                         noun_at.append((len(segments), position))
                         noun_facts.append(facts(toys.get(self._numbers[token])))

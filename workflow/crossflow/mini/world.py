@@ -1,10 +1,9 @@
 """The mini world on disk, in GQA's official layout.
 
 ``questions/val_balanced_questions.json``, ``sceneGraphs/val_sceneGraphs.json`` and ``images.zip`` with
-``images/<id>.jpg``, as `crossflow.data.gqa` reads them: about each scene, one question of each of the six
-categories that the scene allows, and some of other kinds. The scenes are drawn by `crossflow.mini.scenes`,
-painted by `crossflow.mini.drawing`, and asked about by `crossflow.mini.questions` and
-`crossflow.mini.other_questions`.
+``images/<id>.jpg``, as `crossflow.data.gqa` reads them: for each scene, one question of each of the six categories that
+the scene allows, and some of other kinds. `crossflow.mini.scenes` draws the scenes, `crossflow.mini.drawing` paints
+them, and `crossflow.mini.questions` and `crossflow.mini.other_questions` ask about them.
 """
 
 import io
@@ -26,12 +25,12 @@ from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.scenes import Scene, draw_scene, scene_graph
 
 _OTHERS_PER_SCENE = 3
-# A zip member without a time of its own, so that the same images make the same file.
+# A fixed time for zip members, so that the same images give the same file.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def questions_about(scene: Scene) -> list[MiniQuestion]:
-    """The questions of a scene: the same ones every time, in any order of kinds."""
+    """The questions of a scene: always the same, in a random order of kinds."""
     rng = random.Random(f"crossflow questions {scene.image_id}")
     askers = [*(category.write for category in CATEGORIES.values()), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
     rng.shuffle(askers)

@@ -1,7 +1,7 @@
-"""The architectures that this project knows how to knock out: one table, and how each handles an image.
+"""The supported architectures: one table, and how each handles an image.
 
-A new architecture is one entry of `ARCHITECTURES`. The functions in this module bring labels of patches into the order
-of the visual tokens (`crossflow.models.visual_tokens`), each by the model's own code.
+A new architecture is one entry of `ARCHITECTURES`. The ``_pack`` functions put labels of patches into the order of the
+visual tokens (`crossflow.models.visual_tokens`), with the model's own code.
 """
 
 import math
@@ -27,7 +27,7 @@ def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """An image that fills its grid of tiles leaves no padding to be cut off: none has more visual tokens."""
+    """An image that fills its grid of tiles has no padding to cut off, and so the most visual tokens."""
     side = config.vision_config.image_size
     for height, width in config.image_grid_pinpoints:
         yield 1 + (height // side) * (width // side), (width, height)
@@ -51,7 +51,7 @@ def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    # A grid of more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
+    # A grid with more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
     width, height = size
     packed, _ = model.model.pack_image_features(
         [labels],
@@ -63,9 +63,9 @@ def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Te
 
 
 def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
-    """Each patch is a tile of its own: processors that return patches flatten (3, frames, side, side)."""
+    """Each patch as its own tile: processors that return patches flatten (3, frames, side, side)."""
     pixels, side = processed["pixel_values"], image_processor.patch_size
-    # All frames of a still image are the same.
+    # All frames of a still image are equal.
     return np.asarray(pixels.reshape(len(pixels), 3, image_processor.temporal_patch_size, side, side)[:, :, 0])
 
 
@@ -73,7 +73,7 @@ _WHOLE = Tiling(_patches_as_tiles, base=slice(None))
 
 
 def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
-    # The image processor puts patches that are merged side by side.
+    # The image processor puts the patches of one token next to one another.
     merged = model.config.vision_config.spatial_merge_size**2
     return labels.reshape(-1, merged, labels.shape[-1]).amax(1)
 
@@ -93,12 +93,12 @@ def _every_tile(image_processor: Any, processed: Any) -> np.ndarray:
 
 
 def _apart(labels: Tensor) -> Tensor:
-    """Each kind of label by itself, as features of width 1: (kinds and tiles, patches, 1)."""
+    """Each kind of label as a feature of width 1: (kinds * tiles, patches, 1)."""
     return labels.permute(2, 0, 1).reshape(-1, labels.shape[1], 1)
 
 
 def _together(shuffled: Tensor, kinds: int) -> Tensor:
-    """Back from `_apart`, after a pixel shuffle that put the features of merged patches side by side."""
+    """The inverse of `_apart`, after a pixel shuffle that concatenated the features of merged patches."""
     return shuffled.amax(-1).reshape(kinds, -1).T
 
 
@@ -119,7 +119,7 @@ def _expand_repeated(processor: Any, processed: Any, visual_tokens: int, visual:
 
 
 def _expand_framed(processor: Any, processed: Any, visual_tokens: int, visual: int) -> Expansion:
-    """The image with the tokens that the processor puts around it, and between its tiles."""
+    """The visual tokens with what the processor puts around the image and between its tiles."""
     return Expansion(processor.replace_image_token(processed, image_idx=0), visual)
 
 
@@ -134,24 +134,24 @@ def _expand_uncut(processor: Any, processed: Any, visual_tokens: int, visual: in
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the parts of one architecture are, and how it handles an image.
+    """Where the parts of an architecture are, and how it handles an image.
 
     Attributes:
         pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``,
-            given the image's width and height. A token that is made of several patches has the labels of all.
+            given the image's width and height. A token made of several patches has the labels of all of them.
         decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
         head: Dotted path to the output embedding.
         patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
-        selects: The ``vision_feature_select_strategy`` that the packing is right for.
-        tiling: How the vision tower is shown an image.
-        expand: What the image's marker becomes, from the processor, what the image processor returns, the number of
+        selects: The ``vision_feature_select_strategy`` for which the packing is right; others are refused.
+        tiling: How an image reaches the vision tower.
+        expand: What replaces the image's marker, given the processor, the output of the image processor, the number of
             visual tokens and their id.
-        images: From the configuration to the tiles and the size (width, height) of the images with most tokens;
-            None where memory is not planned.
-        processor: Name of the processor class in transformers, where `AutoProcessor` would ask for torchvision.
-        pads: May ``image: pad`` be asked for?
-        stacks: Are visual tokens embeddings like any other, and may the tiles of several images go through the vision
-            tower one after another?
+        images: From the configuration to the tiles and the size (width, height) of the images with the most tokens;
+            None if memory is not planned.
+        processor: Name of the processor class in transformers, if `AutoProcessor` would require torchvision.
+        pads: Whether ``image: pad`` is allowed.
+        stacks: Whether visual tokens are ordinary embeddings, and the vision tower can encode the tiles of several
+            images in one call.
     """
 
     pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
@@ -176,7 +176,7 @@ _IDEFICS = Architecture(
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile, images=_one_tile, pads=True, stacks=True),
     "llava_next": Architecture(_pack_anyres, images=_anyres, stacks=True),
-    # Positions of the image attend to one another in both directions, so no target may lie in it.
+    # The image's positions attend to one another in both directions, so the engine refuses targets among them.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
     "idefics3": _IDEFICS,
     "smolvlm": replace(_IDEFICS, processor="SmolVLMProcessor"),
@@ -192,7 +192,7 @@ ARCHITECTURES = {
     "qwen3_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen3VLProcessor"),
 }
 
-# What can not be knocked out, and why; the reason ends a sentence.
+# Architectures that can not be knocked out, and why; the reason ends a sentence.
 REFUSED = {
     "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
     "before its targets",

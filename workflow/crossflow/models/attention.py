@@ -1,14 +1,13 @@
 """The one attention function that clean runs and knockouts share.
 
 It is registered with transformers under the name ``crossflow``, and a model loaded by this project uses it in
-every decoder layer. What it does with a layer's queries, keys and values is decided by the *mode* that is active
-in the current context (`using`): nothing special, recording them, forbidding edges of a full forward, or answering
-a batch of suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception can not leave a
-model knocked out. (A context variable and not an extra argument of the model: ``generate`` refuses arguments that
-it does not know.)
+every decoder layer. The *mode* that is active in the current context (`using`) decides what happens to a layer's
+queries, keys and values: plain attention, recording them, blocking edges in a full forward, or computing a batch of
+suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception can not leave a model knocked
+out. (The mode is a context variable because ``generate`` refuses extra arguments.)
 
-The mask of a layer is always the one that the model itself asked for, made by transformers' own `sdpa_mask`;
-this module only takes rows of it and removes edges.
+A layer's mask is always the one that the model requested, built by transformers' own `sdpa_mask`; this module only
+selects rows of it and removes edges.
 """
 
 from collections.abc import Iterator
@@ -67,7 +66,7 @@ class Call:
 
     @property
     def is_causal(self) -> bool:
-        """Whether the model asks for plain causal attention of as many queries as keys."""
+        """Whether the model requests plain causal attention, with as many queries as keys."""
         square = self.query.shape[-2] == self.key.shape[-2]
         return self.mask is None and square and getattr(self.module, "is_causal", True)
 
@@ -87,7 +86,7 @@ class Call:
 
 
 class Plain:
-    """No knockout and nothing recorded: the model's own attention."""
+    """The model's own attention: no knockout, nothing recorded."""
 
     def attend(self, call: Call) -> Tensor:
         visible = None if call.is_causal else call.visible()[None]
@@ -100,7 +99,7 @@ _MODE: ContextVar[Mode | None] = ContextVar("crossflow_attention", default=None)
 
 @contextmanager
 def using(mode: Mode) -> Iterator[None]:
-    """Make ``mode`` the active one inside the ``with`` block."""
+    """Activate ``mode`` inside the ``with`` block."""
     token = _MODE.set(mode)
     try:
         yield
@@ -115,11 +114,11 @@ def attend(
     visible: Bool[Tensor, "any_rows queries keys"] | None,
     scaling: float,
 ) -> Float[Tensor, "rows heads queries width"]:
-    """Softmax attention by PyTorch's fused kernels; an edge that is not visible gets the weight 0 exactly.
+    """Softmax attention with PyTorch's fused kernels; edges that are not visible get exactly weight 0.
 
     Args:
         query: Grouped heads are consecutive, as in transformers' ``repeat_kv``.
-        key, value: With as many heads, or fewer.
+        key, value: With as many heads, or fewer if they are grouped.
         visible: True where attention is allowed, one row for all or for each; None = causal, queries are keys.
         scaling: Factor of the scores.
     """
@@ -144,7 +143,7 @@ def _attention_function(
     dropout: float = 0.0,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention interface: heads second on the way in, third on the way out; no weights returned."""
+    """Transformers' attention interface: heads are axis 1 of the inputs, axis 2 of the output; returns no weights."""
     if dropout:
         raise CrossflowError("Attention dropout is active: call model.eval() before a knockout.")
     unknown = {name for name in ("softcap", "position_bias", "s_aux") if arguments.get(name) is not None}

@@ -15,7 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file
 
-# Never pickles, never code.
+# No pickles, no code.
 PATTERNS = ["*.json", "*.jinja", "*.model", "*.safetensors"]
 
 
@@ -25,15 +25,15 @@ def is_model_file(name: str) -> bool:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a model's folder, by name: configuration, templates, tokenizer and weights."""
+    """The files of a model: configuration, templates, tokenizer and weights, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file() and is_model_file(path.name))
 
 
 def shards_of(folder: Path) -> set[str]:
-    """The names of the files that hold a model's weights.
+    """The names of the weight files.
 
     Raises:
-        CrossflowError: the index of the weights is broken, or names a file that is not in the folder itself.
+        CrossflowError: the index of the weights is broken, or names a file outside the folder.
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
@@ -49,7 +49,7 @@ def shards_of(folder: Path) -> set[str]:
 
 
 def hash_model(hashes: Mapping[str, str]) -> str:
-    """SHA-256 over the names of a model's files and the SHA-256 of their contents, wherever they lie."""
+    """SHA-256 over the names and the SHA-256 of a model's files, independent of where they are stored."""
     digest = hashlib.sha256()
     for name in sorted(hashes):
         digest.update(f"{name} {hashes[name]}\n".encode())
@@ -60,7 +60,7 @@ def lacking(folder: Path) -> list[str]:
     """The names of the files that a model's folder lacks: its configuration, or weights in safetensors.
 
     Raises:
-        CrossflowError: the index of its weights is none.
+        CrossflowError: the index of the weights is broken.
     """
     needed = {"config.json"} | shards_of(folder)
     return sorted(needed - {path.name for path in files_in(folder)})
@@ -74,7 +74,7 @@ class ModelFile(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What `fetch` leaves: a model's repository, revision and files by name."""
+    """Written by `crossflow.fetch.hub.fetch`: a model's repository, its revision, and its files by name."""
 
     repo: str
     revision: str
@@ -87,10 +87,10 @@ def cached_file(repo: str, revision: str, name: str) -> Path | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read what `fetch` left.
+    """Read a manifest.
 
     Raises:
-        CrossflowError: it is absent, or not as it was written.
+        CrossflowError: it is missing or damaged.
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -101,10 +101,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def folder_of(manifest: Manifest) -> Path:
-    """The folder of a fetched model in the hub's cache; no network is asked.
+    """The folder of a fetched model in the hub's cache; needs no network.
 
     Raises:
-        CrossflowError: the cache does not hold it (any more).
+        CrossflowError: the cache does not hold the model any more.
     """
     path = None
     for name, file in manifest.files.items():

@@ -1,8 +1,8 @@
-"""Loading a multimodal LLM, and the few parts of it that knockouts need.
+"""Loading a model's network and processor from a folder in Hugging Face format.
 
-One table, `crossflow.models.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
-in the table is refused. Every decoder layer of a loaded model attends through `crossflow.models.attention`; the vision tower
-keeps its own attention.
+Only safetensors are read, nothing is downloaded, and no code of the folder runs. A model whose ``model_type`` is not in
+`crossflow.models.architectures` is refused. Every decoder layer of a loaded model attends through
+`crossflow.models.attention`; the vision tower keeps its own attention.
 """
 
 import json
@@ -25,14 +25,14 @@ from crossflow.models.processors import load_processor
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The configuration of a model that this project knows how to knock out."""
+    """The configuration of a model, refused if its architecture is not supported."""
     file = path / "config.json"
     if not file.is_file():
         raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         model_type = str(config["model_type"])
-        # Transformers would pass over one that it can not read, and answers would end elsewhere.
+        # Transformers ignores a file that it can not read, and answers would then end elsewhere.
         if (generation := path / "generation_config.json").is_file():
             file = generation
             json.loads(file.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """One sentence for whatever comes of the files of others; tokenizers raises even a plain Exception."""
+    """Turn any error from the model's files into one sentence; tokenizers raises even a plain Exception."""
     try:
         yield
     except CrossflowError:
@@ -65,9 +65,9 @@ def _loading(path: Path) -> Iterator[None]:
 
 
 def _require_image_token(processor: Any, network: Any, path: Path) -> None:
-    """Refuse a tokenizer that does not write the token which the model replaces by the image."""
+    """Refuse a tokenizer without the token that the model replaces by the image."""
     wanted, tokenizer = network.config.image_token_id, processor.tokenizer
-    # Gemma 3's processor has another token in mind: the one that begins an image.
+    # The image token of Gemma 3's processor is another one: the token that begins an image.
     known = (getattr(holder, "image_token_id", None) for holder in (tokenizer, processor))
     found = next((token for token in known if token is not None), None)
     if found is None:
@@ -80,18 +80,18 @@ def _require_image_token(processor: Any, network: Any, path: Path) -> None:
 
 
 def _require_finite(path: Path, network: nn.Module) -> None:
-    """Refuse weights that are NaN or infinite: every answer would be, too."""
+    """Refuse NaN or infinite weights, which would spoil every answer."""
     for name, weight in network.named_parameters():
-        # Unlike torch.isfinite, the extremes need no copy of the weight; a NaN is both of them.
+        # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
 
 
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """A model without weights, from its configuration alone: it can prepare questions, and answers none.
+    """A model without weights, from its configuration alone: it prepares questions but can not answer them.
 
     Raises:
-        CrossflowError: the folder is absent or incomplete, or its architecture is unknown.
+        CrossflowError: the folder is missing or incomplete, or its architecture is unknown.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):
@@ -106,7 +106,7 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
 
 
 def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
-    """A model's processor and its sizes; the sizes are None for an architecture whose memory is not planned.
+    """A model's processor and its sizes; the sizes are None if the architecture's memory is not planned.
 
     Raises:
         CrossflowError: as `sketch_model`.
@@ -116,11 +116,11 @@ def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """Load a model from its folder. Nothing is downloaded, only safetensors are read, and no code of the folder runs.
+    """Load a model from its folder.
 
     Raises:
-        CrossflowError: the folder is absent or incomplete, its architecture is unknown, or weights are missing or no
-            numbers.
+        CrossflowError: the folder is missing or incomplete, its architecture is unknown, or weights are missing, NaN or
+            infinite.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):

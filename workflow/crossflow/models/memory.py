@@ -1,13 +1,13 @@
 """What a model needs of a device's memory, computed from its configuration.
 
-A job holds the *weights*. For each question it makes one forward of the whole prompt: an answer, whose cache grows by
-what is generated, or a *clean run*, which leaves a *record* to the knockouts; *rows* are run in batches against the
-record. Counted are the tensors that live together in the fullest moment, nearly always that of attention scores or of
-an MLP in some decoder layer. Every number is an upper bound, by less than half too large:
-`tests/models/test_memory.py` holds them against what torch allocates.
+A job holds the *weights*. Each question takes one forward of the whole prompt: an answer, whose cache grows with the
+generated tokens, or a *clean run*, which leaves a *record* for the knockouts; *rows* run in batches against the record.
+The plan counts the tensors that are alive at the peak, nearly always the attention scores or an MLP of some decoder
+layer. Every number is an upper bound, too large by less than half: `tests/models/test_memory.py` compares it with what
+torch allocates.
 
-Batches of rows follow from the kind of device and its *total* memory, not from what happens to be free: on the same
-kind of device every run makes the same batches, and so the same table.
+Batches of rows depend on the kind of device and its *total* memory, not on the memory that happens to be free: on the
+same kind of device every run makes the same batches, and so the same table.
 """
 
 import logging
@@ -25,13 +25,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CONVERTED_AT_ONCE = 2**22
-"""Elements of the output embedding that are in fp32 at the same time: 16 MiB."""
+"""Elements of the output embedding converted to fp32 at a time: 16 MiB."""
 
 USABLE = 0.9
-"""Share of a device's memory to plan with; the rest is for the driver, workspaces of kernels, and fragments."""
+"""Share of a device's memory to plan with; the rest is for the driver, kernel workspaces and fragmentation."""
 
 ENOUGH = {"cuda": 8192, "cpu": 1024}
-"""Positions of a batch beyond which no product becomes faster; on a CPU, one of twice as many leaves the caches."""
+"""Positions per batch beyond which products get no faster; on a CPU, twice as many no longer fit the caches."""
 
 GIB = 2**30
 
@@ -40,7 +40,7 @@ _FP32, _FP64 = 4, 8
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's memory follows from.
+    """The sizes that determine a model's memory.
 
     Attributes:
         weights: Bytes of all parameters and buffers.
@@ -48,8 +48,8 @@ class Sizes:
         layers, width, intermediate, heads, kv_heads, head_width, vocabulary: Of the text decoder.
         tower_width, tower_intermediate: Of the vision tower.
         tower_values: Values of a patch.
-        tower_positions: Positions of all tiles of an image in the tower, of the image that has most.
-        visual: Visual tokens of the image that has most.
+        tower_positions: Positions in the tower of all tiles of the largest image.
+        visual: Visual tokens of the largest image.
     """
 
     weights: int
@@ -69,11 +69,11 @@ class Sizes:
 
     @classmethod
     def of(cls, network: nn.Module, images: Iterable[tuple[int, int]]) -> "Sizes":
-        """The sizes of a network, which may be on torch's meta device.
+        """Read the sizes off a network, which may be on torch's meta device.
 
         Args:
             network: A transformers model with a text decoder and a vision tower.
-            images: Numbers of tiles and of visual tokens, of each shape of image.
+            images: Tiles and visual tokens of each image shape.
         """
         config: Any = network.config
         text, vision = config.get_text_config(), config.vision_config
@@ -101,23 +101,23 @@ class Sizes:
         return 2 * self.kv_heads * self.head_width * self.itemsize
 
     def _layer(self, queries: int, keys: int, start: int = 0) -> int:
-        """The fullest moment of a decoder layer in bytes, its input included.
+        """Peak of a decoder layer in bytes, its input included.
 
         Args:
             queries: Positions that go through the layer.
             keys: Positions that they attend to.
-            start: How many of these are a prefix that suffixes share.
+            start: How many of the keys are the prefix that suffixes share.
         """
         item = self.itemsize
         states = 2 * self.width * item + self._key_value
         queried = self.heads * self.head_width * item
-        # The residual stream and its norm; keys and values; queries and what is mixed, in two orders each.
+        # The residual stream and its norm; keys and values; queries and attention output, in two layouts each.
         beside = states + 4 * queried
-        # While the keys are rotated: queries before and after, three parts of the keys' sum.
+        # During the rotary embedding: queries before and after, three terms of the keys.
         rotated = states + 2 * queried + 3 * self._key_value // 2
-        # What is mixed from the prefix and from the suffix, in fp32 too, and merged.
+        # Attention outputs of prefix and suffix, also in fp32, and merged.
         beside += self.heads * self.head_width * (item + (2 * _FP32 if item < _FP32 else 0)) if start else 0
-        # The mask, and what is made from it.
+        # The mask, and the tensors derived from it.
         scores = keys * (item + 1)
         # The residual stream and its norm; gate, up and their product.
         mlp = (2 * self.width + 3 * self.intermediate) * item
@@ -125,55 +125,55 @@ class Sizes:
         return queries * max(beside + scores, rotated, mlp, norm)
 
     def _copied(self, keys: int) -> int:
-        """Bytes of keys or values as a CPU's kernel reads them in half precision."""
+        """Bytes of the copy of keys or values that a CPU kernel makes in half precision."""
         return keys * self._key_value // 2 if self.itemsize < _FP32 else 0
 
     def _tower(self) -> int:
-        """Encoding the image: its pixels twice and a layer's MLP, or the projector and the packing of its tiles."""
+        """Peak of encoding the image: its pixels twice and a layer's MLP, or the projector and the packing of tiles."""
         layer = self.tower_positions * (4 * self.tower_width + 4 * self.tower_intermediate + 2 * self.tower_values)
         projected = self.tower_positions * self.tower_width + 6 * max(self.tower_positions, self.visual) * self.width
         return max(layer, projected) * self.itemsize
 
     @property
     def _converted(self) -> int:
-        """Bytes of the part of the output embedding that is in fp32."""
+        """Bytes of the part of the output embedding that is converted to fp32."""
         return _FP32 * min(self.vocabulary * self.width, CONVERTED_AT_ONCE) if self.itemsize < _FP32 else 0
 
     def _logits(self, rows: int) -> int:
-        """Bytes of the logits of a batch of rows, in parts and together."""
+        """Bytes of the logits of a batch of rows, in parts and concatenated."""
         return 2 * rows * self.vocabulary * _FP32
 
     def forward(self, positions: int) -> int:
-        """Bytes of a full multimodal forward, without what it leaves behind."""
+        """Bytes of a full multimodal forward, without its record or cache."""
         hidden = positions * self.width * self.itemsize
         layer = (
             self._layer(positions, positions) + self._copied(positions) + 3 * hidden
-        )  # embeddings, the image's part, its place
+        )  # embeddings, the image's embeddings, their mask
         probabilities = 2 * self.vocabulary * _FP64
         return max(self._tower(), layer, hidden + self._logits(1) + self._converted + probabilities)
 
     def record(self, positions: int, first: int) -> int:
-        """Bytes that a clean run leaves: keys, values, and from ``first`` on residual streams, queries and masks."""
+        """Bytes of a clean run's record: keys, values, and from ``first`` on residual streams, queries and masks."""
         suffix = positions - first
         states = (self.width + self.heads * self.head_width) * self.itemsize
         layer = positions * self._key_value + suffix * states
-        # Rotary embedding and position numbers; the mask, which is rarely another in another layer.
+        # Rotary embedding and position ids; the mask, which most layers share.
         shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64 + suffix)
         return self.layers * layer + shared + self.vocabulary * _FP32
 
     def clean_run(self, positions: int, first: int) -> int:
-        """Bytes of a clean run, what it leaves included."""
+        """Bytes of a clean run, its record included."""
         return self.forward(positions) + self.record(positions, first)
 
     def clean_runs(self, questions: int, positions: int, first: int) -> int:
-        """Bytes of clean runs whose images are encoded together, what they leave included."""
+        """Bytes of clean runs whose images are encoded together, their records included."""
         embeddings = positions * self.width * self.itemsize
         encoding = questions * (self._tower() + embeddings)
         runs = (questions - 1) * (embeddings + self.record(positions, first)) + self.clean_run(positions, first)
         return max(encoding, runs)
 
     def answer(self, positions: int, new_tokens: int) -> int:
-        """Bytes of a generated answer; one layer of the cache is there twice while it grows."""
+        """Bytes of a generated answer; while the cache grows, one layer of it exists twice."""
         return self.forward(positions) + (self.layers + 1) * (positions + new_tokens) * self._key_value
 
     def row(self, positions: int, start: int) -> int:
@@ -182,25 +182,25 @@ class Sizes:
         return max(self._layer(suffix, positions, start), suffix * self.width * self.itemsize + self._logits(1))
 
     def group(self, flows: int, positions: int, start: int) -> int:
-        """Bytes of the masks that the knockouts of one question from position ``start`` on share."""
+        """Bytes of the masks shared by a question's knockouts that start at position ``start``."""
         return (flows + 1) * (positions - start) * positions * (self.itemsize + 3)
 
     def batch(self, rows: Iterable[int]) -> int:
-        """Bytes of a batch of knockouts, beside the records; each as `row` has it."""
+        """Bytes of a batch of knockouts, without the records; ``rows`` are given by `row`."""
         return sum(rows) + self._converted
 
     def measures(self, rows: int) -> int:
-        """Bytes of a question's results: the logits of all its rows, and the log-probabilities made from them."""
+        """Bytes of a question's results: the logits and log-probabilities of all its rows."""
         return rows * self.vocabulary * (_FP32 + 2 * _FP64)
 
 
 def batches(rows: Iterable[tuple[int, int]], room: int, most: int) -> list[range]:
-    """Numbers of consecutive rows that run together: at least one, and as many as fit.
+    """Split rows into consecutive batches, each of at least one row and as many as fit.
 
     Args:
-        rows: Bytes and positions of each.
-        room: Bytes of a batch.
-        most: Positions of a batch.
+        rows: Bytes and positions of each row.
+        room: Most bytes of a batch.
+        most: Most positions of a batch.
     """
     found: list[range] = []
     first = held = length = stop = 0
@@ -213,15 +213,15 @@ def batches(rows: Iterable[tuple[int, int]], room: int, most: int) -> list[range
 
 
 def halving(items: Sequence[Item], run: Callable[[Sequence[Item]], list[Result]], what: str) -> list[Result]:
-    """Run items together; those that do not fit into memory after all are halved, and their results joined.
+    """Run items together; if they do not fit into memory, run each half and join the results.
 
     Args:
-        items: May be none.
-        run: From some of the items to a result for each, in order.
+        items: May be empty.
+        run: Returns a result for each of some items, in order.
         what: What the items are, for the log.
 
     Raises:
-        torch.OutOfMemoryError: an item by itself does not fit.
+        torch.OutOfMemoryError: a single item does not fit.
     """
     if not items:
         return []
@@ -230,7 +230,7 @@ def halving(items: Sequence[Item], run: Callable[[Sequence[Item]], list[Result]]
     except torch.OutOfMemoryError:
         if len(items) == 1:
             raise
-    # Outside of the handler, whose error keeps what the failed attempt held.
+    # Outside the handler: its error would keep the tensors of the failed attempt alive.
     log.warning("%d %s do not fit into memory together: halved", len(items), what)
     torch.cuda.empty_cache()
     half = len(items) // 2
@@ -238,17 +238,17 @@ def halving(items: Sequence[Item], run: Callable[[Sequence[Item]], list[Result]]
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory that a device has; for the CPU, the machine's."""
+    """Bytes of a device's memory; for the CPU, of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def enough_positions(device: torch.device) -> int:
-    """Of `ENOUGH`, what holds for a device."""
+    """The entry of `ENOUGH` for a device."""
     return ENOUGH.get(device.type, ENOUGH["cpu"])
 
 
 def capacity(device: torch.device) -> int:
-    """Bytes of a device's memory that are planned with."""
+    """Bytes of a device's memory to plan with."""
     return int(total_memory(device) * USABLE)

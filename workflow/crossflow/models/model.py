@@ -1,8 +1,6 @@
-"""Loading a multimodal LLM, and the few parts of it that knockouts need.
+"""A loaded multimodal LLM and the parts of it that knockouts need: layers, final norm, logits, inputs for a question.
 
-One table, `crossflow.models.architectures`, says where the parts of each architecture are. A model whose ``model_type`` is not
-in the table is refused. Every decoder layer of a loaded model attends through `crossflow.models.attention`; the vision tower
-keeps its own attention.
+`crossflow.models.architectures` says where these parts are in each architecture; `crossflow.models.loading` loads them.
 """
 
 import inspect
@@ -28,7 +26,7 @@ from crossflow.models.positions import Positions, positions_of
 from crossflow.models.prompts import TokenizedPrompt, render, tokenize
 from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 
-# Positions of the image are told apart by these; a model that misses them falls back on text positions, silently.
+# These mark the image's positions; without them a model silently falls back on text positions.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 _OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -36,7 +34,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One entry of ``models`` in params.yaml, with the folder in which its files are.
+    """One entry of ``models`` in params.yaml, with the folder of its files.
 
     Attributes:
         path: Folder in Hugging Face format.
@@ -68,12 +66,12 @@ def _follow(root: Any, path: str) -> Any:
 
 
 def _side(length: int | Sequence[int]) -> int:
-    """The side of a patch; some configurations give its height and its width."""
+    """The side of a patch; some configurations give height and width."""
     return length if isinstance(length, int) else length[0]
 
 
 def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
-    """What a model's memory follows from; None for an architecture whose memory is not planned.
+    """The sizes that determine a model's memory; None if the architecture's memory is not planned.
 
     Args:
         network: The transformers model; it may be on torch's meta device.
@@ -93,7 +91,7 @@ def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
 
 
 def outline_of(config: Any, dtype: torch.dtype) -> Sizes | None:
-    """What a model's memory follows from, from its configuration alone; see `sizes_of`."""
+    """As `sizes_of`, from a configuration alone."""
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     return sizes_of(network, ARCHITECTURES[config.model_type])
@@ -101,15 +99,15 @@ def outline_of(config: Any, dtype: torch.dtype) -> Sizes | None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One question, ready for the model.
+    """One question, preprocessed for the model.
 
     Attributes:
         question: The question.
         inputs: Keyword arguments of the model's forward, batch of one, on the model's device.
         positions: The prompt's position sets.
         visual: What the visual tokens show.
-        answer: Tokens whose probability is read off the end of the prompt, the first at its last position; all but the
-            last of them follow the prompt in ``inputs``. Without any, only the last position is read.
+        answer: Tokens whose probability is read, the first of them at the prompt's last position; all but the last
+            follow the prompt in ``inputs``. If empty, only the last position is read.
     """
 
     question: ChosenQuestion
@@ -124,11 +122,11 @@ class Prepared:
         return int(self.inputs["input_ids"].shape[1])
 
     def to(self, device: torch.device) -> "Prepared":
-        """The same on another device; from pinned memory nobody waits for the copy."""
+        """The same question on another device; the copy from pinned memory is asynchronous."""
         return replace(self, inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()})
 
     def pin_memory(self) -> "Prepared":
-        """The same in memory that a GPU copies from by itself; `torch.utils.data` calls this."""
+        """The same question in pinned memory; `torch.utils.data` calls this."""
         return replace(self, inputs={name: value.pin_memory() for name, value in self.inputs.items()})
 
     def answered_by(self, tokens: Sequence[int]) -> "Prepared":
@@ -142,7 +140,7 @@ class Prepared:
         return replace(self, inputs=inputs, answer=tuple(tokens))
 
     def without_pixels(self) -> "Prepared":
-        """The same tokens and nothing of the image, for a forward that goes on from behind it."""
+        """The same tokens without pixels, for a forward that continues after the image."""
         return replace(self, inputs={name: value for name, value in self.inputs.items() if name in _OF_TOKENS})
 
 
@@ -155,7 +153,7 @@ class MultimodalModel:
         network: The transformers model, in evaluation mode.
         processor: Its processor; the image processor is the one that ``settings.image`` asks for.
         architecture: Its entry of `ARCHITECTURES`.
-        device: Where it lives.
+        device: Its device.
     """
 
     settings: ModelSettings
@@ -186,19 +184,19 @@ class MultimodalModel:
     def pack(
         self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
     ) -> Float[Tensor, "tokens labels"]:
-        """Labels of patches in the order of the visual tokens, as the model packs an image of ``size``."""
+        """Labels of patches in the order of the visual tokens, packed as the model packs an image of ``size``."""
         return self.architecture.pack(self.network, labels, size)
 
     @cached_property
     def sizes(self) -> Sizes | None:
-        """What the model's memory follows from; None for an architecture whose memory is not planned."""
+        """The sizes that determine the model's memory; None if the architecture's memory is not planned."""
         return sizes_of(self.network, self.architecture)
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
         """Logits in fp32, or fp64 if the model is, from hidden states after the final norm.
 
-        An output embedding in half precision goes to fp32 in parts: the whole of it would be kept beside the model,
-        2.0 GiB for a vocabulary of 128,256. Parts of this size change no bit on a CPU, and are no slower.
+        An output embedding in half precision is converted to fp32 in parts: a whole copy would take 2.0 GiB for a
+        vocabulary of 128,256. Parts of this size change no bit on a CPU and are no slower.
         """
         weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
         normed = normed.to(torch.promote_types(normed.dtype, torch.float32))
@@ -213,11 +211,11 @@ class MultimodalModel:
         Args:
             question: The question.
             image: Its image.
-            moved: The objects' boxes in another place, for the control that asks for it.
+            moved: The objects' boxes in another place, for the control that needs them.
 
         Raises:
             BrokenQuestion: the question does not fit the prompt (see `crossflow.models.prompts`).
-            CrossflowError: the prompt's visual tokens are not those that the model makes of the image.
+            CrossflowError: the prompt has another number of visual tokens than the model makes of the image.
         """
         prompt = render(self.settings.prompt, question.question, self.processor)
         config, tiling = self.network.config, self.architecture.tiling
@@ -244,7 +242,7 @@ class MultimodalModel:
         return prepared.to(self.device)
 
     def _inputs(self, tokens: TokenizedPrompt, processed: Any) -> dict[str, Tensor]:
-        """What the network's forward asks for; image processors return more than that."""
+        """The arguments of the network's forward; image processors return more than these."""
         asked_for = inspect.signature(self.network.forward).parameters
         inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
         inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])

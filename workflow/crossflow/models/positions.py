@@ -9,7 +9,8 @@ question and last position (the role header included), ``last`` is the position 
 tokens that some architectures put before and after an image (``<|vision_start|>``, ``</img>``) belong to ``system``
 and ``separator``. Marks between an image's tiles (``<row_1_col_2>``) belong to ``image``, because they read the tiles
 before them, and to ``newline``, because they show nothing themselves. All other sets are views of these positions:
-visual tokens by what they show (`crossflow.models.visual_tokens`), text tokens by the characters they overlap (`crossflow.models.prompts`).
+visual tokens by what they show (`crossflow.models.visual_tokens`), text tokens by the characters that they overlap
+(`crossflow.models.prompts`).
 """
 
 import re
@@ -25,7 +26,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.models.prompts import Span, TokenizedPrompt
 from crossflow.models.visual_tokens import VisualTokens
 
-Indices = Int[np.ndarray, " _"]  # sets of one prompt differ in size
+Indices = Int[np.ndarray, " _"]  # sets of a prompt differ in size
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _basic_sets(prompt: TokenizedPrompt) -> dict[str, Indices]:
     """Cut the prompt at the image, the question and the last position.
 
     Raises:
-        BrokenQuestion: these do not follow one another in that order.
+        BrokenQuestion: they do not follow one another in this order.
     """
     asked = prompt.tokens_over(prompt.text.question)
     last = len(prompt.ids) - 1
@@ -74,13 +75,13 @@ def _visual_sets(prompt: TokenizedPrompt, visual: VisualTokens) -> dict[str, Ind
 
 
 def find_words(text: str, words: str) -> Span | None:
-    """The first place of ``words`` in ``text`` as whole words, whatever their case; None if there is none."""
+    """The first occurrence of ``words`` in ``text`` as whole words, ignoring case; None if there is none."""
     match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)
     return None if match is None else Span(*match.span())
 
 
 def _text_sets(prompt: TokenizedPrompt, question: ChosenQuestion, asked: Indices) -> dict[str, Indices]:
-    """Views of the text; a word that is not in the question gives an empty set."""
+    """Views of the text; a word missing from the question gives an empty set."""
     start = prompt.text.question.start
 
     def tokens_of(words: str | None) -> Indices:
@@ -107,7 +108,7 @@ def positions_of(prompt: TokenizedPrompt, question: ChosenQuestion, visual: Visu
     """All position sets of one prompt.
 
     Raises:
-        BrokenQuestion: image, question and last position do not follow one another in that order.
+        BrokenQuestion: image, question and last position do not follow one another in this order.
     """
     basic = _basic_sets(prompt)
     sets = basic | _visual_sets(prompt, visual) | _text_sets(prompt, question, basic["question"])

@@ -1,4 +1,6 @@
-"""Questions made ready ahead of the model: a core takes about as long to cut an image as a GPU to knock it out."""
+"""Preprocess questions in worker processes: a CPU core needs about as long to cut an image into tiles as a GPU to knock
+it out.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +20,12 @@ MOST_WORKERS = 8
 
 
 class PrepareRequest(NamedTuple):
-    """A question about an image.
+    """A question to prepare with an image.
 
     Attributes:
         question: The question.
-        image_id: The image; not its own where images are swapped.
-        moved: Seed of the objects' boxes in another place; None where nothing asks for them.
+        image_id: The image; another question's if images are swapped.
+        moved: Seed for moving the objects' boxes; None if no flow needs moved boxes.
     """
 
     question: ChosenQuestion
@@ -40,7 +42,7 @@ def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) ->
 
 
 class _Requests(Dataset[Prepared | Exception]):
-    """Prepares without weights and with images of its own: a file that is shared has one position for all."""
+    """Prepares without weights, and opens the images itself: processes that share a file share its position."""
 
     def __init__(self, sketch: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest]):
         self._sketch = sketch
@@ -61,7 +63,7 @@ class _Requests(Dataset[Prepared | Exception]):
 
 
 def workers_for(device: torch.device) -> int:
-    """How many processes prepare questions: none beside a model on the CPU, whose cores they would take."""
+    """Number of processes that prepare questions: none if the model runs on the CPU, whose cores they would take."""
     return 0 if device.type == "cpu" else min(MOST_WORKERS, max(1, torch.get_num_threads() - 1))
 
 
@@ -83,12 +85,12 @@ def _killed() -> CrossflowError:
 
 
 def _received(found: Iterable[Prepared | Exception]) -> Iterator[Prepared | Exception]:
-    """What comes from the processes; the memory of a tensor is asked of the one that made it, which may be gone."""
+    """Results of the processes; receiving a tensor fails if the process that made it is gone."""
     try:
         yield from found
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         if "in DataLoader worker process" in str(error):
-            raise  # A living process met it and passed it on.
+            raise  # A worker's own error: the worker is alive and passed it on.
         raise _killed() from error
 
 
@@ -103,7 +105,7 @@ def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> I
 
 
 def _tells_of_a_worker(error: BaseException | None) -> bool:
-    """Whether a worker's death is behind an error: it is raised wherever this process is, and may be wrapped."""
+    """Whether an error was caused by a worker's death: torch raises it anywhere in this process, maybe wrapped."""
     while error is not None:
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             return True
@@ -115,13 +117,13 @@ def _tells_of_a_worker(error: BaseException | None) -> bool:
 def prepared_ahead(
     model: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest], workers: int
 ) -> Iterator[Iterator[Prepared | BrokenQuestion]]:
-    """Questions as `MultimodalModel.prepare` makes them, in order, on the model's device; or why one can not be used.
+    """Prepare questions in order, on the model's device; a question that can not be used yields its reason.
 
     Args:
         model: The model.
         open_images: Opens the images, once in every process.
-        requests: What is asked.
-        workers: How many processes prepare ahead; with none, each question is prepared when it is asked for.
+        requests: The questions with their images.
+        workers: Number of processes; with 0, each question is prepared when it is needed.
 
     Raises:
         CrossflowError: as `MultimodalModel.prepare`, or a process was killed.

@@ -1,7 +1,7 @@
 """Loading a model's processor: its tokenizer, its image processor (PIL backend) and its chat template.
 
-`AutoProcessor` also loads the video processors of the architectures that have one, and those need torchvision. Their
-processors are put together here without it.
+`AutoProcessor` also loads the video processors of architectures that have one, which need torchvision. The processors
+of these architectures are assembled here without it.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 from transformers import AutoProcessor, AutoTokenizer, LlavaImageProcessorPil, ProcessorMixin
 
-# In transformers' own namespace it asks for torchvision up to 5.17, whatever the backend.
+# Up to 5.17, the one in transformers' top-level namespace requires torchvision, whatever the backend.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from crossflow.core.errors import CrossflowError
@@ -30,7 +30,7 @@ def _without_video(path: Path, name: str) -> Any:
         (getattr(transformers, name),),
         {
             "check_argument_for_proper_class": _check_all_but_video,
-            # SmolVLM's own asks its video processor even where the conversation holds no video.
+            # SmolVLM's own method uses its video processor even if the conversation has no video.
             "apply_chat_template": ProcessorMixin.apply_chat_template,
         },
     )
@@ -51,7 +51,7 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
         architecture: The model's entry of the table.
 
     Raises:
-        CrossflowError: the folder's image processor, or the architecture, does not do what ``image`` says.
+        CrossflowError: the folder's image processor or the architecture does not support ``image``.
         Exception: the folder is incomplete or broken, or a package is missing.
     """
     if image == "pad" and not architecture.pads:

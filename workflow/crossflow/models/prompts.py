@@ -1,14 +1,13 @@
-"""From a template and a question to tokens, with the characters that each token stands for.
+"""From a template and a question to tokens, with the characters that each token covers.
 
-A prompt is written as text with one marker for the image. The marker is then expanded: to one token per visual
-token, and to the tokens that some architectures put around and between them (``<img>``, ``<row_1_col_1>``). The
-expanded text is tokenised with character offsets, and position sets come from the offsets: a token belongs to a span
-of text if it overlaps one of its characters, and the decoded tokens of the question must be the question.
+A prompt is written as text with one marker for the image. The marker is then expanded to one token per visual token,
+plus the tokens that some architectures put around and between them (``<img>``, ``<row_1_col_1>``). The expanded text is
+tokenised with character offsets, and position sets follow from the offsets: a token belongs to a span of text if it
+overlaps one of its characters, and the question's tokens must decode to the question.
 
-The published program tokenises the text before the image and the text after it as two texts of their own. With
-Llama's tokenizer the second then begins with a blank of its own; whether it does where the whole prompt is tokenised at
-once depends on the tokenizer's ``legacy`` and on the version of transformers. The published templates therefore do as
-the program does.
+The published program tokenises the text before the image and the text after it separately. With Llama's tokenizer, the
+second text then begins with a blank token; whether it does if the whole prompt is tokenised at once depends on the
+tokenizer's ``legacy`` and on the version of transformers. The published templates therefore follow the program.
 """
 
 from collections.abc import Callable
@@ -46,8 +45,8 @@ class PromptText:
         text: The whole prompt; the image is one marker, such as ``<image>``.
         question: Characters of the question.
         role: Characters of the role header after the user's text.
-        begins: How many begin-of-text tokens the published program feeds, which tokenises the text before and after the
-            image apart; None for a template that is tokenised as the model's folder says.
+        begins: Number of begin-of-text tokens that the published program feeds; None for a template that is tokenised
+            as a whole, as the model's folder says.
     """
 
     text: str
@@ -77,7 +76,7 @@ def _chat_template(user: str, processor: Any) -> str:
         )
     rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
     tokenizer = processor.tokenizer
-    # Most tokenizers add the begin-of-text token themselves; SmolVLM's does not, and its templates begin with it.
+    # Most tokenizers add the begin-of-text token; SmolVLM's does not, and its template begins with it.
     adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return rendered.removeprefix(tokenizer.bos_token) if adds else rendered
 
@@ -107,11 +106,12 @@ def render(template: str, question: str, processor: Any) -> PromptText:
 
     Args:
         template: A key of `TEMPLATES`.
-        question: The question as asked.
+        question: The question.
         processor: The model's processor; its ``image_token`` marks the image.
 
     Raises:
-        BrokenQuestion: the question is no text in UTF-8, holds the image's marker, or is not in the prompt once.
+        BrokenQuestion: the question is not valid UTF-8, contains the image's marker, or is not in the prompt exactly
+            once.
         CrossflowError: the template is unknown, or the model's folder has no chat template.
     """
     if template not in TEMPLATES:
@@ -133,10 +133,10 @@ def render(template: str, question: str, processor: Any) -> PromptText:
 
 
 class Expansion(NamedTuple):
-    """What an image's marker becomes.
+    """What replaces an image's marker.
 
     Attributes:
-        text: Text whose tokens take the marker's place: the visual tokens, and what stands around and between them.
+        text: Text whose tokens replace the marker: the visual tokens, and those around and between them.
         visual: Id of the visual tokens.
     """
 
@@ -155,9 +155,9 @@ class TokenizedPrompt:
 
     Attributes:
         ids: Token ids, one per position.
-        spans: Characters of the unexpanded text that each position stands for, ``(positions, 2)``; the marker's for all
-            that it became, empty for tokens that the tokenizer added.
-        image: Positions from the first visual token to the last; in some architectures others stand between them.
+        spans: Characters of the unexpanded text that each position covers, ``(positions, 2)``: the marker's span for
+            all tokens that replace it, an empty span for tokens that the tokenizer added.
+        image: Positions from the first visual token to the last; in some architectures, with other tokens between.
         visual: Which of them are visual tokens.
         text: The text that was tokenised.
     """
@@ -181,7 +181,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
     """Token ids of the expanded prompt, and the characters of the unexpanded text that each stands for.
 
     Raises:
-        CrossflowError: the prompt begins with a token that the tokenizer does not have.
+        CrossflowError: the tokenizer lacks the token with which the prompt begins.
     """
     tokenizer, marker = processor.tokenizer, processor.image_token
     start = prompt.text.index(marker)
@@ -219,9 +219,9 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     """Tokenise a prompt, the image's marker expanded.
 
     Raises:
-        BrokenQuestion: the question's tokens do not decode to the question (blanks apart), as with a word that the
-            tokenizer does not know, or one of them is special.
-        CrossflowError: the tokenizer gives no character offsets, or does not keep the visual tokens whole.
+        BrokenQuestion: the question's tokens do not decode to the question (blanks aside), for example because of an
+            unknown word, or one of them is a special token.
+        CrossflowError: the tokenizer gives no character offsets, or splits visual tokens.
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
@@ -240,7 +240,7 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     decoded = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
     if _without_blanks(decoded) != _without_blanks(asked):
         raise BrokenQuestion(f"the question's tokens decode to {decoded!r}, not to {asked!r}")
-    # Such as <|eot_id|>, with which a question would end its turn.
+    # For example <|eot_id|>, which would end the user's turn.
     added = tokenizer.added_tokens_decoder
     if special := [added[token].content for token in tokens if token in added and added[token].special]:
         raise BrokenQuestion(f"the question holds the special token {special[0]}")

@@ -1,21 +1,20 @@
 """Which visual tokens show an object: from boxes on the image to visual tokens.
 
-Boxes are painted on an empty image of the same size, which goes through the model's own image processing without
-rescaling and normalising; what a patch shows is then read off its pixels. The labels of all patches are put in the
-order of the visual tokens by the model's own packing (tiles, un-padding, newline tokens), so no geometry is written
-twice. A token that is made of several patches has the labels of all of them.
+Boxes are painted on an empty image of the same size, which passes through the model's own image processor without
+rescaling and normalising; a patch's pixels then show whether it covers a box. The model's own packing (tiles,
+un-padding, newline tokens) puts the labels of all patches into the order of the visual tokens, so no geometry is
+implemented twice. A token made of several patches has the labels of all of them.
 
-What the vision tower sees is a row of *tiles* of one size. Some of them, the *base*, hold the whole image; others,
-where there are any, show it again in parts.
+The vision tower sees *tiles* of one size. The *base* tiles show the whole image; other tiles, if any, show parts of it.
 
 Two rules say when a patch is related to a box:
 
 published
-    Boxes are pure red on pure green; a patch is related if one of its pixels is exactly (255, 0, 0). Can be empty
-    for a small box, because resampling mixes the colours. Source: the published code.
+    Boxes are pure red on pure green; a patch is related if one of its pixels is exactly (255, 0, 0). A small box may
+    have no related patch, because resampling mixes the colours. Source: the published code.
 overlap
-    A patch is related if the box covers at least half of one of its pixels. A box too small for that is grown, by at
-    most one pixel of the tile to each side, so a box that is visible is never lost.
+    A patch is related if the box covers at least half of one of its pixels. A smaller box is grown by at most one pixel
+    of the tile to each side, so a visible box is never lost.
 """
 
 import math
@@ -40,11 +39,11 @@ LEAST_SHARE = 1e-6  # of a patch in a token: packing may average, in fp32
 
 
 class Tiling(NamedTuple):
-    """How an architecture's image processing shows an image to the vision tower.
+    """How an architecture turns an image into tiles for the vision tower.
 
     Attributes:
-        tiles: From the image processor and what it returns (arrays by name) to ``(tiles, 3, height, width)``.
-        base: The tiles that hold the whole image.
+        tiles: From the image processor and its output (arrays by name) to ``(tiles, 3, height, width)``.
+        base: The tiles that show the whole image.
         options: Arguments that the architecture's processor adds to its image processor's own.
     """
 
@@ -54,7 +53,7 @@ class Tiling(NamedTuple):
 
 
 def _one_image(image_processor: Any, processed: Any) -> np.ndarray:
-    """The tiles of processors that return images, each of one tile or of several."""
+    """The tiles of processors that return images, of one tile or several."""
     pixels = np.asarray(processed["pixel_values"][0])
     return pixels[None] if pixels.ndim == 3 else pixels
 
@@ -70,8 +69,8 @@ class VisualTokens:
         related: The patch shows an object the question is about.
         padding: The patch shows nothing of the image.
         newline: The token ends a row of the un-padded grid, or marks a tile, and shows nothing.
-        base: The patch is of a tile that holds the whole image.
-        moved: The patch shows a place that the objects' boxes were moved to.
+        base: The patch belongs to a base tile.
+        moved: The patch shows a moved box.
     """
 
     related: Bool[np.ndarray, " tokens"]
@@ -84,10 +83,10 @@ class VisualTokens:
         return len(self.related)
 
     def among(self, visual: Bool[np.ndarray, " run"]) -> "VisualTokens":
-        """The same tokens in a run of positions of which only some are visual; the others show nothing.
+        """Spread the tokens over a run of positions of which only some are visual; the others show nothing.
 
         Args:
-            visual: Which positions of the run are visual tokens, as many as there are.
+            visual: Which positions of the run are visual tokens; as many as there are tokens.
         """
 
         def spread(flags: Bool[np.ndarray, " tokens"], elsewhere: bool) -> Bool[np.ndarray, " run"]:
@@ -105,9 +104,9 @@ class VisualTokens:
 
 
 def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: Colour) -> Image.Image:
-    """An image of ``size`` (width, height) with filled boxes; their last row and column are painted too.
+    """An image of ``size`` (width, height) with filled boxes, their last row and column included.
 
-    A box that leaves the image is clipped here, and nowhere before.
+    This is the only place where a box that leaves the image is clipped.
     """
     image = Image.new("RGB", size, ground)
     draw = ImageDraw.Draw(image)
@@ -118,7 +117,7 @@ def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: C
 
 @dataclass(frozen=True)
 class ToTiles:
-    """Shows an image as the vision tower would see it, before rescaling and normalising."""
+    """Turns an image into the tiles that the vision tower sees, before rescaling and normalising."""
 
     image_processor: Any
     tiling: Tiling
@@ -127,7 +126,7 @@ class ToTiles:
         processed = self.image_processor(
             image, do_rescale=False, do_normalize=False, return_tensors="np", **self.tiling.options
         )
-        # Whole numbers, but some processors hand them over in fp32.
+        # Whole numbers, but some processors return them in fp32.
         return np.asarray(np.rint(self.tiling.tiles(self.image_processor, processed)), dtype=np.uint8)
 
 
@@ -140,14 +139,14 @@ def _base(tiling: Tiling, tiles: int) -> Bool[np.ndarray, " tiles"]:
 def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: int) -> Bool[np.ndarray, "tiles patches"]:
     tiles, height, width = pixels.shape
     rows, columns = height // patch_size, width // patch_size
-    # A tower leaves out what remains after the last whole patch, as of 384 pixels with patches of 14.
+    # A tower drops pixels beyond the last whole patch, as with 384 pixels and patches of 14.
     whole = pixels[:, : rows * patch_size, : columns * patch_size]
     cells = whole.reshape(tiles, rows, patch_size, columns, patch_size)
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
 
 
 def _empty(to_tiles: ToTiles, size: tuple[int, int]) -> UInt8[np.ndarray, "tiles 3 height width"]:
-    """An image without any box, as `_covered` compares with it."""
+    """An image without a box, for comparison in `_covered`."""
     return to_tiles(paint(size, [], _WHITE, _BLACK))
 
 
@@ -157,7 +156,7 @@ def _covered(
     size: tuple[int, int],
     boxes: Sequence[Box],
 ) -> Float[np.ndarray, "tiles height width"]:
-    """The share of each processed pixel that the boxes cover, 0 to 1. Padding has no share of anything."""
+    """The share of each processed pixel that the boxes cover, 0 to 1; 0 for padding."""
     covered = to_tiles(paint(size, boxes, _WHITE, _BLACK))
     return np.asarray((covered.astype(np.float64) - empty)[:, 0] / 255)
 
@@ -171,7 +170,7 @@ def _related_published(
 
 
 def _grown(box: Box, size: tuple[int, int], most: int) -> Iterator[Box]:
-    """The box, and the box grown by 1 .. ``most`` pixels to each side; nothing if it lies outside the image."""
+    """The box, and the box grown by 1 .. ``most`` pixels to each side; nothing for a box outside the image."""
     if box.x >= size[0] or box.y >= size[1] or box.x + box.w < 0 or box.y + box.h < 0:
         return
     for by in range(most + 1):
@@ -216,7 +215,7 @@ def visual_tokens(
         size: Width and height of the image.
         boxes: Boxes of the objects the question is about, in pixels of the image; they may leave it.
         rule: ``published`` or ``overlap``.
-        tiling: How the vision tower is shown the image.
+        tiling: How the image is turned into tiles.
         moved: The objects' boxes in another place.
     """
     if rule not in RULES:

@@ -1,4 +1,4 @@
-"""Reading params.yaml and files that are laid over it, more strictly than a YAML library does."""
+"""Reading params.yaml and overlays, more strictly than a YAML library: repeated keys are refused."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand only once: PyYAML itself silently takes the last."""
+    """YAML without repeated keys: PyYAML itself silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; what is merged into it by ``<<`` gives way to its own keys, as ever."""
+        """Build a mapping; its own keys take precedence over those merged by ``<<``, as usual."""
         places = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
         keys = [self.construct_object(place) for place in places]
         for key, place in zip(keys, places, strict=True):
@@ -41,7 +41,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}{place} is not YAML ({getattr(error, 'problem', None) or 'see its start'})."
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        # A value that is not of its tag, such as a date of month 13; or brackets by the thousand.
+        # A value that does not fit its tag, such as a date with month 13; or thousands of nested brackets.
         reason = str(error).partition("\n")[0]
         raise CrossflowError(f"{path} is not YAML ({reason}).") from error
     if not isinstance(content, dict):
@@ -50,7 +50,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over settings, as snakemake merges them: mappings key by key, everything else whole."""
+    """Overlay settings as snakemake does: mappings are merged key by key, everything else is replaced."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
@@ -59,10 +59,10 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
 
 
 def read_config(path: Path, overlay: Path | None = None) -> dict[str, Any]:
-    """Read params.yaml, and a file that is laid over it.
+    """Read params.yaml and, if given, an overlay.
 
     Raises:
-        CrossflowError: a file can not be read, is no YAML, or has a key twice.
+        CrossflowError: a file can not be read, is invalid YAML, or repeats a key.
     """
     config = _read_yaml(path)
     return config if overlay is None else _laid_over(config, _read_yaml(overlay))

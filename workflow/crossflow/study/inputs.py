@@ -1,7 +1,6 @@
-"""params.yaml, checked and resolved: what a study consists of, before anything is computed.
+"""The input files of a study: its data set's questions and images, and its models' files, yours or made by rules.
 
-The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its complaints into one
-sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
+Nothing heavy is imported: the workflow reads this at every start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from crossflow.core.errors import CrossflowError
 from crossflow.study.parameters import Study
 
-# Made or fetched by rules of the workflow, so their files need not exist beforehand.
+# Made or downloaded by rules of the workflow, so these files need not exist yet.
 FETCHED_GQA = "data/gqa"
 PUBLISHED = "data/published"
 FETCHED_MODELS = "data/models"
@@ -28,7 +27,7 @@ MODEL_FILES = (
 
 
 def _is(kind: Callable[[Path], bool], path: str | Path) -> bool:
-    """Whether there is a file or folder of that name; none has a name that the file system does not take."""
+    """Whether a file or folder exists; False for a name that the file system does not accept."""
     try:
         return kind(Path(path))
     except OSError:
@@ -36,7 +35,7 @@ def _is(kind: Callable[[Path], bool], path: str | Path) -> bool:
 
 
 def dataset_root(config: Mapping[str, Any], name: str) -> str:
-    """The folder of a data set in GQA's layout: the user's own, or the one that rules fill; a table's images.
+    """The folder of a data set: in GQA's layout, the user's or one that rules fill; of a table, its images.
 
     Raises:
         CrossflowError: the user's folder does not exist.
@@ -59,13 +58,13 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
 
 
 def is_fetched(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a data set's images, and its questions if they are GQA's own, come from GQA's site."""
+    """Whether a data set's images, and its questions unless they are published ones, come from GQA's site."""
     dataset = config["datasets"][name]
     return bool(dataset["kind"] == "gqa" and dataset.get("root") is None)
 
 
 def is_published(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a data set's questions are the published sets, and not chosen among GQA's."""
+    """Whether a data set's questions are the published sets, instead of chosen from GQA."""
     return bool(config["datasets"][name].get("questions") == "published")
 
 
@@ -97,15 +96,15 @@ def gqa_files(config: Mapping[str, Any], name: str) -> list[str]:
 
 
 def published_file(category: str) -> str:
-    """The published questions of a category, as fetched."""
+    """The downloaded published questions of a category."""
     return f"{PUBLISHED}/{category}.csv"
 
 
 def question_files(config: Mapping[str, Any], name: str, category: str) -> list[str]:
-    """Files of a data set that the choice of a category's questions reads: no image is asked for.
+    """The files from which a category's questions are chosen; images are not among them.
 
     Raises:
-        CrossflowError: a file of the user's own is not there.
+        CrossflowError: a file of the user's data does not exist.
     """
     if is_table(config, name):
         file = str(config["datasets"][name]["file"])
@@ -116,15 +115,15 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
 
 
 def fetched_images(study: Study, category: str) -> str:
-    """The list of the images that were fetched for a category."""
+    """The list of the images that were downloaded for a category."""
     return f"{FETCHED_GQA}/fetched/{study.name}/{category}.csv"
 
 
 def image_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
-    """The zip of images, if they lie in one, or the list of the images that were fetched.
+    """The zip of images, if there is one, or the list of the downloaded images.
 
-    A folder of images is no input: only its files have content. The fetched zip is none either, because it grows
-    with every study.
+    A folder of images is not an input, since snakemake tracks files only. Nor is the downloaded zip, which grows with
+    every study.
     """
     if is_table(config, study.dataset):
         return []
@@ -135,15 +134,15 @@ def image_files(config: Mapping[str, Any], study: Study, category: str) -> list[
 
 
 def manifest_of(repo: str, revision: str) -> str:
-    """Where the rule that fetches a model from the hub lists its files."""
+    """The manifest of a model from the hub."""
     return f"{FETCHED_MODELS}/{repo.replace('/', '--')}/{revision}.json"
 
 
 def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
-    """The files of a model's folder; the manifest of a model from the hub.
+    """The files of a model's folder, or the manifest of a model from the hub.
 
     Raises:
-        CrossflowError: the folder holds no model.
+        CrossflowError: the folder contains no model.
     """
     model = config["models"][slug]
     if "repo" in model:
@@ -159,16 +158,16 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     return [str(file) for file in found]
 
 
-# What params.yaml may say of a model besides where it is and its window.
+# Settings of a model in params.yaml, besides its location and window.
 SETTINGS = ("prompt", "image", "patches", "dtype", "max_new_tokens")
-# What each job asks of a model, so that a changed setting reruns only the jobs that it shapes.
+# The settings that each job passes on: a changed setting reruns only the jobs that it affects.
 ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
 KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
 LENS_SETTINGS = ("prompt", "image", "dtype")
 
 
 def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str]) -> list[str]:
-    """The command line's options for a model, with those of ``settings`` that params.yaml gives."""
+    """The command-line options for a model, with those of ``settings`` that params.yaml gives."""
     model = config["models"][slug]
     if "path" in model:
         options = ["--model-path", model["path"]]

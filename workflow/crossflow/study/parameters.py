@@ -1,7 +1,7 @@
-"""params.yaml, checked and resolved: what a study consists of, before anything is computed.
+"""The study that params.yaml names, validated and with defaults filled in, before anything is computed.
 
-The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its complaints into one
-sentence and adds what a schema can not say. Nothing heavy is imported: the workflow asks at every start.
+The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its errors into one
+sentence and checks what a schema can not express. Nothing heavy is imported: the workflow reads this at every start.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ class Study:
     Attributes:
         windows: Model -> its windows: widths, ``bottom`` or ``top``.
         number: Questions per category, or ``all``.
-        controls: Flows that are added to the study's own.
-        stride: From one centre layer of the controls to the next.
+        controls: Control flows, in addition to the study's own flows.
+        stride: Controls are computed at every ``stride``-th centre layer.
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
     """
@@ -49,7 +49,7 @@ class Study:
 
 
 def _sentence(error: ValidationError) -> str:
-    """What is wrong with a value, in words that need no knowledge of JSON schema."""
+    """A validation error in words that need no knowledge of JSON schema."""
     schema: Any = error.schema
     match error.validator:
         case "additionalProperties":
@@ -65,7 +65,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def validate(config: Mapping[Any, Any], schema: Path) -> None:
-    """Hold a configuration against the schema.
+    """Validate a configuration against the schema.
 
     Raises:
         CrossflowError: one sentence with the path of the offending key.
@@ -95,7 +95,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
     """The study that ``config`` names, with defaults filled in.
 
     Raises:
-        CrossflowError: a slug that has no entry, or a flow that is none.
+        CrossflowError: a slug has no entry, or a flow is invalid.
     """
     name = config["study"]
     study = _entry(config, "studies", name, "study")
@@ -139,7 +139,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
 
 
 def recorded(config: Mapping[str, Any], study: Study) -> dict[str, Any]:
-    """All that params.yaml says about a study."""
+    """The parts of params.yaml that a study uses."""
     return {
         "study": study.name,
         "studies": {study.name: config["studies"][study.name]},

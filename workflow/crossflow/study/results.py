@@ -1,4 +1,4 @@
-"""The result files of a study, and the lines of a command that name them; nothing heavy is imported."""
+"""The result files of a study, by the stage that makes them. Nothing heavy is imported."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ def curves(study: Study) -> list[str]:
 
 
 def summaries(study: Study) -> dict[str, Summary]:
-    """The summaries that a study has: those whose results it computes."""
+    """The summaries of a study: those whose inputs it computes."""
     return {name: summary for name, summary in SUMMARIES.items() if study.lens or "lens" not in summary.needs}
 
 
 def result_files(study: Study) -> dict[str, list[str]]:
-    """Every result of a study, by the stage that makes it: stage -> files, in the order of the stages."""
+    """All result files of a study: stage -> files, in the order of the stages."""
     results = f"results/{study.name}"
     categories, models = study.categories, study.models
     figures = figures_of([*study.flows, *study.controls], study.windows, study.lens).values()
@@ -55,6 +55,6 @@ def result_files(study: Study) -> dict[str, list[str]]:
 
 
 def record_of(result: str) -> str:
-    """Where the job that makes a result writes by what, when and where it ran."""
+    """Where the job that makes a result records versions, machine and time."""
     parts = Path(result).parts
     return Path(*parts[:2], "provenance", *parts[2:-1], f"{parts[-1].partition('.')[0]}.json").as_posix()

@@ -1,6 +1,6 @@
-"""What a study needs, looked at before it runs: each finding says what is there, and how to mend what is not.
+"""Check what a study needs before it runs; each finding says what is there, and how to fix what is not.
 
-Nothing is fetched, no weight is read and nothing is changed; every check is made, whatever another one found.
+Nothing is downloaded, no weight is read and nothing is changed. Every check runs, whatever the others found.
 """
 
 import os
@@ -36,13 +36,13 @@ from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
 LOCK = Path("envs/lock.txt")
 OK, NOTE, MISSING = "ok", "note", "MISSING"
-# Positions of a prompt beside the image: system text, the longest question of GQA's, and the instruction.
+# Positions of a prompt without the image: system text, GQA's longest question, and the instruction.
 TEXT = 128
-# Allowed for what a study writes beside what it fetches: tables, figures, pages.
+# Reserved for what a study writes besides downloads: tables, figures, pages.
 RESULTS = 2 * GIB
-IMAGE = 120_000  # bytes, a little over the mean of GQA's
-_SECONDS = 5.0  # for a server to answer
-_SLOWEST = 120.0  # seconds for `dvc status`, which hashes what changed
+IMAGE = 120_000  # bytes, slightly more than GQA's mean
+_SECONDS = 5.0  # for a server to respond
+_SLOWEST = 120.0  # seconds for `dvc status`, which hashes changed files
 
 
 class Finding(NamedTuple):
@@ -50,8 +50,8 @@ class Finding(NamedTuple):
 
     Attributes:
         level: `OK`, `NOTE` (a run is possible) or `MISSING` (it is not).
-        what: What was looked at.
-        found: What was found, and how to mend it.
+        what: What was checked.
+        found: What was found, and how to fix it.
     """
 
     level: str
@@ -86,7 +86,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_device() -> Iterator[Finding]:
-    """GPUs, or what runs without one."""
+    """GPUs, or the CPU if there is none."""
     if not torch.cuda.is_available():
         yield Finding(
             NOTE,
@@ -105,7 +105,7 @@ def check_device() -> Iterator[Finding]:
 
 
 def _writable(folder: Path) -> str | None:
-    """Why nothing can be written in a folder, or where it would be made; None if it can."""
+    """Why a folder, or the place where it would be created, is not writable; None if it is."""
     while not folder.exists():
         folder = folder.parent
     probe = folder / f".crossflow-doctor-{os.getpid()}"
@@ -118,7 +118,7 @@ def _writable(folder: Path) -> str | None:
 
 
 def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
-    """Folders that are written to, and the bytes that a study needs in each."""
+    """Whether folders are writable and have room for the bytes that a study needs there."""
     disks: dict[int, int] = {}
     for folder, more in needed.items():
         if reason := _writable(folder):
@@ -133,10 +133,10 @@ def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
 
 
 def _require_whole(folder: Path) -> None:
-    """Refuse a model's folder that lacks weights, or holds some that are cut short; only their headers are read.
+    """Refuse a model's folder with missing or truncated weights; only their headers are read.
 
     Raises:
-        CrossflowError: it does.
+        CrossflowError: weights are missing or truncated.
     """
     if absent := lacking(folder):
         raise CrossflowError(f"{folder} lacks {', '.join(absent)}; weights are read from safetensors only.")
@@ -149,10 +149,10 @@ def _require_whole(folder: Path) -> None:
 
 
 def _require_windows(study: Study, slug: str, layers: int) -> None:
-    """Refuse a window that covers a model from every centre layer, before answers are made in vain.
+    """Refuse a window that covers the whole model at every centre layer, before answers are computed in vain.
 
     Raises:
-        CrossflowError: one does.
+        CrossflowError: a window does.
     """
     for window in study.windows[slug]:
         if window.isdecimal() and int(window) >= 2 * layers:
@@ -187,7 +187,7 @@ def _reachable(url: str) -> str | None:
 
 
 def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: bool) -> Iterator[Finding]:
-    """Whether a model is there, and fits into the device."""
+    """Whether a model is available and fits into the device's memory."""
     entry = config["models"][slug]
     what = f"model {slug}"
     folder: Path | None = None
@@ -228,7 +228,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
 
 
 def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, RemoteFile]) -> list[RemoteFile]:
-    """Files of the table of sources that the run would fetch, or fetch from."""
+    """Files of the table of sources that the run would download, or read parts of."""
     wanted = []
     for category in study.categories:
         if inputs.is_published(config, study.dataset):
@@ -244,13 +244,13 @@ def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, Re
 
 
 def _own_data(config: Mapping[str, Any], study: Study) -> str:
-    """Where a data set of one's own, or one that was fetched, is.
+    """The location of a user's data set, or of a downloaded one.
 
     Raises:
-        CrossflowError: a file, an image of a table, a category of it, or all images are not there.
+        CrossflowError: a file, an image of a table, a category of it, or all images are missing.
     """
     root = inputs.dataset_root(config, study.dataset)
-    # PrepareRequest for the files is what tells of one that is not there.
+    # Asking for the files reports those that are missing.
     files = [file for name in study.categories for file in inputs.question_files(config, study.dataset, name)]
     if inputs.is_table(config, study.dataset):
         known = {question.category for question in read_question_table(Path(files[0]), Path(root))}
@@ -263,7 +263,7 @@ def _own_data(config: Mapping[str, Any], study: Study) -> str:
 
 
 def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
-    """Whether a study's questions and images are there, or can be fetched."""
+    """Whether a study's questions and images are available or can be downloaded."""
     what = f"data {study.dataset}"
     unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
     if not unfetched:
@@ -281,7 +281,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
 
 
 def check_leftovers() -> Iterator[Finding]:
-    """A lock that a killed snakemake left."""
+    """A lock left by a killed snakemake."""
     locks = Path(".snakemake/locks")
     if locks.is_dir() and any(locks.iterdir()):
         yield Finding(NOTE, "lock", "the folder is locked: if no snakemake runs here, `snakemake --unlock`")
@@ -300,7 +300,7 @@ def check_dvc() -> Iterator[Finding]:
     except subprocess.TimeoutExpired:
         yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it by itself")
         return
-    if ran.returncode in (0, 1):  # whether a stage has to run
+    if ran.returncode in (0, 1):  # 1: a stage has to run
         yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
     else:
         said = (ran.stderr.strip() or "no reason given").splitlines()[0]
@@ -308,7 +308,7 @@ def check_dvc() -> Iterator[Finding]:
 
 
 def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
-    """Folder -> bytes that a run still writes there."""
+    """Folder -> bytes that a run will still write there."""
     sources = _unfetched(config, study, read_sources(Path(TABLE)))
     fetched = sum(source.bytes or GIB for source in sources if source.name != "gqa-images")
     for source in sources:
@@ -327,11 +327,11 @@ def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
 
 
 def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Iterator[Finding]:
-    """All checks of a study; one that fails, in whatever way, hides no other.
+    """Run all checks of a study; a failing check, whatever its error, hides no other.
 
     Args:
-        read: Reads params.yaml with what was laid over it, and holds it against its schema.
-        offline: Ask no server.
+        read: Reads params.yaml with its overlay and validates it.
+        offline: Whether to contact no server.
     """
 
     def attempt(what: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

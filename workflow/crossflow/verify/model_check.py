@@ -1,10 +1,10 @@
 """Is a model what this project takes it for? One check per assumption, judged by the network itself.
 
-Geometry is judged with a *blinkered* network, whose vision tower lets no patch see another: then what the language
-model receives at a visual token depends on that token's own patches and on nothing else. Whether two forwards differ is
-asked exactly, without a tolerance: they have the same shapes, and a number that depends on nothing that was changed has
-the same bits. Forwards in different shapes, as those of the engine and of the reference, differ by rounding, and are
-held against `TOLERANCES`.
+Geometry is checked with a *blinkered* network, whose vision tower lets no patch see another: what the language model
+receives at a visual token then depends on that token's own patches only. Whether two forwards differ is decided
+exactly, without a tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits.
+Forwards of different shapes, as those of the engine and the reference, differ by rounding and are compared within
+`TOLERANCES`.
 """
 
 import math
@@ -29,11 +29,11 @@ from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles
 
 TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference of a probability that rounding may make, by the model's type."""
+"""Largest difference of a probability that rounding may cause, by the type of the weights."""
 
 _FLOWS = ("question->last", "image->last", "image->question", "related->question")
-_CHANGES = 32  # of the pixels; two tokens are told apart by about every second
-_CLEAR_SHARE = 0.02  # of changed patches in a token: with less, a half-precision feature may stay as it was
+_CHANGES = 32  # noisy images; about half of them distinguish a given pair of tokens
+_CLEAR_SHARE = 0.02  # of changed patches in a token: with less, a half-precision feature may stay unchanged
 _STANDS_OUT = 10
 _STRIPS = 12  # in an image's width or height
 _WIDEST_FILTER = 3  # reach of Lanczos, in pixels of the smaller image
@@ -54,7 +54,7 @@ class Check(NamedTuple):
 
 
 class _Received(Exception):
-    """What enters the first decoder layer: nothing behind it has to be computed."""
+    """Carries the input of the first decoder layer; nothing after it has to be computed."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def _received(model: MultimodalModel, inputs: dict[str, Tensor]) -> Float[Tensor
     """What the language model receives at each position.
 
     Raises:
-        CrossflowError: it holds what is no number.
+        CrossflowError: it contains NaN or infinite values.
     """
 
     def keep(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def _nothing(attention: nn.Module, inputs: Any, output: Any) -> Any:
 
 @contextmanager
 def _blinkered(model: MultimodalModel) -> Iterator[None]:
-    """Inside the ``with`` block the vision tower's attention adds nothing, so that no patch sees another."""
+    """Silence the vision tower's attention inside the ``with`` block, so that no patch sees another."""
     decoder = set(model.layers.modules())
     seeing = [
         module for module in model.network.modules() if "Attention" in type(module).__name__ and module not in decoder
@@ -114,12 +114,12 @@ def _visual(model: MultimodalModel, prepared: Prepared) -> Bool[np.ndarray, " po
 
 
 def check_positions(model: MultimodalModel, prepared: Prepared, size: tuple[int, int]) -> Check:
-    """The basic sets hold every position once, and the question's decode to the question; arguments as below."""
+    """The basic sets hold every position once, and the question's tokens decode to it; see `check_geometry`."""
     positions, ids = prepared.positions, prepared.inputs["input_ids"][0].cpu().numpy()
     cut = np.concatenate([positions[name] for name in BASIC_SETS])
     asked = model.processor.tokenizer.decode(ids[positions["question"]], clean_up_tokenization_spaces=False)
     sizes = ", ".join(f"{name} {len(positions[name])}" for name in BASIC_SETS)
-    # A tokenizer may put blanks between words and signs.
+    # A tokenizer may put blanks between words and punctuation.
     same = "".join(asked.split()) == "".join(prepared.question.question.split())
     passed = np.array_equal(cut, np.arange(len(ids))) and same
     return Check(
@@ -130,10 +130,10 @@ def check_positions(model: MultimodalModel, prepared: Prepared, size: tuple[int,
 def _noisy(
     model: MultimodalModel, prepared: Prepared, chosen: Bool[np.ndarray, " patches"], rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """A question's inputs, with noise on some patches, counted through all tiles."""
+    """A question's inputs, with noise on some patches, numbered through all tiles."""
     clean = prepared.inputs["pixel_values"]
     pixels = clean.float().cpu().numpy().copy()
-    # A view of the array, so that what is added to the tiles is added to the inputs.
+    # A view of the inputs, so that adding to the tiles changes the inputs.
     tiles = model.architecture.tiling.tiles(model.processor.image_processor, {"pixel_values": pixels})
     if not np.shares_memory(tiles, pixels):
         raise CrossflowError("the architecture's tiling copies the pixels, so they can not be changed patch by patch")
@@ -146,7 +146,7 @@ def _noisy(
 
 
 def check_geometry(model: MultimodalModel, prepared: Prepared, size: tuple[int, int]) -> Check:
-    """With noise on random patches, exactly the visual tokens that the packing makes of them follow, 32 times.
+    """Noise on random patches changes exactly the visual tokens that the packing makes of them, 32 times.
 
     Args:
         model: The model.
@@ -185,7 +185,7 @@ def _request(question: ChosenQuestion, box: Box) -> ChosenQuestion:
 
 
 class _Follower:
-    """Which positions follow a change of an image inside a box, in the blinkered network."""
+    """Finds the positions that change with the pixels inside a box, in the blinkered network."""
 
     def __init__(self, model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> None:
         self.model, self.question, self.image = model, question, image
@@ -197,23 +197,23 @@ class _Follower:
 
     def __call__(self, box: Box) -> set[int]:
         follow = np.zeros(len(self.before), dtype=bool)
-        # No pixel is both already.
+        # No pixel already has both values.
         for colour in ("white", "black"):
             changed = self.image.copy()
-            # With its last row and column, as boxes are painted.
+            # With the last row and column, as `paint` fills boxes.
             ImageDraw.Draw(changed).rectangle((box.x, box.y, box.x + box.w, box.y + box.h), fill=colour)
             follow |= _differs(self.before, self._received(changed))
         return set(np.flatnonzero(follow).tolist())
 
 
 def check_boxes(model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> Check:
-    """When the pixels inside a box change, every related token follows, and no token far from the box does."""
+    """A change of the pixels inside a box changes every related token, and no token far from the box."""
     follower = _Follower(model, question, image)
     to_tiles = ToTiles(model.processor.image_processor, model.architecture.tiling)
     tiles, _, height, width = to_tiles(image).shape
     base = np.zeros(tiles, dtype=bool)
     base[model.architecture.tiling.base] = True
-    # What a pixel of the base is resampled from, in pixels of the image, and one for rounding.
+    # The reach of the base's resampling, in pixels of the image, and one pixel for rounding.
     reach = math.ceil(_WIDEST_FILTER * max(1, max(image.size) / math.sqrt(base.sum() * height * width))) + 1
     generous = replace(model, settings=replace(model.settings, patches="overlap"))
     passed, found = True, []
@@ -231,7 +231,7 @@ def check_boxes(model: MultimodalModel, question: ChosenQuestion, image: Image.I
 
 
 def check_edges(model: MultimodalModel, question: ChosenQuestion, image: Image.Image) -> Check:
-    """A change along each edge of the image reaches the base, and the parts if there are any: nothing is cropped."""
+    """A change along each edge of the image reaches the base, and the grid if there is one: nothing is cropped."""
     follower, (width, height) = _Follower(model, question, image), image.size
     wide, high = math.ceil(width / _STRIPS) - 1, math.ceil(height / _STRIPS) - 1
     strips = {
@@ -272,7 +272,7 @@ def _states(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Float[Ten
 
 
 def check_causality(model: MultimodalModel, prepared: Prepared) -> Check:
-    """Another token at a position changes no state before it, in any layer; whatever the configuration says."""
+    """Another token at a position changes no state before it, in any layer, whatever the configuration says."""
     before, ids = _states(model, prepared.inputs), prepared.inputs["input_ids"]
     asked = prepared.positions["question"]
     leaks = []
@@ -305,7 +305,7 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check:
-    """A knockout of nothing changes no probability by more than rounding does."""
+    """A no-op knockout changes no probability by more than rounding."""
     positions, layers = prepared.positions, len(model.layers)
     rows = [
         row
@@ -320,7 +320,7 @@ def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check
 
 
 def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Check:
-    """The engine's probabilities are those of full forwards."""
+    """The engine's probabilities equal those of full forwards."""
     layers = len(model.layers)
     centres = sorted({0, layers // 2, layers - 1})
     rows: list[Row] = []
@@ -335,14 +335,14 @@ def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Chec
         f"{len(rows)} knockouts differ from full forwards by at most {apart:.1e} (allowed {most:.0e}), and change a "
         f"probability by up to {effect:.1e}"
     )
-    # What the knockouts do is to stand out from how far they are apart: nothing can be told from two that do nothing.
+    # The knockouts must have an effect well above their difference: two that do nothing prove nothing.
     return Check("engine", apart <= most and apart < effect / _STANDS_OUT, found)
 
 
 def _attempt(name: str, check: Callable[..., Check], *arguments: Any) -> Check:
     try:
         return check(*arguments)
-    # What transformers and torch say about inputs that do not fit a model is one of the last four.
+    # The last four are what transformers and torch raise for inputs that do not fit a model.
     except (BrokenQuestion, CrossflowError, RuntimeError, ValueError, LookupError, TypeError) as error:
         return Check(name, False, str(error).strip().splitlines()[0])
 
@@ -356,7 +356,7 @@ def turned(question: ChosenQuestion, image: Image.Image) -> tuple[ChosenQuestion
 
 
 def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image, width: int) -> Iterator[Check]:
-    """All checks, one after the other; those of geometry on the image and on the image turned.
+    """Run all checks in order; those of geometry on the image and on the turned image.
 
     Args:
         model: The model.

@@ -1,7 +1,7 @@
-"""How fast knockouts are on this machine, beside the published procedure and beside what no program can avoid.
+"""How fast knockouts run on this machine, compared with the published procedure and with the unavoidable work.
 
 Everything is measured in one run on questions of one shape: a model of true size (or narrower) with random weights, a
-prompt of true token counts, the published six flows at every centre layer.
+prompt of true token counts, the six published flows at every centre layer.
 
 published
     One full multimodal forward per flow and layer, in its most generous form: the mask is built once per forward, on
@@ -9,9 +9,9 @@ published
 reference
     `crossflow.engine.reference`.
 engine
-    `crossflow.engine.shared_prefix`: one clean run, and a suffix per row; as many questions together as a job would take.
+    `crossflow.engine.shared_prefix`: one clean run and a suffix per row, with as many questions together as in a job.
 
-The *bound* is the ratio of operations between one full forward per row and what the engine can not avoid, counted as
+The *bound* is the ratio of operations between one full forward per row and the engine's unavoidable work, counted as
 positions x layers. The *floor* is the time of the unavoidable operations (one clean forward with its tower, the
 suffixes and their output embeddings) at the rate of large matrix products, measured on the same device in the same run.
 """
@@ -46,34 +46,34 @@ from crossflow.models.positions import Positions
 from crossflow.models.visual_tokens import VisualTokens
 from crossflow.verify.true_sizes import is_tiled, true_config
 
-# Tokens of a prompt of vicuna-v1 and the means of the published questions; an image as most of GQA's.
+# Tokens of a vicuna-v1 prompt with mean counts of the published questions; an image of GQA's usual size.
 SYSTEM, SEPARATOR, QUESTION, AFTER = 35, 2, 12, 17
 IMAGE = (500, 375)
-RELATED = 20  # patches of a typical object
+RELATED = 20  # visual tokens of a typical object
 
 Result = TypeVar("Result")
 
 
 class Timing(NamedTuple):
-    """Seconds per question, and from how many runs they were taken."""
+    """Seconds per question, and the number of runs behind them."""
 
     seconds: float
     runs: int
 
 
 class Bench(NamedTuple):
-    """What was measured.
+    """The measurements.
 
     Attributes:
         positions: Length of the prompt.
         rows: Knockouts of a question.
         together: Questions that the engine runs together.
-        timings: Name -> seconds per question; that of a full forward is multiplied by the rows.
+        timings: Name -> seconds per question; the time of a full forward is multiplied by the number of rows.
         bound: Ratio of operations, positions x layers.
-        operations: Unavoidable ones of a question.
+        operations: Unavoidable operations of a question.
         rate: Operations per second of large matrix products.
-        differences: Name -> largest difference in probability between it and the engine.
-        memory: Peak of the engine, bytes.
+        differences: Name -> largest difference in probability from the engine.
+        memory: Peak memory of the engine, in bytes.
     """
 
     positions: int
@@ -101,7 +101,7 @@ def build_model(
     device: torch.device,
     side: int | None = None,
 ) -> MultimodalModel:
-    """A model of `crossflow.verify.true_sizes`, by the arguments of `true_config`, with random weights made on the device."""
+    """A model from `true_config`, with the same arguments and random weights drawn on the device."""
     torch.manual_seed(0)
     config = true_config(slug, layers, width, tower, side)
     with torch.device(device):
@@ -111,14 +111,14 @@ def build_model(
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
         )
     with torch.no_grad():
-        # Logits that spread by 5, so that some token is likely and a knockout can move it.
+        # Logits with a spread of 5, so that some token is likely and a knockout can change its probability.
         network.lm_head.weight.mul_(5 / (config.text_config.initializer_range * config.text_config.hidden_size**0.5))
     settings = ModelSettings(Path(slug), "vicuna-v1", dtype=dtype)
     return MultimodalModel(settings, network.eval(), None, ARCHITECTURES[config.model_type], device)
 
 
 def build_question(model: MultimodalModel, number: int = 0) -> Prepared:
-    """A prompt of true token counts with random tokens and pixels, others for each number."""
+    """A prompt of true token counts with random tokens and pixels, different for each number."""
     config: Any = model.network.config
     generator = torch.Generator().manual_seed(number)
     width, height = IMAGE
@@ -151,7 +151,7 @@ def build_question(model: MultimodalModel, number: int = 0) -> Prepared:
 
 
 def rows_for(prepared: Prepared, flows: Sequence[str], window: int, layers: int) -> list[Row]:
-    """All rows of some flows; those without edges are left out."""
+    """All rows of some flows; flows without edges are left out."""
     rows: list[Row] = []
     for name in flows:
         edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
@@ -160,7 +160,7 @@ def rows_for(prepared: Prepared, flows: Sequence[str], window: int, layers: int)
 
 
 def run_engine(model: MultimodalModel, questions: Sequence[Prepared], rows: Sequence[Row]) -> list[Readout]:
-    """The same rows of some questions, as a job runs them together."""
+    """Run the same rows of some questions together, as a job does."""
     first = min(row.start for row in rows)
     cleans = run_clean_together(model, questions, [first] * len(questions))
     return run_together(model, [(clean, rows) for clean in cleans])
@@ -189,7 +189,7 @@ class Published:
 
 
 def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
-    """The result and the seconds it took, the device's queue emptied before and after."""
+    """The result and the seconds taken; the device is synchronised before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -200,7 +200,7 @@ def timed(work: Callable[[], Result], device: torch.device) -> tuple[Result, flo
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of large square matrix products: the best of five."""
+    """Operations per second of large square matrix products: best of five."""
     side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     left @ right
@@ -208,7 +208,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def operation_bound(rows: Sequence[Row], length: int, layers: int) -> float:
-    """Operations of one full forward per row over those of the engine, counted as positions x layers."""
+    """Operations of one full forward per row divided by the engine's, counted as positions x layers."""
     suffixes = sum((length - row.start) * (layers - row.window.first) for row in rows)
     return len(rows) * length * layers / (length * layers + suffixes)
 
@@ -257,8 +257,8 @@ def measure_speed(
     Args:
         model: From `build_model`.
         window: Width of the window.
-        repeats: Runs of the engine; the median counts.
-        forwards: Full forwards of each of the others that are timed, spread over the rows.
+        repeats: Runs of the engine, of which the median counts.
+        forwards: Timed full forwards of the reference and of the published procedure, spread over the rows.
         together: Questions that the engine runs together; None = as many as a job would.
     """
     device, layers = model.device, len(model.layers)
@@ -273,7 +273,7 @@ def measure_speed(
     def published(row: Row) -> Readout:
         return full_forward(model, prepared, Published(row, prepared.length, device))
 
-    engine()  # the first run pays for memory and thread pools
+    engine()  # warm-up: the first run allocates memory and thread pools
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     fast, first_seconds = timed(engine, device)

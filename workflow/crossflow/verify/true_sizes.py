@@ -1,7 +1,7 @@
-"""The published models at their true sizes, from what is known of them: no weight and no folder is needed.
+"""The published models at their true sizes, from published figures: needs no weights and no model folder.
 
-Sizes of Vicuna 7B and 13B, Llama 3 8B and CLIP ViT-L/14-336, vocabularies with the ports' added tokens; images as
-LLaVA 1.5 and 1.6 take them. For planning and benchmarks only: jobs ask the model's own folder.
+Sizes of Vicuna 7B and 13B, Llama 3 8B and CLIP ViT-L/14-336, vocabularies with the ports' added tokens; images as in
+LLaVA 1.5 and 1.6. For planning and benchmarks only: jobs read the model's own folder.
 """
 
 from typing import Any
@@ -25,28 +25,28 @@ _TEXTS: dict[str, dict[str, Any]] = {
     "llava15-13b": _VICUNA_13B | {"vocab_size": 32064},
     "llava16-vicuna-7b": _VICUNA_7B | {"vocab_size": 32064},
     "llama3-llava-next-8b": _VICUNA_7B | {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128320},
-    # Not in the study: the largest that is asked for.
+    # Not in the study: the largest size to plan for.
     "llava16-vicuna-13b": _VICUNA_13B | {"vocab_size": 32064},
 }
 TRUE_SIZES = tuple(_TEXTS)
 
 
 def is_tiled(slug: str) -> bool:
-    """Whether a model sees an image in tiles (*anyres*)."""
+    """Whether a model sees images in tiles (*anyres*)."""
     return not slug.startswith("llava15")
 
 
 def true_config(
     slug: str, layers: int | None = None, width: int | None = None, tower: bool = True, side: int | None = None
 ) -> Any:
-    """The configuration of a model of `TRUE_SIZES`, as transformers knows it.
+    """The transformers configuration of a model of `TRUE_SIZES`.
 
     Args:
         slug: The model.
         layers: Fewer decoder layers than it has.
         width: A narrower decoder of the same proportions; a multiple of the width of a head.
-        tower: With its vision tower, or with a tiny one that sees images of the same size.
-        side: Pixels of a tile's side, if they are not the model's own.
+        tower: Whether to keep its vision tower; otherwise a tiny one for images of the same size.
+        side: Side of a tile in pixels; None = the model's own.
     """
     sizes = _TEXTS[slug]
     full, heads = sizes["hidden_size"], sizes["num_attention_heads"]
