@@ -77,7 +77,7 @@ def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens:
         if (figure.module == _CURVES and kind not in shown) or ("lens" in figure.tables and not lens):
             continue
         if "{model}" not in figure.file:
-            models = [{}] if len(windows) > 1 else []
+            models: list[dict[str, str]] = [{}] if len(windows) > 1 else []
         else:
             models = [{"model": model} for model in windows if not figure.compares or len(windows[model]) > 1]
         if "{window}" in figure.file:

@@ -70,17 +70,17 @@ _SOLID: tuple[float, Sequence[float]] = (0, ())
 _DASHED: tuple[float, Sequence[float]] = (0, (5.0, 1.6))
 _DOTTED: tuple[float, Sequence[float]] = (0, (1.2, 1.2))
 _DASH_DOT: tuple[float, Sequence[float]] = (0, (5.0, 1.4, 1.2, 1.4))
-_DASHES = (_SOLID, _DASHED, _DOTTED, _DASH_DOT)
+_DASHES = (_SOLID, _DASHED, _DASH_DOT)  # dots are for controls
 LOOKS = {
     "question->last": Look(_BLUE, _SOLID, "o"),
     "image->last": Look(_SKY, _DASHED, "s"),
-    "last->last": Look(_BLACK, _DOTTED, "^"),
+    "last->last": Look(_BLACK, _DASH_DOT, "^"),
     "image->question": Look(_GREEN, _SOLID, "D"),
     "related->question": Look(_VERMILLION, _SOLID, "v"),
     "other->question": Look(_ORANGE, _DASHED, "P"),
     "image->instruction": Look(_PURPLE, _SOLID, "s"),
     "instruction->last": Look(_PURPLE, _DASH_DOT, "v"),
-    "system->last": Look(_GREEN, _DOTTED, "P"),
+    "system->last": Look(_ORANGE, _SOLID, "P"),
     "image->all": Look(_BLACK, _DASHED, "D"),
     "only:image->question": Look(_GREEN, _DASH_DOT, "^"),
     "only:image->question->last": Look(_BLUE, _DASH_DOT, "o"),
@@ -101,13 +101,21 @@ SET_COLOURS = {"related": _VERMILLION, "padding": "#282828", "newline": "#BEBEBE
 _FURTHER_MARKERS = ("X", "*", "p", "h", "<", ">")
 
 
+# How a control is drawn, in its flow's colour, and what it is called in the legend.
+CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
+    RANDOM: ((0, (1, 1)), "the same, random sources"),
+    MOVED: ((0, (4, 1, 1, 1, 1, 1)), "the same, boxes moved"),
+}
+
+
 def look_of(name: str) -> Look:
     """The look of a flow or token, which depends on its name alone.
 
-    A control looks like its flow; its line tells it apart (`CONTROLS`). Flows outside the table have a colour and a
-    marker by their source, and a dash by their target.
+    A control has the colour and marker of its flow, and a dash of its own (`CONTROLS`). Flows outside the table have a
+    colour and a marker by their source, and a dash by their target.
     """
-    name = re.sub(r"~[a-z0-9]+(?=->)", "", name)
+    if control := re.search(rf"~({'|'.join(CONTROLS)})\d*(?=->)", name):
+        return look_of(name.replace(control[0], ""))._replace(dash=CONTROLS[control[1]][0])
     if name in LOOKS:
         return LOOKS[name]
     source, _, target = name.partition("->")
@@ -126,13 +134,6 @@ def series_looks(names: Sequence[str]) -> dict[str, Look]:
     """Windows or models of one figure -> looks, by their order."""
     looks = map(Look, cycle(_COLOURS), cycle(_DASHES), cycle(("o", "s", "^", "D", "v", "P")))
     return dict(zip(names, looks, strict=False))
-
-
-# How a control is drawn, in its flow's colour, and what it is called in the legend.
-CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
-    RANDOM: ((0, (1, 1)), "the same, random sources"),
-    MOVED: ((0, (4, 1, 1, 1, 1, 1)), "the same, boxes moved"),
-}
 
 
 def arrow(flow: str) -> str:
