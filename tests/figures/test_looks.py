@@ -72,8 +72,8 @@ def test_no_two_flows_of_the_studies_look_alike_and_none_looks_like_a_control() 
 
 
 def test_a_flow_outside_the_table_is_never_taken_for_one_in_it() -> None:
-    further = {look_of(f"{source}->{target}") for source in SET_NAMES for target in BASIC_SETS[3:]}
+    flows = [f"{source}->{target}" for source in SET_NAMES for target in BASIC_SETS[3:]]
     named = {LOOKS[flow] for flow in LOOKS if "->" in flow}
-    assert not {look for look in further if look not in named} & named
+    assert not {look_of(flow) for flow in flows if flow not in LOOKS} & named
     sums = ["related->question+other->question", "only:question->last", "image->last+question->last"]
     assert not {look_of(flow) for flow in sums} & named
