@@ -1,4 +1,4 @@
-"""The study's claims, each held against the tables: supported, not supported, or undecided.
+"""The study's claims, each tested against the tables: supported, not supported, or undecided.
 
 A claim is one or several *criteria*, numbers with a threshold each. A number is computed from mean curves, and again in
 every resample of images, the choice of the strongest layer included, so that the bias of that choice shows
@@ -91,7 +91,7 @@ class JudgedClaim(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a claim is judged by: curves of one model and category, or of all its categories together.
+    """The data for judging a claim: curves of one model and category, or of all its categories pooled.
 
     Attributes:
         curves: Flow -> curve.
@@ -224,7 +224,7 @@ def image_acts_through_question(case: Case) -> JudgedClaim:
 
 
 def two_stages(case: Case) -> JudgedClaim:
-    """Claim 3; where the study has random sets of patches, ``related`` must do more than they do."""
+    """Claim 3; where the study has random sets of visual tokens, ``related`` must have a larger effect."""
     flows = ["other->question", "related->question"]
     asked = [
         CriterionSpec("loss by other → question (%)", lambda other, related, *_: loss(other), ">", NEGLIGIBLE),
@@ -270,8 +270,12 @@ def lower_case_before_capitalised(case: Case) -> JudgedClaim:
     if case.tracks is None:
         return JudgedClaim(7, case.model, case.window, case.category, NOT_TESTED, 0, ())
     asked = (
-        CriterionSpec("largest mean probability of the lower-case answer", lambda low, high: low.max(axis=-1), ">", APPEARS),
-        CriterionSpec("largest mean probability of the capitalised answer", lambda low, high: high.max(axis=-1), ">", APPEARS),
+        CriterionSpec(
+            "largest mean probability of the lower-case answer", lambda low, high: low.max(axis=-1), ">", APPEARS
+        ),
+        CriterionSpec(
+            "largest mean probability of the capitalised answer", lambda low, high: high.max(axis=-1), ">", APPEARS
+        ),
         CriterionSpec(
             "depth of the capitalised answer less that of the lower-case one",
             lambda low, high: depth(high) - depth(low), ">", 0.0, chooses=False,
@@ -349,7 +353,7 @@ def tracks_of(table: pd.DataFrame, states: int) -> tuple[dict[str, np.ndarray], 
 
 
 def case_of(results: Results, model: str, window: str, category: str, lens: bool) -> Case:
-    """What the claims are judged by in one category.
+    """The data for judging the claims in one category.
 
     Args:
         results: The study's results.

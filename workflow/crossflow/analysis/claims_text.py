@@ -23,7 +23,7 @@ from crossflow.core.files import replacing, write_json
 
 
 class Claim(NamedTuple):
-    """A claim of the study in words, and what has to be found for it."""
+    """A claim of the study in words, and its criterion."""
 
     says: str
     criterion: str
@@ -160,7 +160,7 @@ def as_markdown(findings: Sequence[JudgedClaim], study: str) -> str:
 
 
 def write_claims(results: Results, output: Path, lens: bool = False) -> None:
-    """Hold the study's claims against the tables, from each model's first window.
+    """Test the study's claims against the tables, in each model's first window.
 
     Args:
         results: The study's results.

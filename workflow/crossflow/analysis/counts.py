@@ -1,4 +1,4 @@
-"""Where the questions of a study went: counts.csv; and the noise floor of its knockouts: noise.csv.
+"""How many questions were skipped, excluded, missing or counted (counts.csv), and the noise floor (noise.csv).
 
 Every question that was chosen is in exactly one place:
 ``questions = skipped + excluded + missing + n``.

@@ -1,4 +1,4 @@
-"""The curves of a study: effects.csv, and bands.csv and measures.csv beside it.
+"""Mean curves of a study: effects.csv, bands.csv and measures.csv.
 
 Every curve has a mean with a 95 % interval at each centre layer; effects.csv holds the change of the answer's
 probability over all questions, measures.csv the other measures, and the changes of strata.

@@ -1,4 +1,4 @@
-"""Fresh summary tables against expected ones, within tolerances.
+"""Comparison of new summary tables with expected ones, within tolerances.
 
 Another processor or library version gives other last digits, and a question on the edge may then be answered
 otherwise and enter or leave a curve. The tolerances allow that much and no more:

@@ -1,4 +1,4 @@
-"""``crossflow doctor``: look at all that a study needs, before it runs."""
+"""``crossflow doctor``: check everything a study needs before it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ SCHEMA = Path("workflow/schemas/params.schema.yaml")
 def run(
     params: Path = Path("params.yaml"), configfile: Path | None = None, study: str | None = None, offline: bool = False
 ) -> None:
-    """Look at all that a study needs, before it runs: one line per finding.
+    """Check everything a study needs before it runs: one line per finding.
 
     Args:
         params: File of parameters.

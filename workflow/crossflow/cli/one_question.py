@@ -1,4 +1,4 @@
-"""What verbs share that ask one question about one image, of a model that params.yaml names."""
+"""What the verbs `trace` and `check` share: one question about one image, and a model that params.yaml names."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verbs of the command line: each is a function, whose parameters are its options and whose docstring is its help.
+"""The verbs of the command line: functions whose parameters are the options and whose docstrings are the help.
 
 A new verb is a function and a line here. Options that several verbs share are fields of a settings dataclass, such as
 `crossflow.experiments.job.Job`; every field is an option of its own name.

@@ -70,7 +70,7 @@ def _is_exempt(module: str) -> bool:
 
 
 def modules_behind(*modules: str) -> list[str]:
-    """The modules that shape what ``modules`` compute: they themselves and all they import, less the exempt ones.
+    """The modules that shape what ``modules`` compute: these and all that they import, except the exempt ones.
 
     Args:
         modules: Full names, as ``crossflow.experiments.answers``; a named one is never exempt.
@@ -93,7 +93,7 @@ def modules_behind(*modules: str) -> list[str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes out of a syntax tree what shapes no number; and labels, unless they are kept."""
+    """Removes from a syntax tree what shapes no number, and labels unless they are kept."""
 
     def __init__(self, labels: bool) -> None:
         self._labels = labels

@@ -1,4 +1,4 @@
-"""Errors that a person is told in one sentence: bad input, a broken question, and faults of the machine."""
+"""Errors that are reported in one sentence: bad input, an unusable question, and machine faults."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ def _sentence(text: str) -> str:
 
 
 class CrossflowError(Exception):
-    """A study can not go on. The message is one sentence: what, where, and what to do about it."""
+    """The study cannot continue. The message is one sentence: what, where, and what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(_sentence(message))
 
 
 class BrokenQuestion(Exception):
-    """One question can not be used; the study goes on without it. The message is the reason that is listed."""
+    """One question cannot be used and is skipped. The message is the reason listed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(_sentence(message))
@@ -35,7 +35,7 @@ _CPU_IS_FULL = "DefaultCPUAllocator"  # torch names no kind of error for it
 
 @contextmanager
 def faults_as_errors() -> Iterator[None]:
-    """Turn such a fault into the sentence that a person is told.
+    """Report a machine fault as one sentence.
 
     Raises:
         CrossflowError: memory was full, or the device failed.

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Atomic file writes, and file hashes."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its place only if the block succeeds.
+    """Yield a temporary file beside ``path`` that replaces it only if the block succeeds.
 
     Raises:
         CrossflowError: it can not be written, or another process is writing it.
@@ -51,7 +51,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_hashes(files: tuple[Path, ...], output: Path) -> None:
-    """Hash files, so that what they hold is known where they are not.
+    """Hash files, so that their content can be identified where they are absent.
 
     Args:
         files: The files.

@@ -1,4 +1,4 @@
-"""Flows and windows by their names: what a knockout forbids, and in which layers.
+"""Names of flows and windows: what a knockout blocks, and in which layers.
 
 A flow ``source->target`` names two position sets; it forbids the target's positions to attend to the source's. Flows
 are written
@@ -46,7 +46,7 @@ VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid")
 TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object")
 """Views of the text."""
 SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
-"""Every position set; ``all`` is every position after the image. `crossflow.models.positions` finds them in a prompt."""
+"""Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
 MOVED, RANDOM = "moved", "random"
 BOTTOM, TOP = "bottom", "top"
 _PART = re.compile(rf"(?P<source>[a-z_]+)(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)")

@@ -1,4 +1,4 @@
-"""Finished work of a long job, kept in a file of its own until the job's table is written.
+"""Finished questions of a long job, kept in a file until the job's table is written.
 
 The journal lies beside the table and is no output of the workflow, so it survives a killed job; the next run takes
 up where it ended. Its first line is a fingerprint of everything that shapes the rows. A journal with another
@@ -88,7 +88,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any], int]:
 
 
 def _begin(path: Path) -> IO[str]:
-    """Open a journal for appending, for this process alone."""
+    """Open a journal for appending and lock it for this process."""
     file = path.open("a", encoding="utf-8")
     # Another process may have set it aside, or finished with it, since it was opened.
     if take(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -123,7 +123,7 @@ def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], 
 
 @contextmanager
 def writing_behind() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Give away pieces of work, such as additions to a journal, to be done one after another in a thread.
+    """Run pieces of work, such as additions to a journal, one after another in a thread.
 
     At most one piece is under way: to give the next away is to wait for it. All are done when the block ends, also by
     an exception.

@@ -1,4 +1,4 @@
-"""One process at a time: locks on files, which the system releases however a process ends.
+"""File locks, which the system releases however a process ends.
 
 The descriptors of open files are locked, not paths with `filelock.FileLock`: that one locks no journal, leaves lock
 files among results, and stops on a file system without locks.

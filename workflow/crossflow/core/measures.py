@@ -1,4 +1,4 @@
-"""The measures of a knockout: their columns, what they are called, and which are told of strata, too.
+"""The measures of a knockout: their columns, their labels, and which are reported for strata too.
 
 `crossflow.experiments.measures` computes them. Everything that lists measures follows from this table: the summary, the
 explorer, and the check of a knockout table's columns.

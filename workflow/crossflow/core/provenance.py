@@ -1,4 +1,4 @@
-"""By what, when and where a result was made: written by the job beside the results, and no trigger of a rerun.
+"""Versions, machine and time behind each result: written by the job beside its results; never a reason to rerun.
 
 What determines the numbers stands in the tables' own metadata; this is the rest.
 """
@@ -34,7 +34,7 @@ _notes: dict[str, Any] = {}
 
 
 def note(**facts: str) -> None:
-    """Keep facts that only the job knows, such as the device."""
+    """Record facts that only the job knows, such as the device."""
     _notes.update(facts)
 
 

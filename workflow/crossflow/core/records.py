@@ -1,4 +1,4 @@
-"""The records that packages hand to one another: boxes, scene graphs, questions with their programs, chosen questions.
+"""Records shared by the packages: boxes, scene graphs, questions with their programs, chosen questions.
 
 Boxes are kept as they are in the data: in GQA they may leave their image.
 """

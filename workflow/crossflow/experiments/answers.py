@@ -1,4 +1,4 @@
-"""Greedy answers: with the image, and what remains of them without it.
+"""Greedy answers, with the image and without it.
 
 Three baselines take the image away. *Removed*: its tokens are there, but no other position attends to them. *Zeroed*:
 the vision tower is given zeros, which is the mean colour. *Swapped*: the image of another question.
@@ -106,7 +106,7 @@ def answer_blind(model: MultimodalModel, prepared: Prepared) -> Answer:
 
 
 def answer_seeing_and_blind(model: MultimodalModel, prepared: Prepared) -> tuple[Answer, Answer]:
-    """What `answer` and `answer_blind` give, at little more than the price of the first.
+    """Both `answer` and `answer_blind`, at little more than the cost of the first.
 
     Removing the image changes nothing up to its end, so the second goes on from there, on the keys and values of the
     first.

@@ -1,8 +1,8 @@
 """The skeleton that answers, knockouts and the logit lens share: questions in, one entry for each, a table out.
 
 A job reads its questions, prepares them ahead of the model, runs them in batches that follow from the list alone,
-keeps every finished question in a journal, and writes its table at the end. A killed job goes on where it was. What
-distinguishes the experiments is a function from prepared questions to entries.
+keeps every finished question in a journal, and writes its table at the end. A killed job resumes where it was. The
+experiments differ in the function from prepared questions to entries.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ _LIBRARIES = ("torch", "transformers", "pillow")
 
 @dataclass(frozen=True)
 class Job:
-    """What every experiment is told.
+    """What every experiment needs to know.
 
     Attributes:
         questions: Table of the category's questions.
@@ -151,7 +151,7 @@ def finished_entries(
 
 
 def still_usable(given: Given, question: ChosenQuestion) -> Prepared:
-    """The one thing that was prepared for a question which was answered before.
+    """The prepared question, which was answered before.
 
     Raises:
         CrossflowError: it can not be used any more.

@@ -53,7 +53,7 @@ def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class KnockedOut:
-    """A question whose knockouts have been run, and nothing read of them yet.
+    """A question whose knockouts have been run; its measures are not computed yet.
 
     Attributes:
         flows: Name -> its centre layers.

@@ -1,4 +1,4 @@
-"""What a knockout did to the answer: from logits to the columns of a knockout table.
+"""Effects of a knockout on the answer: from logits to the columns of a knockout table.
 
 Most measures look at the first token of the clean answer. Source: the published code for p_clean, p_knockout and
 change; the others answer to weaknesses of a ratio of probabilities, and of looking at one token.
@@ -15,7 +15,7 @@ from crossflow.experiments.option_tokens import Options, first_token_of, option_
 
 
 class ScoredTokens(NamedTuple):
-    """The tokens of one question that are looked at.
+    """The tokens of one question that are scored.
 
     Attributes:
         first: First token of the clean answer.
@@ -29,7 +29,7 @@ class ScoredTokens(NamedTuple):
 
 
 def scored_tokens(tokenizer: Any, question: ChosenQuestion, generated: str, first_token: int) -> ScoredTokens:
-    """What is looked at in a question; options that begin with the same token have no margin.
+    """The tokens to score in a question; options that begin with the same token have no margin.
 
     Args:
         tokenizer: The model's.

@@ -1,4 +1,4 @@
-"""Which of the answered questions a study looks at."""
+"""Selection of answered questions by their answer."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Single questions: the image with its related patches beside the question's own curves."""
+"""Single questions: the image with its related visual tokens beside the question's own curves."""
 
 import logging
 import textwrap
@@ -77,7 +77,7 @@ def curves_of(table: Knockouts, question_id: str) -> dict[str, tuple[Sequence[in
 
 
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
-    """One row per question; call and save it within `figure_style.own_settings`.
+    """One row per question; call and save it within `style.own_settings`.
 
     Args:
         examples: From none to a few; without any the figure says so.

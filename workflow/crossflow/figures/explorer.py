@@ -1,6 +1,6 @@
 """The data of the explorer, one page per study: all means and bands, and some questions with their own curves.
 
-The page is one file that needs no network, so it can not hold everything: at most `MOST_QUESTIONS` of each model,
+The page is one file that needs no network, so it cannot hold everything: at most `MOST_QUESTIONS` of each model,
 spread evenly over the categories, half of them those with the largest effects and half a seeded random sample, have
 their image and their own curves.
 """

@@ -1,4 +1,4 @@
-"""What the model is told that an image shows: the image as the vision tower sees it, its related patches shaded.
+"""Visual tokens drawn over the image as the vision tower sees it, related ones shaded.
 
 A *panel* shows visual tokens: those of the base, or those that show the image again in parts. It is put together
 token by token. The model's own packing, applied to each patch by itself, says of which patches a token is made, and

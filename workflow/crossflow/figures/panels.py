@@ -107,7 +107,7 @@ def draw_panels(
     across: str = "centre layer",
     up: str = "change in answer\nprobability (%)",
 ) -> Figure:
-    """Draw one figure; call and save it within `figure_style.own_settings`.
+    """Draw one figure; call and save it within `style.own_settings`.
 
     Args:
         panels: One per category, all with the same flows and layers.

@@ -1,4 +1,4 @@
-"""What a figure is asked to show, and the summary tables that it reads."""
+"""The request for one figure, and the summary tables that it reads."""
 
 from dataclasses import dataclass
 from pathlib import Path

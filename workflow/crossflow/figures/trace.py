@@ -27,7 +27,7 @@ def _show(axes, image: Image.Image, boxes: Sequence[Box], grey: bool = False) ->
 
 
 def draw_curves(found: Trace, image: Image.Image, boxes: Sequence[Box], question: str, heading: str) -> Figure:
-    """The image with its boxes, question and answer, and the flows' curves; see `figure_style.own_settings`."""
+    """The image with its boxes, question and answer, and the flows' curves; see `style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
@@ -52,7 +52,7 @@ def draw_curves(found: Trace, image: Image.Image, boxes: Sequence[Box], question
 
 
 def draw_map(found: Trace, image: Image.Image, boxes: Sequence[Box], heading: str) -> Figure:
-    """The image once per centre layer (at most 16 of them), its cells coloured by what hiding them does."""
+    """The image once per centre layer (at most 16 of them), its cells coloured by the effect of hiding them."""
     layers = len(found.map)
     shown = np.unique(np.linspace(0, layers - 1, min(layers, _MOST_PANELS)).round().astype(int)).tolist()
     columns = min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
