@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
@@ -13,6 +12,7 @@ from crossflow.data.images import Images
 from crossflow.fetch import hub
 from crossflow.models.model import ModelSettings
 from crossflow.study import inputs
+from crossflow.study.config_files import read_config
 
 
 def box(text: str) -> Box:
@@ -47,10 +47,9 @@ def entry_of(params: Path, slug: str) -> dict[str, Any]:
     Raises:
         CrossflowError: the file can not be read, or has no such model.
     """
-    try:
-        models = yaml.safe_load(params.read_text(encoding="utf-8"))["models"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise CrossflowError(f"{params} is no file of parameters with models ({error}).") from error
+    models = read_config(params).get("models")
+    if not isinstance(models, dict):
+        raise CrossflowError(f"{params} is no file of parameters with models.")
     if slug not in models:
         raise CrossflowError(f"{params} has no model {slug!r}; known are {', '.join(models)}.")
     entry: dict[str, Any] = models[slug]
