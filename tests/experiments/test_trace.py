@@ -83,7 +83,7 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
         (["--image", "resources/example/questions.csv"], "does not decode"),
         (["--model", "gpt"], "params.yaml has no model 'gpt'; known are mini-llava"),
         (["--window", "16"], "A window of 16 layers does not fit mini-llava, which has 8"),
-        (["--params", "nowhere.yaml"], "nowhere.yaml is no file of parameters"),
+        (["--params", "nowhere.yaml"], "nowhere.yaml can not be read"),
         (["--question", "What is <image>?"], "the question holds the image's marker"),
     ],
 )

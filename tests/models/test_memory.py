@@ -228,7 +228,7 @@ def test_batches_follow_from_the_total_memory_and_change_no_result(
         sizes.weights
         + sizes.record(positions, start)
         + sizes.measures(len(rows))
-        + sum(sizes.group(1, positions, start) for start in {row.start for row in rows})
+        + sum(sizes.group(positions, start) for start in {row.start for row in rows})
         + sizes.batch([sizes.row(positions, start)] * 2)
     )
     monkeypatch.setattr(memory, "total_memory", lambda device: int(needed / memory.USABLE) + 1)

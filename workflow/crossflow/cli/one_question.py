@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
@@ -14,6 +13,7 @@ from crossflow.fetch import hub
 from crossflow.models.folder import folder_of
 from crossflow.models.model import ModelSettings
 from crossflow.study import inputs
+from crossflow.study.config_files import read_config
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ def entry_of(params: Path, slug: str) -> dict[str, Any]:
     Raises:
         CrossflowError: the file can not be read, or has no such model.
     """
-    try:
-        models = yaml.safe_load(params.read_text(encoding="utf-8"))["models"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise CrossflowError(f"{params} is no file of parameters with models ({error}).") from error
+    models = read_config(params).get("models")
+    if not isinstance(models, dict):
+        raise CrossflowError(f"{params} is no file of parameters with models.")
     if slug not in models:
         raise CrossflowError(f"{params} has no model {slug!r}; known are {', '.join(models)}.")
     entry: dict[str, Any] = models[slug]

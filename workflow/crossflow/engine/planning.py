@@ -91,7 +91,7 @@ def plan_knockout(
         for _ in range(count * sizes.layers + 1)
     ]
     kept = sizes.record(positions, first) + sizes.measures(len(rows))
-    kept += sum((count + 1) * sizes.group(1, positions, start) for start, count in starts.items())
+    kept += sum((count + 1) * sizes.group(positions, start) for start, count in starts.items())
     clean_run = sizes.clean_runs(1, positions, first)
     if not batched:
         alone = kept + sizes.forward(positions)

@@ -223,7 +223,7 @@ def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequ
     kept = sum(sizes.record(clean.prepared.length, clean.first) for clean in cleans) + sizes.measures(len(knockouts))
     # At most one group per flow.
     flows = {(id(clean), row.start, row.flow): clean.prepared.length for clean, row in knockouts}
-    kept += sum(sizes.group(1, length, start) for (_, start, _), length in flows.items())
+    kept += sum(sizes.group(length, start) for (_, start, _), length in flows.items())
     room = capacity(model.device) - sizes.weights - kept - sizes.batch([])
     return batches([(sizes.row(*span), span[0] - span[1]) for span in spans], room, most)
 

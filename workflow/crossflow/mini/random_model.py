@@ -7,7 +7,7 @@ between questions, and blocking attention changes probabilities by tens of perce
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,20 +81,18 @@ def mini_world_words() -> list[str]:
     return sorted({*vocabulary(), *spoken, *re.findall(_PIECES, prompt)})
 
 
-def build_tokenizer(words: Iterable[str], special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer with one token for each word and mark, case kept, and ``<unk>`` for all others.
 
     It adds ``<s>`` before a text, as Llama's tokenizers do, and gives character offsets.
 
     Args:
         words: Words and single marks; order and repetition don't matter.
-        special: Further tokens that are never split, such as ``<|eot_id|>``.
     """
-    reserved = [_UNKNOWN, _BEGIN, _END, _PAD, _IMAGE, *special]
+    reserved = [_UNKNOWN, _BEGIN, _END, _PAD, _IMAGE]
     tokens = [*reserved, *sorted(set(words) - set(reserved))]
     tokenizer = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=_UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
-    tokenizer.add_special_tokens(list(special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_BEGIN} $A", special_tokens=[(_BEGIN, tokens.index(_BEGIN))]
     )
@@ -215,23 +213,17 @@ def build_model(geometry: Geometry, tokenizer: PreTrainedTokenizerFast, seed: in
     return network.eval()
 
 
-def save(
-    folder: Path,
-    seed: int,
-    geometry: Geometry | None = None,
-    tokenizer: PreTrainedTokenizerFast | None = None,
-) -> None:
-    """Build a model with its processor and write both into a folder.
+def save(folder: Path, seed: int, geometry: Geometry | None = None) -> None:
+    """Build a model with its processor, for the mini world and the ``vicuna-v1`` prompt, and write both into a folder.
 
     Args:
         folder: Gets config.json, generation_config.json, model.safetensors, processor_config.json,
             tokenizer.json and tokenizer_config.json.
         seed: Seed of the weights.
         geometry: The model's shape; by default, that of `Geometry`.
-        tokenizer: Its tokenizer; by default, one for the mini world and the ``vicuna-v1`` prompt.
     """
     geometry = geometry or Geometry()
-    tokenizer = tokenizer or build_tokenizer(mini_world_words())
+    tokenizer = build_tokenizer(mini_world_words())
     build_model(geometry, tokenizer, seed).save_pretrained(folder)
     build_processor(geometry, tokenizer).save_pretrained(folder)
 

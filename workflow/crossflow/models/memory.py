@@ -139,9 +139,10 @@ class Sizes:
         """Bytes of the part of the output embedding that is converted to fp32."""
         return _FP32 * min(self.vocabulary * self.width, CONVERTED_AT_ONCE) if self.itemsize < _FP32 else 0
 
-    def _logits(self, rows: int) -> int:
-        """Bytes of the logits of a batch of rows, in parts and concatenated."""
-        return 2 * rows * self.vocabulary * _FP32
+    @property
+    def _logits(self) -> int:
+        """Bytes of the logits of a row, in parts and together."""
+        return 2 * self.vocabulary * _FP32
 
     def forward(self, positions: int) -> int:
         """Bytes of a full multimodal forward, without its record or cache."""
@@ -150,7 +151,7 @@ class Sizes:
             self._layer(positions, positions) + self._copied(positions) + 3 * hidden
         )  # embeddings, the image's embeddings, their mask
         probabilities = 2 * self.vocabulary * _FP64
-        return max(self._tower(), layer, hidden + self._logits(1) + self._converted + probabilities)
+        return max(self._tower(), layer, hidden + self._logits + self._converted + probabilities)
 
     def record(self, positions: int, first: int) -> int:
         """Bytes of a clean run's record: keys, values, and from ``first`` on residual streams, queries and masks."""
@@ -179,11 +180,11 @@ class Sizes:
     def row(self, positions: int, start: int) -> int:
         """Bytes that one knockout adds to a batch, as a suffix from position ``start`` on."""
         suffix = positions - start
-        return max(self._layer(suffix, positions, start), suffix * self.width * self.itemsize + self._logits(1))
+        return max(self._layer(suffix, positions, start), suffix * self.width * self.itemsize + self._logits)
 
-    def group(self, flows: int, positions: int, start: int) -> int:
-        """Bytes of the masks shared by a question's knockouts that start at position ``start``."""
-        return (flows + 1) * (positions - start) * positions * (self.itemsize + 3)
+    def group(self, positions: int, start: int) -> int:
+        """Bytes of the masks of one flow's knockouts from position ``start`` on: its own and the causal one."""
+        return 2 * (positions - start) * positions * (self.itemsize + 3)
 
     def batch(self, rows: Iterable[int]) -> int:
         """Bytes of a batch of knockouts, without the records; ``rows`` are given by `row`."""

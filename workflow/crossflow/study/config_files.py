@@ -12,7 +12,11 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys: PyYAML itself silently takes the last one."""
+    """YAML in which a key may stand only once: PyYAML itself silently takes the last.
+
+    Not by ruamel.yaml, which reads some words unlike snakemake's PyYAML: 1e3 as a number, and a model called n as False
+    (by the rules of YAML 1.1) or yes as a text (by those of 1.2).
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; its own keys take precedence over those merged by ``<<``, as usual."""

@@ -159,7 +159,7 @@ def _require_windows(study: Study, slug: str, layers: int) -> None:
             raise CrossflowError(f"A window of {window} layers does not fit {slug}, which has {layers}.")
 
 
-def _sizes(config: Mapping[str, Any], slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
+def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
     if folder is not None:
         return read_outline(settings)[1]
     return outline_of(true_config(slug), DTYPES[settings.dtype]) if slug in TRUE_SIZES else None
@@ -214,7 +214,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         _require_whole(folder)
     keys = [key for key in inputs.SETTINGS if key in entry]
     settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
-    sizes = _sizes(config, slug, settings, folder)
+    sizes = _sizes(slug, settings, folder)
     if sizes is None:
         yield Finding(NOTE, what, f"{where}; how much memory it needs is not known")
         return
