@@ -1,9 +1,14 @@
 """The few numbers by which two runs are compared: metrics.json."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from crossflow.analysis.tables import ACCURACY, EFFECTS
+from crossflow.core.files import write_json
+from crossflow.core.tables import read_csv
 
 
 def metrics(effects: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -26,3 +31,12 @@ def metrics(effects: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str,
                 layer = int(curve.abs().to_numpy().argmax())
                 found[model][flow] = {"change": round(float(curve.iloc[layer]), 2), "layer": int(curve.index[layer])}
     return found
+
+
+def write_metrics(effects: Path, answers: Path, output: Path) -> None:
+    """Write `metrics` of effects.csv and answers.csv as JSON.
+
+    Raises:
+        CrossflowError: a table is absent or damaged.
+    """
+    write_json(output, metrics(read_csv(effects, EFFECTS), read_csv(answers, ACCURACY)))

@@ -3,10 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crossflow.analysis.metrics import metrics
-from crossflow.analysis.tables import ACCURACY, EFFECTS
-from crossflow.core.files import write_json
-from crossflow.core.tables import read_csv
+from crossflow.analysis.metrics import write_metrics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,5 +15,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the numbers."""
-    effects, answers = read_csv(arguments.effects, EFFECTS), read_csv(arguments.answers, ACCURACY)
-    write_json(arguments.output, metrics(effects, answers))
+    write_metrics(arguments.effects, arguments.answers, arguments.output)
