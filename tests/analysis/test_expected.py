@@ -88,7 +88,7 @@ def test_the_verb_writes_the_largest_differences_or_fails_in_one_sentence(
 
     output.unlink()
     shutil.rmtree(found)
-    _write(found, effects=_changed(EFFECTS, mean=-60))
+    _write(found, effects=_changed(EFFECTS, mean=-60.0))
     assert main(["compare", *options]) == 1
     message = capsys.readouterr().err
     assert "in 1 of its numbers: mean of" in message

@@ -1,6 +1,5 @@
 """The explorer: what is in the page, what can not get out of it, and the page itself in a browser."""
 
-import argparse
 import json
 import re
 import shutil
@@ -12,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow.analysis.summary import summarise
-from crossflow.cli import explorer as verb
-from crossflow.core import tables
+from crossflow.analysis.effects import summarise
+from crossflow.analysis.tables import BANDS, EFFECTS, MEASURES
+from crossflow.cli.main import main
 from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import explorer
+from crossflow.figures.style import BOX
 from made_up import bump, knockout_table
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -27,10 +27,10 @@ FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerat
 def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
     table = knockout_table(FLOWS, images=6)
     rows = list(summarise(table, {}, 0))
-    effects = [{name: row[name] for name in tables.EFFECTS} for row in rows if row["measure"] == "change_percent"]
-    others = [{name: row[name] for name in tables.MEASURES} for row in rows if row["measure"] != "change_percent"]
+    effects = [{name: row[name] for name in EFFECTS} for row in rows if row["measure"] == "change_percent"]
+    others = [{name: row[name] for name in MEASURES} for row in rows if row["measure"] != "change_percent"]
     bands = [
-        {name: row[name] for name in tables.BANDS[:5]} | {"low": row["band_low"], "high": row["band_high"]}
+        {name: row[name] for name in list(BANDS)[:5]} | {"low": row["band_low"], "high": row["band_high"]}
         for row in rows
         if row["measure"] == "change_percent"
     ]
@@ -42,6 +42,7 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "categories": ["ChooseAttr"],
         "measures": explorer.measure_names(),
         "looks": explorer.looks(list(FLOWS)),
+        "box": BOX,
         "ticks": {"mini": 2},
         "centres": {"mini": {flow: list(range(12)) for flow in FLOWS}},
         "curves": explorer.curves_of(effects + others, bands),
@@ -129,13 +130,23 @@ def test_thumbnails_are_small_and_the_same_again() -> None:
     assert image.size == (640, 480)
 
 
-def test_the_verb_writes_one_file_from_a_finished_study(repo: Path, tmp_path: Path) -> None:
+def test_without_a_finished_study_there_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "made-up"
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    options = ["--results", str(results), "--curves", "mini:3", "--categories", "c", "--seed", "0", "--root", "x"]
-    with pytest.raises(Exception, match=r"effects\.csv does not exist"):
-        verb.run(parser.parse_args([*options, "--output", str(tmp_path / "page.html")]))
+    (tmp_path / "images").mkdir()
+    options = [
+        "--results",
+        str(results),
+        "--curves",
+        "mini:3",
+        "--categories",
+        "c",
+        "--seed",
+        "0",
+        "--images",
+        str(tmp_path / "images"),
+    ]
+    assert main(["explorer", *options, "--output", str(tmp_path / "page.html")]) == 1
+    assert "effects.csv does not exist" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 

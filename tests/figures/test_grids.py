@@ -1,6 +1,7 @@
 """Figures of many panels, and single questions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ from matplotlib.text import Text
 from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
-from crossflow.analysis.summary import summarise
-from crossflow.core import tables
+from crossflow.analysis.effects import summarise
+from crossflow.analysis.tables import BANDS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import grids, style
 from crossflow.figures.examples import Example, choose_examples, curves_of, draw_examples
-from crossflow.figures.kinds import grids_of
+from crossflow.figures.kinds import figures_of
 from made_up import bump, knockout_table, nothing
 
 CATEGORIES = ("ChooseAttr", "QueryAttr")
@@ -29,7 +30,7 @@ FLOWS = {
 STRIDE = {flow: 2 for flow in FLOWS if flow not in PUBLISHED_FLOWS}
 
 
-def _rows(model: str = "mini", window: str = "3", layers: int = 12) -> list[dict[str, str]]:
+def _rows(model: str = "mini", window: str = "3", layers: int = 12) -> list[dict[str, Any]]:
     rows = []
     for number, category in enumerate(CATEGORIES):
         table = knockout_table(
@@ -39,9 +40,9 @@ def _rows(model: str = "mini", window: str = "3", layers: int = 12) -> list[dict
     return rows
 
 
-def _bands(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def _bands(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [row | {"low": row["band_low"], "high": row["band_high"]} for row in rows]
-    return [{name: row[name] for name in tables.BANDS} for row in found]
+    return [{name: row[name] for name in BANDS} for row in found]
 
 
 def _texts(figure: Figure) -> list[str]:
@@ -82,7 +83,7 @@ def test_the_heat_map_shows_every_number_and_what_is_missing() -> None:
     assert image.shape == (len(flows), 12)
     for row in rows:
         if row["category"] == CATEGORIES[0]:
-            assert image[flows.index(row["flow"]), int(row["layer"])] == pytest.approx(float(row["mean"]))
+            assert image[flows.index(row["flow"]), row["layer"]] == pytest.approx(row["mean"])
     assert np.ma.getmaskarray(np.ma.masked_invalid(image))[flows.index("system->last")].tolist() == [False, True] * 6
 
 
@@ -114,10 +115,14 @@ def test_models_without_a_common_flow_can_not_be_compared() -> None:
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
-    assert grids_of({"a": ["3"]}) == ["overview-a-w3", "heat-map-a-w3"]
-    several = grids_of({"a": ["3", "bottom"], "b": ["7"]})
-    assert several[-2:] == ["window-sweep-a", "model-comparison"]
-    assert several[:3] == ["overview-a-w3", "overview-a-wbottom", "overview-b-w7"]
+    assert figures_of([], {"a": ["3"]}, lens=False) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
+    several = figures_of([], {"a": ["3", "bottom"], "b": ["7"]}, lens=False)
+    assert several == {
+        "overview": ["overview-a-w3", "overview-a-wbottom", "overview-b-w7"],
+        "heat-map": ["heat-map-a-w3", "heat-map-a-wbottom", "heat-map-b-w7"],
+        "window-sweep": ["window-sweep-a"],
+        "model-comparison": ["model-comparison"],
+    }
 
 
 def _table() -> Knockouts:

@@ -135,6 +135,8 @@ def draw(figure: FigureRequest) -> Figure:
     Raises:
         CrossflowError: the summary lacks what the figure shows.
     """
+    if not figure.flows:
+        raise CrossflowError(f"effects.csv has no flow for the figure {figure.kind!r}.")
     (model, *_), (window, *_) = figure.models, figure.windows
     panels = panels_of(
         figure.rows("effects"),
