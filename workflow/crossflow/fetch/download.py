@@ -1,6 +1,6 @@
-"""Fetching files over HTTP: whole or in parts, taken up where it ended, checked before they take their place.
+"""Downloading files over HTTP, whole or in parts, resumed after an interruption and checked before they are kept.
 
-Half a file lies beside its place under the name ``<file>.part`` and survives a killed job.
+An unfinished file is stored beside its final place as ``<file>.part`` and survives a killed job.
 """
 
 import os
@@ -23,8 +23,8 @@ from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
 CONNECTIONS = 8
 _TRIES = 5
 _BACKOFF = 0.5  # seconds before the second retry, doubled with each
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of an answer
-_PIECE = 1 << 16  # what is lost, at most, where an answer breaks off
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a response
+_PIECE = 1 << 16  # at most this much is lost when a response breaks off
 
 
 class NoRangesError(Exception):
@@ -32,11 +32,11 @@ class NoRangesError(Exception):
 
 
 class _BrokenOffError(Exception):
-    """The answer ended early: worth another try."""
+    """The response ended early; retried."""
 
 
 class _SafeAdapter(HTTPAdapter):
-    """Sends nothing to an address that is not TLS, redirects included, except on this machine."""
+    """Refuses addresses without TLS, redirects included, except on this machine."""
 
     def send(self, request: requests.PreparedRequest, *positional: Any, **named: Any) -> requests.Response:
         require_safe(request.url or "")
@@ -44,7 +44,7 @@ class _SafeAdapter(HTTPAdapter):
 
 
 def new_session() -> requests.Session:
-    """A session for `CONNECTIONS` threads that tries again, with growing pauses, what may pass by itself."""
+    """A session for `CONNECTIONS` threads that retries transient errors with growing pauses."""
     session = requests.Session()
     retry = Retry(
         total=_TRIES,
@@ -54,7 +54,7 @@ def new_session() -> requests.Session:
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, _SafeAdapter(max_retries=retry, pool_maxsize=CONNECTIONS))
-    # The bytes of a file are asked for, not an encoding of them.
+    # Request the bytes of the file itself, not a compressed encoding.
     session.headers["Accept-Encoding"] = "identity"
     return session
 
@@ -73,7 +73,7 @@ def _one_sentence(url: str) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse what the disk has no room for, before it is begun.
+    """Check free disk space before a download begins.
 
     Raises:
         CrossflowError: less than ``needed`` bytes are free.
@@ -95,10 +95,10 @@ def _require_size(remote: RemoteFile, size: int) -> None:
 
 
 def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | None) -> requests.Response:
-    """Ask for the bytes ``start .. stop - 1``.
+    """Request the bytes ``start .. stop - 1``.
 
     Raises:
-        NoRangesError: the server answers with the whole file though a part was asked for.
+        NoRangesError: the server sends the whole file instead of the requested part.
     """
     require_safe(remote.url)
     asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
@@ -111,11 +111,11 @@ def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | N
 
 
 def _append(session: requests.Session, remote: RemoteFile, part: Path, start: int, stop: int | None, bar: Any) -> None:
-    """Append to ``part`` what it lacks of the bytes ``start .. stop - 1``.
+    """Append to ``part`` the missing rest of the bytes ``start .. stop - 1``.
 
     Raises:
         _BrokenOffError: the connection ended early.
-        NoRangesError: only the whole file is to be had.
+        NoRangesError: the server sends only whole files.
     """
     have = part.stat().st_size if part.exists() else 0
     if stop is not None and have >= stop - start:
@@ -148,14 +148,14 @@ def _append(session: requests.Session, remote: RemoteFile, part: Path, start: in
 def fetch_part(
     session: requests.Session, remote: RemoteFile, part: Path, start: int = 0, stop: int | None = None
 ) -> None:
-    """Fetch the bytes ``start .. stop - 1`` of a remote file into ``part``, after those that are there already.
+    """Download the bytes ``start .. stop - 1`` of a remote file into ``part``, after those already there.
 
     Args:
         stop: None fetches up to the end.
 
     Raises:
-        NoRangesError: the server sends only whole files, and a part is asked for.
-        CrossflowError: it can not be reached or breaks off again and again, its size is not the recorded one, or the
+        NoRangesError: the server sends only whole files, and a part is requested.
+        CrossflowError: the server can not be reached or keeps breaking off, the size is not the recorded one, or the
             disk is full.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def fetch_part(
             except NoRangesError:
                 if not (whole and before):
                     raise
-                # It can not be taken up: from the beginning, then.
+                # It can not be resumed: start over.
                 part.unlink()
                 bar.reset()
             except _BrokenOffError as error:
@@ -191,13 +191,13 @@ def fetch_part(
 
 
 def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> None:
-    """Fetch a whole file, and see its checksum, where one is recorded, before it takes its place.
+    """Download a whole file and check it against the recorded checksum, if there is one, before it is kept.
 
-    Without a recorded checksum nothing vouches for two halves fetched at different times, so it is then fetched in
-    one go.
+    Without a recorded checksum, two halves downloaded at different times could not be verified, so the file is then
+    downloaded in one go.
 
     Raises:
-        CrossflowError: as `fetch_part`, or the checksum is another one.
+        CrossflowError: as `fetch_part`, or the checksum differs.
     """
     part = path.with_name(f"{path.name}.part")
     if remote.sha256 is None or (part.exists() and remote.bytes is not None and part.stat().st_size > remote.bytes):
@@ -214,15 +214,15 @@ def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> Non
 
 
 def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, record: Path) -> None:
-    """Compare a fetched file with what came from there the first time, or record the checksum of the first.
+    """Compare a file with the checksum recorded at its first download, or record it if this is the first.
 
     Args:
-        member: What of a zip it is.
-        fetched: The file; it is removed if it is another one.
-        record: The checksum as ``sha256sum --check`` reads it, after a line that says where the file is from.
+        member: Its name in a zip, if it comes from one.
+        fetched: The file; removed if its checksum differs.
+        record: The checksum in the format of ``sha256sum --check``, after a comment line with the file's address.
 
     Raises:
-        CrossflowError: it is another one, or the record can not be written.
+        CrossflowError: the checksum differs, or the record can not be written.
     """
     found, name = hash_file(fetched), record.stem
     origin = f"# {remote.url}{f', {member}' if member else ''}"

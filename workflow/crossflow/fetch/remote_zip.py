@@ -1,7 +1,7 @@
-"""Single members of a zip on a server, read by HTTP ranges: the rest of the zip is never fetched.
+"""Single members of a zip on a server, read by HTTP ranges: the rest of the zip is never downloaded.
 
-The zip's directory comes first and is kept beside the data, so that a later job does not ask for it again. Every
-member is checked by its CRC, and fetched once more if that fails.
+The zip's directory is read first and kept beside the data, so that a later job does not request it again. Every member
+is checked by its CRC, and fetched again if the check fails.
 """
 
 import io
@@ -26,8 +26,8 @@ from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part
 from crossflow.fetch.sources import TABLE, RemoteFile
 
 _TRIES = 3
-_HEADER = 30  # bytes before a member's name, which may be 65535 bytes long, as may be what follows it up to the data
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those whose every fault is among UNREADABLE_ZIP
+_HEADER = 30  # bytes before a member's name; the name and the extra field after it have up to 65535 bytes each
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all errors of these methods are among UNREADABLE_ZIP
 
 
 class Member(NamedTuple):
@@ -35,8 +35,8 @@ class Member(NamedTuple):
 
     Attributes:
         start, stop: Its bytes in the zip, its own header included.
-        method: How it is packed.
-        packed, size: Its bytes before and after unpacking.
+        method: Compression method.
+        packed, size: Bytes before and after decompression.
         crc: Of the unpacked bytes.
     """
 
@@ -50,7 +50,7 @@ class Member(NamedTuple):
 
 def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, dict[str, Member]]:
     try:
-        # A HEAD request more than a suffix range, which not every server knows.
+        # One HEAD request instead of a suffix range, which not every server supports.
         with RemoteZip(remote.url, session=session, support_suffix_range=False, timeout=60) as archive:
             entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
             stops = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
@@ -61,7 +61,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
         raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
     except (RemoteZipError, *UNREADABLE_ZIP) as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
-    # Where members overlap or lie outside, what is unpacked is not what was asked for.
+    # With overlapping or out-of-range members, the wrong bytes would be unpacked.
     if any(
         entry.header_offset < 0 or stop - entry.header_offset < _HEADER + entry.compress_size
         for entry, stop in zip(entries, stops, strict=True)
@@ -86,19 +86,19 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
     """The members of a remote zip, by name.
 
     Args:
-        kept: Where the directory is kept; read from there if it is of the same address and size. Without a recorded
-            size nothing tells one version of the zip from another, so it is then asked for each time.
+        kept: File that caches the directory; used if its address and size match. Without a recorded size, versions of
+            the zip can not be told apart, and the directory is requested each time.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: the zip can not be reached, is none, or has another size than recorded.
+        CrossflowError: the server can not be reached, the file is no zip, or its size is not the recorded one.
     """
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))
         if remote.bytes is not None and (found["url"], found["bytes"]) == (remote.url, remote.bytes):
             return {name: Member(*numbers) for name, numbers in found["members"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none, or none that can be read: it is asked for again
+        pass  # missing or unreadable: request it again
     size, members = _ask_directory(session, remote)
     if remote.bytes not in (None, size):
         raise CrossflowError(
@@ -117,11 +117,11 @@ def _require_known(remote: RemoteFile, name: str, member: Member) -> None:
 
 @contextmanager
 def _unpacked(packed: Path | io.BytesIO, name: str, member: Member) -> Iterator[IO[bytes]]:
-    """A member, out of its own bytes of the zip. zipfile unpacks it, up to its promised size, and checks its CRC."""
+    """Open a member from its own bytes of the zip. zipfile decompresses it, up to its size, and checks its CRC."""
     entry = zipfile.ZipInfo(name)
     entry.header_offset = 0
     entry.compress_type, entry.compress_size, entry.file_size, entry.CRC = member[2:]
-    # Mode "a" takes a file without a directory; what it adds at the end hurts nobody.
+    # Mode "a" accepts a file without a directory; the directory that it appends does no harm.
     with zipfile.ZipFile(packed, "a") as archive, archive.open(entry) as unpacked:
         yield unpacked
 
@@ -132,11 +132,11 @@ def fetch_members(
     members: Mapping[str, Member],
     store: Callable[[str, bytes], None],
 ) -> None:
-    """Fetch many small members over several connections; ``store`` gets each as it comes, from this thread.
+    """Fetch many small members over several connections; ``store`` is called for each, in this thread.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: a member can not be had, or comes damaged again and again; those that were stored stay.
+        CrossflowError: a member is not available or keeps arriving damaged; stored members are kept.
     """
 
     def fetch(name: str) -> bytes:
@@ -172,11 +172,11 @@ def fetch_members(
 
 
 def fetch_member(session: requests.Session, remote: RemoteFile, name: str, member: Member, path: Path) -> None:
-    """Fetch one member, of any size, into ``path``; what has come so far survives a killed job.
+    """Fetch one member, of any size, into ``path``; a partial download survives a killed job.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: it can not be had, comes damaged again and again, or the disk is too small.
+        CrossflowError: it is not available, keeps arriving damaged, or does not fit on the disk.
     """
     _require_known(remote, name, member)
     part = path.with_name(f"{path.name}.part")
