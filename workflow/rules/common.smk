@@ -96,3 +96,29 @@ def first_knockouts(model: str) -> list[str]:
     """The knockouts of a model in its first window."""
     folder = f"{RESULTS}/knockout/{model}/w{STUDY.windows[model][0]}"
     return [f"{folder}/{category}.parquet" for category in STUDY.categories]
+
+
+def chosen_from(category: str) -> list[str]:
+    """Where the questions of a category come from, as options."""
+    if inputs.is_table(config, STUDY.dataset):
+        return ["--table", *QUESTION_FILES[category], "--images", DATASET]
+    if inputs.is_published(config, STUDY.dataset):
+        return ["--published", inputs.published_file(category)]
+    return ["--root", DATASET, "--split", inputs.dataset_split(config, STUDY.dataset)]
+
+
+def curves_shown(wildcards) -> list[str]:
+    """Models and windows of a figure, as options: those of its name, or else all that it compares."""
+    models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
+    if hasattr(wildcards, "window"):
+        windows = [wildcards.window]
+    elif hasattr(wildcards, "model"):
+        windows = STUDY.windows[wildcards.model]
+    else:
+        windows = [STUDY.windows[model][0] for model in STUDY.models]
+    return ["--models", *models, "--windows", *windows]
+
+
+def flows_shown(kind: str) -> list[str]:
+    """The flows of a figure of curves, as options."""
+    return ["--flows", *FLOWS_SHOWN[kind]] if kind in FLOWS_SHOWN else []

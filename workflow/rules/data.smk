@@ -113,15 +113,6 @@ rule fetch_images:
         )
 
 
-def chosen_from(category: str) -> list[str]:
-    """Where the questions of a category come from, as options."""
-    if inputs.is_table(config, STUDY.dataset):
-        return ["--table", *QUESTION_FILES[category], "--images", DATASET]
-    if inputs.is_published(config, STUDY.dataset):
-        return ["--published", inputs.published_file(category)]
-    return ["--root", DATASET, "--split", inputs.dataset_split(config, STUDY.dataset)]
-
-
 rule questions:
     """Choose the questions of one category by their programs, before any answer is known."""
     input:

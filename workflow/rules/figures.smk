@@ -16,23 +16,6 @@ localrules:
     expected_figures,
 
 
-def curves_shown(wildcards) -> list[str]:
-    """Models and windows of a figure, as options: those of its name, or else all that it compares."""
-    models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
-    if hasattr(wildcards, "window"):
-        windows = [wildcards.window]
-    elif hasattr(wildcards, "model"):
-        windows = STUDY.windows[wildcards.model]
-    else:
-        windows = [STUDY.windows[model][0] for model in STUDY.models]
-    return ["--models", *models, "--windows", *windows]
-
-
-def flows_shown(kind: str) -> list[str]:
-    """The flows of a figure of curves, as options."""
-    return ["--flows", *FLOWS_SHOWN[kind]] if kind in FLOWS_SHOWN else []
-
-
 for kind in FIGURES_OF_STUDY:
 
     rule:

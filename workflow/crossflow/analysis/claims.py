@@ -238,7 +238,7 @@ def two_stages(case: Case) -> JudgedClaim:
     # Curves are compared at the centre layers that all have, and controls may have fewer.
     if control in case.curves and len(case.curves[control].centres) == case.layers:
         flows.append(control)
-        what = "loss by related → question less that by as many random patches (%)"
+        what = "loss by related → question less that by as many random tokens (%)"
         asked.append(CriterionSpec(what, lambda other, related, random: loss(related) - loss(random), ">", 0.0))
     return _judged(case, 3, flows, *asked)
 

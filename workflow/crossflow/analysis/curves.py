@@ -55,7 +55,7 @@ class Knockouts(NamedTuple):
         layers: Number of decoder layers.
         question_ids: The questions that were knocked out.
         curves: Flow -> curve, in the study's order.
-        noise: Largest change of a probability by a knockout of nothing, absolute and in percent; NaN without any.
+        noise: Largest change of a probability by a no-op knockout, absolute and in percent; NaN without any.
     """
 
     model: str

@@ -78,7 +78,7 @@ class KnockedOut:
         """The question's part of a knockout table.
 
         A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entries
-        ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a knockout of nothing,
+        ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a no-op knockout,
         absolute and in percent; None if there was nothing to knock out.
         """
         measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}

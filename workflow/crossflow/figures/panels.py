@@ -2,7 +2,7 @@
 
 A line is the mean change over questions, the band around it the 95 % interval of each layer, and the lighter band that
 of the whole curve. A thin dotted line in the colour of a flow is its control, as many random sources. Grey ground marks
-centre layers whose window is cut at the model's ends, and a note the noise floor: what a knockout of nothing changes.
+centre layers whose window is cut at the model's ends, and a note the noise floor: what a no-op knockout changes.
 """
 
 import math
@@ -68,7 +68,7 @@ class Panel(NamedTuple):
         selected: Questions that were knocked out.
         excluded: Questions that were answered but not selected.
         skipped: Broken questions.
-        noise: Largest change by a knockout of nothing, in percent; NaN without one.
+        noise: Largest change by a no-op knockout, in percent; NaN without one.
         cut: Centre layers whose window is cut.
     """
 

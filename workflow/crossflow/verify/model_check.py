@@ -315,7 +315,7 @@ def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check
     clean = run_clean(model, prepared, int(positions["question"][0]))
     logits = ENGINES["knockout"](model, [(clean, rows)])[0].logits
     floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), TOLERANCES[model.settings.dtype]
-    found = f"a knockout of nothing changes a probability by at most {floor:.1e} (allowed {most:.0e})"
+    found = f"a no-op knockout changes a probability by at most {floor:.1e} (allowed {most:.0e})"
     return Check("floor", floor <= most, found)
 
 
