@@ -44,7 +44,7 @@ CLAIMS = {
         "Image and question meet in two stages: first, in lower layers, the whole image is read, and then, in "
         "middle layers, the objects that the question is about.",
         f"Both other → question and related → question lose more than {NEGLIGIBLE:g} %, the second at greater depth; "
-        "and where the study has random sets of as many patches, related ones lose more than they do.",
+        "and where the study has random sets of as many visual tokens, related ones lose more than they do.",
     ),
     4: Claim(
         "There is an order: the image reaches the question in lower to middle layers, the question reaches the "
