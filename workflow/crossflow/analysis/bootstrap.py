@@ -17,6 +17,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 # Bounds the memory of the weights: 250 resamples of 10,000 images take 20 MB.
 _BLOCK = 250
+assert RESAMPLES % _BLOCK == 0
 
 
 class Estimate(NamedTuple):
