@@ -13,10 +13,20 @@ import yaml
 BIN = Path(sys.executable).parent
 
 # Rule -> number of jobs, as the study `ci` needs them.
-SUMMARY = {"summary": 1, "claims": 1, "page_effects": 1, "page_answers": 1, "page_counts": 1}
+SUMMARY = {
+    "summary_effects": 1,
+    "summary_counts": 1,
+    "summary_comparisons": 1,
+    "metrics": 1,
+    "claims": 1,
+    "page_effects": 1,
+    "page_counts": 1,
+}
+# What is made of answers and of no knockout.
+ACCURACY = {"summary_accuracy": 1, "page_answers": 1}
 FIGURES = {
     "figure_to_last": 1,
-    "figure_patches_to_question": 1,
+    "figure_related_to_question": 1,
     "figure_overview": 1,
     "figure_heat_map": 1,
 }
@@ -24,6 +34,13 @@ FIGURES = {
 QUESTIONS_SHOWN = {"examples": 1, "explorer": 1}
 RECORD = {"provenance": 1, "page_facts": 1, "page_times": 1}
 AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN, **RECORD}
+AFTER_ANSWERS = {**ACCURACY, **AFTER_KNOCKOUT}
+# What states intervals, or shows them.
+INTERVALS = {
+    rule: jobs
+    for rule, jobs in {**ACCURACY, **SUMMARY, **FIGURES, "explorer": 1}.items()
+    if rule not in ("summary_counts", "page_counts")
+}
 
 
 class Tree:
