@@ -3,7 +3,8 @@
     PYTHONPATH=workflow:tests/helpers .venv/bin/python benchmarks/fuzz.py --inputs 10000 --seed 0
 
 Draws from the strategies of `tests/helpers/fuzz_inputs.py` and judges by `tests/helpers/fuzz_kinds.py`, as
-`tests/cli/test_fuzz.py` does with fewer. Writes kind x inputs x outcome, the seed of each kind and every fault with its smallest input found.
+`tests/cli/test_fuzz.py` does with fewer. Writes kind x inputs x outcome, the seed of each kind and every fault with its
+smallest input found.
 """
 
 import argparse
