@@ -44,7 +44,7 @@ def _graphs(world: Path) -> dict[str, Any]:
 def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": name, "PYTHONPATH": str(WORKFLOW)}
-        command = ["shapes", "--scenes", "12", "--seed", "5", "--root", str(tmp_path / name)]
+        command = ["mini-world", "--scenes", "12", "--seed", "5", "--root", str(tmp_path / name)]
         subprocess.run([sys.executable, "-m", "crossflow", *command], env=environment, check=True)
     for file in FILES:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()

@@ -35,7 +35,7 @@ def tensors() -> dict[str, torch.Tensor]:
         "query": torch.randn(3, 4, 5, 8),
         "key": torch.randn(3, 4, 12, 8),
         "value": torch.randn(3, 4, 12, 8),
-        "visible": (torch.rand(3, 5, 12) < 0.6) | torch.to_tiles(12, dtype=torch.bool)[7:],
+        "visible": (torch.rand(3, 5, 12) < 0.6) | torch.eye(12, dtype=torch.bool)[7:],
     }
 
 
@@ -54,7 +54,7 @@ def test_attention_follows_its_definition_for_full_grouped_and_single_heads(
 def test_a_shared_prefix_equals_a_copied_one(kv_heads: int, start: int) -> None:
     torch.manual_seed(1)
     rows, suffix, positions = 3, 5, start + 5
-    visible = (torch.rand(3, suffix, positions) < 0.6) | torch.to_tiles(positions, dtype=torch.bool)[start:]
+    visible = (torch.rand(3, suffix, positions) < 0.6) | torch.eye(positions, dtype=torch.bool)[start:]
     visible[0] = torch.ones(suffix, positions, dtype=torch.bool).tril(start)
     if start:
         # A query that sees nothing of the prefix, and one that sees none of its own keys.

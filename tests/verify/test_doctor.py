@@ -250,8 +250,8 @@ def test_room_is_asked_for_all_images_where_all_are_fetched(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "images/scene1.jpg").unlink(), "there is no image"),
-        (lambda folder: shutil.rmtree(folder / "images"), "images does not exist"),
+        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "there is no image"),
+        (lambda folder: shutil.rmtree(folder / "pictures"), "pictures does not exist"),
         (lambda folder: (folder / "questions.csv").unlink(), "questions.csv does not exist"),
     ],
 )

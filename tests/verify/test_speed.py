@@ -1,6 +1,5 @@
 """The benchmark runs, and its three ways agree; how fast they are is not a test's business."""
 
-import argparse
 import dataclasses
 import runpy
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from crossflow.cli import bench
+from crossflow.cli.main import main
 from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.engine.forward import run_clean
 from crossflow.engine.shared_prefix import run_knockouts
@@ -21,9 +20,7 @@ CPU = torch.device("cpu")
 
 
 def _run(*options: str) -> None:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    bench.run(parser.parse_args(["--device", "cpu", "--dtype", "float32", "--no-tower", *options]))
+    assert main(["bench", "--device", "cpu", "--dtype", "float32", "--no-tower", *options]) == 0
 
 
 @pytest.mark.parametrize(("model", "positions"), [("llava15-7b", 642), ("llama3-llava-next-8b", 2406)])

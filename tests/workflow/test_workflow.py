@@ -15,8 +15,9 @@ import yaml
 
 from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, SUMMARY, Copy, Tree
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
-from crossflow.core.tables import ACCURACY, ANSWERS, COUNTS, EFFECTS, KNOCKOUT, read_csv, read_parquet
-from crossflow.figures.kinds import kinds_of
+from crossflow.core.measures import KNOCKOUT
+from crossflow.core.tables import ANSWERS, read_csv, read_parquet
+from crossflow.figures.kinds import flows_by_kind
 from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
 
 pytestmark = pytest.mark.workflow
@@ -29,7 +30,7 @@ def _check_study(
 ) -> None:
     """The tables of a finished study are complete and agree with one another."""
     effects = pd.read_csv(results / "summary" / "effects.csv", dtype={"window": str})
-    assert tuple(effects.columns) == EFFECTS
+    assert list(effects.columns) == list(EFFECTS)
     flows = list(dict.fromkeys(effects.flow))
     assert len(effects) == len(categories) * len(flows) * len(windows) * layers
     measured = effects[effects.n > 0]
@@ -39,10 +40,10 @@ def _check_study(
     assert (bounded.low <= bounded["mean"]).all()
     assert (bounded["mean"] <= bounded.high).all()
     counts = pd.read_csv(results / "summary" / "counts.csv")
-    assert tuple(counts.columns) == COUNTS
+    assert list(counts.columns) == list(COUNTS)
     assert (counts.questions == counts.skipped + counts.excluded + counts.missing + counts.n).all()
-    assert tuple(pd.read_csv(results / "summary" / "answers.csv").columns) == ACCURACY
-    for kind in kinds_of(flows) if figures else ():
+    assert list(pd.read_csv(results / "summary" / "answers.csv").columns) == list(ACCURACY)
+    for kind in flows_by_kind(flows) if figures else ():
         for window in windows:
             for suffix, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
                 figure = results / "figures" / f"{kind}-{model}-w{window}.{suffix}"
@@ -68,7 +69,7 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     assert "within tolerance of resources/expected/mini" in copy.snakemake("--", "compare")
     copy.snakemake("--", "expected_figures")
     figures = {path.name for path in (results / "figures").iterdir()}
-    kinds = tuple(f"{kind}-mini" for kind in kinds_of(flows))
+    kinds = tuple(f"{kind}-mini" for kind in flows_by_kind(flows))
     assert {name for name in figures if name.startswith(kinds)} == {
         path.name for path in (results / "expected").iterdir()
     }
@@ -91,8 +92,8 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
 def test_questions_of_ones_own_go_through_the_whole_path(repo: Path, tmp_path: Path) -> None:
     copy = Copy(repo, tmp_path)
     planned = copy.planned("--config", "study=example")
-    assert {rule: planned[rule] for rule in ("questions", "answers", "knockout", "lens")} == {
-        "questions": 3, "answers": 3, "knockout": 3, "lens": 3,
+    assert {rule: planned[rule] for rule in ("questions", "answers", "knockout", "logit_lens")} == {
+        "questions": 3, "answers": 3, "knockout": 3, "logit_lens": 3,
     }  # fmt: skip
     assert "shapes" not in planned
     table = "results/example/knockout/mini-llava/w3/side.parquet"
@@ -290,7 +291,7 @@ def test_the_workflow_reproduces_the_published_programs_numbers(
     missing = [question_id for question_id, _ in MISSING if question_id in published.cases]
     assert compared == (12 * len(FLOWS) - len(missing)) * len(WINDOWS)
     counts = read_csv(results / "summary" / "counts.csv", COUNTS)
-    assert sum(int(row["missing"]) for row in counts) == len(missing) * len(WINDOWS)
+    assert sum(row["missing"] for row in counts) == len(missing) * len(WINDOWS)
     assert copy.planned(*wanted) == {}
 
 

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from copied import AFTER_ANSWERS, Copy
-from crossflow.core.tables import OVERLAP, read_csv
+from crossflow.core.tables import read_csv
 from crossflow.data.categories import CATEGORIES
 from crossflow.data.chosen import read_chosen
 from crossflow.data.filtering import find_questions
+from crossflow.data.published_overlap import COUNTS
 from crossflow.fetch.sources import COLUMNS, read_sources
 from crossflow.mini import world
 from hub_server import REPO, REVISION, hub_of
@@ -209,9 +210,9 @@ def test_the_published_questions_are_fetched_used_and_compared(
     assert copy.planned(*here, "--", *tables) == {}
 
     copy.snakemake(*here, "--", "published_overlap")
-    for row in read_csv(copy.root / "results/published-here/published/overlap.csv", OVERLAP):
-        assert (row["missing"], row["extra"]) == ("0", "1")
-        assert int(row["filter"]) == int(row["both"]) + 1 == len(found[row["category"]])
+    for row in read_csv(copy.root / "results/published-here/published/overlap.csv", COUNTS):
+        assert (row["missing"], row["extra"]) == (0, 1)
+        assert row["filter"] == row["both"] + 1 == len(found[row["category"]])
 
 
 @pytest.mark.slow
