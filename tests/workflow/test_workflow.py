@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, SUMMARY, Copy, Tree
+from crossflow.analysis.tables import ACCURACY, COUNTS, EFFECTS
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import ANSWERS, read_csv, read_parquet

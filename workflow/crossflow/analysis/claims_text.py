@@ -70,14 +70,15 @@ CLAIMS = {
 }
 
 _INTRODUCTION = f"""\
-Each claim is held against this study's tables. *Loss* is how far the mean probability of the answer falls at the layer
-where it falls most, in percent; *depth* is where it falls, from 0 (first layer) to 1 (last): the mean layer, weighted
-by how far it falls there. Every number is computed again in each of {RESAMPLES:,} resamples of images, the choice of
-the layer included, and stands with its 95 % interval; that the largest of many noisy layers is chosen makes it too
-large, which the resamples show and which is taken off. A criterion is met if the whole interval lies on the right side of
-its threshold, failed if it lies on the other, and undecided otherwise; a claim is **supported** if all its criteria are
-met, **not supported** if one is failed, **undecided** otherwise, and **not tested** where the study lacks a flow that
-it needs. The thresholds are this project's, not the study's: the numbers are there to be judged by others.
+Each claim is held against this study's tables. *Loss* is how far the mean probability of the answer falls at the
+layer where it falls most, in percent; *depth* is where it falls, from 0 (first layer) to 1 (last): the mean layer,
+weighted by how far it falls there. Every number is computed again in each of {RESAMPLES:,} resamples of images, the
+choice of the layer included, and stands with its 95 % interval; that the largest of many noisy layers is chosen makes
+it too large, which the resamples show and which is taken off. A criterion is met if the whole interval lies on the
+right side of its threshold, failed if it lies on the other, and undecided otherwise; a claim is **supported** if all
+its criteria are met, **not supported** if one is failed, **undecided** otherwise, and **not tested** where the study
+lacks a flow that it needs. The thresholds are this project's, not the study's: the numbers are there to be judged by
+others.
 """
 
 
