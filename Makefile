@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo         run the study mini of params.yaml, say where its figures are, compare with what is expected"
 	@echo "make test         format, lint, layers, types, unit tests, the smallest study through Snakemake and DVC"
-	@echo "make test-workflow  what else runs Snakemake, DVC, fetching and Slurm"
+	@echo "make test-workflow  what else runs Snakemake, DVC, fetching and Slurm, and long tests"
 	@echo "make test-all     every test, the slow ones too"
 	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
 	@echo "make environment  only set up $(VENV)"
@@ -56,10 +56,10 @@ lint: environment
 	$(BIN)/mypy
 
 test: lint
-	$(PYTEST) -m "not slow and not workflow"
+	$(PYTEST) -m "not slow and not workflow and not long"
 
 test-workflow: environment
-	$(PYTEST) -m "workflow and not slow"
+	$(PYTEST) -m "(workflow or long) and not slow"
 
 test-all: lint
 	$(PYTEST)

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that run snakemake come first: side by side with others, the longest must not be the last to begin."""
-    long = {item.path for item in items if item.get_closest_marker("workflow")}
+    long = {item.path for item in items if item.get_closest_marker("workflow") or item.get_closest_marker("round_trip")}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -78,7 +78,7 @@ def test_the_clean_answer_equals_the_published_one(
         assert float(ours.probabilities[ours.tokens[0]]) == pytest.approx(case["base_prob"], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["knockout", pytest.param("reference", marks=pytest.mark.long)])
 def test_every_knockout_equals_the_published_number(
     engine: str, published: Published, model: MultimodalModel, prepared: dict[str, Prepared]
 ) -> None:

@@ -12,11 +12,8 @@ from pathlib import Path
 import pytest
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.files import hash_file
-from crossflow.fetch import hub as hub_module
-from crossflow.fetch.hub import read_manifest
 from crossflow.mini import random_model
-from crossflow.models.folder import files_in, hash_model
+from crossflow.models.folder import ModelSource, files_in, folder_of, hash_model, read_manifest
 from hub_server import REPO, REVISION, Hub, hub_of
 
 
@@ -48,7 +45,7 @@ def fetch(hub: Hub, tmp_path: Path, repo: Path) -> Fetch:
     def run(repository: str = REPO, revision: str = REVISION, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [
-                sys.executable, "-m", "crossflow", "fetch-model", "--model-repo", repository, "--model-revision",
+                sys.executable, "-m", "crossflow", "fetch-model", "--repo", repository, "--revision",
                 revision, "--output", "manifest.json",
             ],
             cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -82,11 +79,8 @@ def test_a_fetched_model_and_a_folder_with_the_same_files_have_the_same_hash(
     fetch: Fetch, model: Path, tmp_path: Path
 ) -> None:
     fetch()
-    # NOTE: these two are what the command line computes for --model-manifest and for --model-path; where one function
-    # of the package holds both, call it here.
-    manifest = read_manifest(tmp_path / "manifest.json")
-    there = hash_model({name: file.sha256 for name, file in manifest.files.items()})
-    assert there == hash_model({path.name: hash_file(path) for path in files_in(model)})
+    fetched = ModelSource("vicuna-v1", model_manifest=tmp_path / "manifest.json")
+    assert fetched.sha256 == ModelSource("vicuna-v1", model_path=model).sha256
 
 
 def test_the_hash_of_a_model_follows_names_and_contents_and_no_order() -> None:
@@ -175,7 +169,7 @@ def test_a_model_that_left_the_cache_is_named(tmp_path: Path) -> None:
     manifest = {"repo": REPO, "revision": REVISION, "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CrossflowError, match="config.json of somebody/a-model-hf is not in .*--forcerun fetch_model"):
-        hub_module.folder_of(read_manifest(tmp_path / "manifest.json"))
+        folder_of(read_manifest(tmp_path / "manifest.json"))
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(CrossflowError, match="is not the manifest of a fetched model"):
         read_manifest(tmp_path / "manifest.json")

@@ -219,7 +219,9 @@ def test_flows_from_any_set_to_the_usual_targets_look_different_in_every_figure(
     assert len(looks) >= 76
     assert len(set(looks.values())) == len(looks)
     assert {look.colour for look in looks.values()} <= OKABE_ITO
-    assert style.look_of("related~random2->question") == style.look_of("related->question")
+    control, flow = style.look_of("related~random2->question"), style.look_of("related->question")
+    assert control == flow._replace(dash=style.CONTROLS["random"][0])
+    assert control != flow
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from crossflow.core.files import hash_file
 from crossflow.data.filtering import find_questions
 from crossflow.data.images import Images
 from crossflow.data.sampling import sample_questions
-from crossflow.mini.model_card import CONDITIONS, OPTIONS, Accuracy, accuracies, card
+from crossflow.mini.model_card import CONDITIONS, Accuracy, accuracies, card
 from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.recipe import Recipe
 from crossflow.mini.world import write_world
@@ -46,7 +46,7 @@ def test_it_answers_by_looking(model: MultimodalModel, world: Path, category: st
         measured = accuracies(model, sample_questions(found, QUESTIONS, 0), images)
     # 95 % is what 1,000 questions must show; of 100, fewer than 91 would then be a matter of one time in thirty.
     assert measured["image"].mean >= 0.91
-    chance = 1 / OPTIONS[category]
+    chance = 1 / CATEGORIES[category].answers
     for condition in ("image removed", "zeroed pixels"):
         low, _ = measured[condition].interval
         assert low <= chance + 0.1, f"{condition}: {measured[condition]}"
@@ -64,7 +64,7 @@ def test_the_card_is_about_these_weights_and_this_recipe(folder: Path) -> None:
 
 def test_the_card_states_what_is_asked_of_the_model(folder: Path) -> None:
     text = (folder / "README.md").read_text()
-    for category, options in OPTIONS.items():
+    for category, (_, options, *_) in CATEGORIES.items():
         row = re.search(rf"\| {category} \| 1000 \| (\d+\.\d) \| {CELL} \| {CELL} \| {CELL} \|", text)
         assert row, f"the card has no row of 1000 questions for {category}"
         chance, right, _, _, removed, _, _, zeroed, _, _ = map(float, row.groups())

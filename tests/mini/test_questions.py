@@ -22,7 +22,7 @@ def scenes() -> list[Scene]:
 def asked(scenes: list[Scene]) -> dict[str, list[MiniQuestion]]:
     """One question of each category about each scene."""
     questions: dict[str, list[MiniQuestion]] = {}
-    for category, ask in CATEGORIES.items():
+    for category, (ask, *_) in CATEGORIES.items():
         found = (ask(scene, Random(f"{category} {scene.image_id}")) for scene in scenes)
         questions[category] = [question for question in found if question is not None]
     return questions
@@ -44,7 +44,7 @@ OUTCOMES = {
 
 
 def test_each_category_of_the_generator_is_the_category_of_the_choice(scenes: list[Scene]) -> None:
-    for category, ask in CATEGORIES.items():
+    for category, (ask, *_) in CATEGORIES.items():
         found = next(question for scene in scenes if (question := ask(scene, Random(0))) is not None)
         assert found.detailed in GQA_CATEGORIES[category].detailed
 
@@ -112,7 +112,7 @@ def test_not_does_not_mean_no(asked: dict[str, list[MiniQuestion]]) -> None:
 def test_a_wrong_option_is_in_the_image_too_wherever_it_can_be(scenes: list[Scene]) -> None:
     for scene in scenes[:500]:
         for category in ("ChooseAttr", "ChooseCat"):
-            question = CATEGORIES[category](scene, Random(scene.image_id))
+            question = CATEGORIES[category].write(scene, Random(scene.image_id))
             assert question is not None
             (false,) = set(question.program[-1].argument.split("|")) - {question.answer}
             if category == "ChooseCat":
@@ -125,7 +125,7 @@ def test_a_wrong_option_is_in_the_image_too_wherever_it_can_be(scenes: list[Scen
 
 def test_no_question_hangs_on_a_toy_near_the_middle(scenes: list[Scene]) -> None:
     for scene in scenes[:500]:
-        question = CATEGORIES["QueryAttr"](scene, Random(scene.image_id))
+        question = CATEGORIES["QueryAttr"].write(scene, Random(scene.image_id))
         if question is None:
             assert all(aside(toy) is None for toy in scene.toys)
         else:

@@ -149,6 +149,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         next(iter(train(TINY, checkpoint, CPU, workers=0)))
 
 
+@pytest.mark.long
 def test_losses_fall_within_a_few_hundred_steps(tmp_path: Path) -> None:
     small = replace(TINY, geometry=replace(TINY.geometry, patch_size=12, width=64, vision_width=64), warm_up=10)
     small = small.with_steps(120, 60, 60)
@@ -164,7 +165,7 @@ def test_a_written_model_is_loaded_and_answers(training_model: TrainingModel, tm
     write_model(training_model, tmp_path)
     model = load_model(ModelSettings(tmp_path, "vicuna-v1"), CPU)
     assert model.network.config.vision_feature_layer == -1
-    asked = CATEGORIES["ChooseAttr"](draw_scene(0, 0), Random(0))
+    asked = CATEGORIES["ChooseAttr"].write(draw_scene(0, 0), Random(0))
     assert asked is not None
     question = ChosenQuestion("1", "1", "ChooseAttr", asked.detailed, asked.question, asked.answer, None, None, ())
     prepared = model.prepare(question, draw_image(draw_scene(0, 0))[0])

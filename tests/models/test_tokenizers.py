@@ -202,6 +202,7 @@ def test_odd_questions_keep_their_spans(processors: dict[str, SimpleNamespace], 
     _check(processors[name], PROMPTS[name], _question(text, "hat", "dog"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PACKAGES)
 def test_spans_are_right_for_a_thousand_real_questions(
     processors: dict[str, SimpleNamespace], shared: Path, name: str

@@ -23,7 +23,9 @@ def _run(*options: str) -> None:
     assert main(["bench", "--device", "cpu", "--dtype", "float32", "--no-tower", *options]) == 0
 
 
-@pytest.mark.parametrize(("model", "positions"), [("llava15-7b", 642), ("llama3-llava-next-8b", 2406)])
+@pytest.mark.parametrize(
+    ("model", "positions"), [("llava15-7b", 642), pytest.param("llama3-llava-next-8b", 2406, marks=pytest.mark.long)]
+)
 def test_published_procedure_reference_and_engine_agree(
     model: str, positions: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ for name, summary in results.summaries(STUDY).items():
         conda:
             CPU_ENV
         params:
-            code=code(summary.module.removeprefix("crossflow.")),
+            code=code("analysis.summary", summary.module.removeprefix("crossflow.")),
             record=record,
             summary=name,
             tables=summary.tables,

@@ -61,9 +61,9 @@ def record(wildcards, output) -> str:
     return results.record_of(output[0])
 
 
-def code(module: str) -> str:
-    """The code version of what a module of the package computes."""
-    return code_version(f"crossflow.{module}")
+def code(*modules: str) -> str:
+    """The code version of what modules of the package compute."""
+    return code_version(*(f"crossflow.{module}" for module in modules))
 
 
 def results_options(curves: list[str] | None = None) -> list[str]:

@@ -42,7 +42,7 @@ for kind in FIGURES_OF_STUDY:
         conda:
             CPU_ENV
         params:
-            code=code(FIGURES[kind].module.removeprefix("crossflow.")),
+            code=code("figures.figure", FIGURES[kind].module.removeprefix("crossflow.")),
             record=record,
             summary=lambda wildcards, input: str(Path(input[0]).parent),
             kind=kind,
@@ -132,7 +132,7 @@ rule expected_figure:
     conda:
         CPU_ENV
     params:
-        code=code("figures.curves"),
+        code=code("figures.figure", "figures.curves"),
         summary=lambda wildcards, input: str(Path(input[0]).parent),
         categories=STUDY.categories,
         flows=lambda wildcards: flows_shown(wildcards.kind),

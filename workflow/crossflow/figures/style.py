@@ -70,7 +70,8 @@ _SOLID: tuple[float, Sequence[float]] = (0, ())
 _DASHED: tuple[float, Sequence[float]] = (0, (5.0, 1.6))
 _DOTTED: tuple[float, Sequence[float]] = (0, (1.2, 1.2))
 _DASH_DOT: tuple[float, Sequence[float]] = (0, (5.0, 1.4, 1.2, 1.4))
-_DASHES = (_SOLID, _DASHED, _DASH_DOT)  # dots are for controls
+_LONG: tuple[float, Sequence[float]] = (0, (9.0, 2.0))
+_DASHES = (_SOLID, _DASHED, _DASH_DOT, _LONG)  # dots alone are for controls
 LOOKS = {
     "question->last": Look(_BLUE, _SOLID, "o"),
     "image->last": Look(_SKY, _DASHED, "s"),
