@@ -261,7 +261,8 @@ def test_the_workflow_reproduces_the_published_programs_numbers(
     copy = Copy(repo, tmp_path / "copy")
     overlay = _overlay(tmp_path, published, name, engine)
     # The numbers, and nothing that is drawn of them.
-    wanted = ("--configfile", str(overlay), "--", f"results/published-{name}/summary/effects.csv")
+    tables = [f"results/published-{name}/summary/{table}.csv" for table in ("effects", "answers", "counts")]
+    wanted = ("--configfile", str(overlay), "--", *tables)
     copy.snakemake(*wanted)
     results = copy.root / "results" / f"published-{name}"
     categories = yaml.safe_load(overlay.read_text())["studies"][f"published-{name}"]["categories"]
