@@ -89,14 +89,17 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
         CrossflowError: a table is absent or does not fit the others.
     """
     models = list(results.windows)
-    correct = {
-        (model, category): results.correct(model, category) for model in models for category in results.categories
+    # (model, category) -> question id -> whether it is answered correctly
+    verdicts = {
+        (model, category): results.answers(model, category).set_index("question_id")["correct"]
+        for model in models
+        for category in results.categories
     }
+    correct = {key: set(verdict.index[verdict]) for key, verdict in verdicts.items()}
     rows: list[Row] = []
     for table in results.all_knockouts():
-        answered = set(results.answers(table.model, table.category)["question_id"])
         right = correct[table.model, table.category]
-        strata = {"correct": right, "wrong": answered - right}
+        strata = {"correct": right, "wrong": set(verdicts[table.model, table.category].index) - right}
         if len(models) > 1:
             strata["shared"] = set.intersection(*(correct[model, table.category] for model in models))
         rows.extend(summarise(table, strata, results.seed))

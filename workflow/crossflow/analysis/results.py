@@ -61,11 +61,6 @@ class Results:
         """A model's answers, with the columns of ``ANSWERS``."""
         return read_parquet(self.results / "answers" / model / f"{category}.parquet", ANSWERS)[0]
 
-    def correct(self, model: str, category: str) -> set[str]:
-        """Ids of the questions that a model answers correctly."""
-        answers = self.answers(model, category)
-        return set(answers["question_id"][answers["correct"]])
-
     def knockouts(self, model: str, window: str, category: str) -> Knockouts:
         """One knockout table, arranged by flow."""
         path = self.results / "knockout" / model / f"w{window}" / f"{category}.parquet"
