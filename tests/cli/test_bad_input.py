@@ -432,6 +432,7 @@ long run. Kills are [the business of a campaign](faults.md), hostile files of `b
 """
 
 
+@pytest.mark.long
 def test_every_bad_input_is_told_in_one_sentence_as_the_page_says(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

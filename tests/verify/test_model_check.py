@@ -68,6 +68,7 @@ def _packing(model: MultimodalModel, change: Callable[[torch.Tensor], torch.Tens
     return replace(model, architecture=entry)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_passes(loaded_once: Callable[[str], Loaded], name: str) -> None:
     model = loaded_once(name).model
