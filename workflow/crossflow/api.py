@@ -13,7 +13,8 @@ the command line prints.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from crossflow.core.devices import take_device
 from crossflow.core.errors import BrokenQuestion, CrossflowError, faults_as_errors
@@ -50,6 +52,7 @@ from crossflow.models.prompts import TEMPLATES
 from crossflow.study import inputs
 from crossflow.study.config_files import read_config
 
+_SIZE = (8.0, 3.4)  # inches, of a figure of curves
 _OWN_WINDOW = 3  # layers; of a model in a folder, for which params.yaml gives no window
 
 
@@ -189,6 +192,18 @@ def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
     return ModelSettings(path.expanduser(), **found)
 
 
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Load silently: in a notebook without ipywidgets, the bar is a page of text."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 def load(
     model: str | Path,
     *,
@@ -237,7 +252,7 @@ def load(
         entry = _entry(Path(params), name)
     given = {"prompt": prompt, "image": image, "patches": patches, "dtype": dtype, "max_new_tokens": max_new_tokens}
     settings = _settings(entry | {key: value for key, value in given.items() if value is not None}, name)
-    with faults_as_errors():
+    with faults_as_errors(), _without_progress_bar():
         loaded = load_model(settings, take_device(device))
     return Model(name, entry.get("window", min(_OWN_WINDOW, len(loaded.layers))), loaded)
 
@@ -475,12 +490,13 @@ def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
     else:
         raise CrossflowError(f"A table of knockout or logit_lens was expected, not one of {', '.join(table.columns)}.")
     if axes is None:
-        _, axes = pyplot.subplots(layout="constrained")
+        _, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
+        axes.spines[["top", "right"]].set_visible(False)
     draw_flows(axes, curves)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     if curves:
-        axes.legend(frameon=False, handlelength=3.2)
+        axes.legend(frameon=False, handlelength=3.2, loc="upper left", bbox_to_anchor=(1, 1))
     return axes
 
 
