@@ -196,12 +196,12 @@ def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
 def _without_progress_bar() -> Iterator[None]:
     """Load silently: in a notebook without ipywidgets, the bar is a page of text."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load(
