@@ -47,11 +47,7 @@ def _at_the_root(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model(repo: Path) -> cf.Model:
-    return (
-        cf.load("mini-llava", params=repo / "params.yaml", device="cpu")
-        if Path.cwd() == repo
-        else cf.load(repo / "resources/mini-llava", prompt="vicuna-v1", patches="published", device="cpu")
-    )
+    return cf.load(repo / "resources/mini-llava", prompt="vicuna-v1", patches="published", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +179,6 @@ def test_curves_have_the_looks_of_the_figures_and_the_axes_that_are_given(asked:
 def test_a_model_and_a_question_say_in_one_line_what_they_are(model: cf.Model, asked: cf.Asked) -> None:
     assert "8 layers, window 3, float32 on cpu>" in repr(model)
     assert repr(asked) == f"<{QUESTION!r} 'Right', p = {asked.probability:.4f} (first token)>"
-
-
-def _knocked_out(asked: cf.Asked, *arguments: object, **options: object) -> Callable[[], object]:
-    return lambda: cf.knockout(asked, *arguments, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
