@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 
@@ -108,6 +108,8 @@ class Images:
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 return image.convert("RGB")
+        except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
+            raise BrokenQuestion(f"the image {where} does not decode (it is none of {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
 

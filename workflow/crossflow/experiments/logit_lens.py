@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file
-from crossflow.core.tables import ANSWERS, LENS, read_parquet, write_parquet
+from crossflow.core.tables import ANSWERS, LENS, question_rows, read_parquet, write_parquet
 from crossflow.data.chosen import read_chosen
 from crossflow.engine.forward import full_forward
 from crossflow.engine.planning import announce
@@ -42,14 +42,14 @@ def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dic
 
 
 @contextmanager
-def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
-    """Collect the last position's hidden state, entering every decoder layer and the final norm."""
+def _states(model: MultimodalModel, places: slice) -> Iterator[list[Tensor]]:
+    """Collect the hidden states of some positions, entering every decoder layer and the final norm."""
     states: list[Tensor] = []
 
     def keep(module: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         hidden = positional[0] if positional else named["hidden_states"]
         # A view would keep the whole prompt's hidden states of every layer alive.
-        states.append(hidden[0, -1].clone())
+        states.append(hidden[0, places].clone())
 
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*model.layers, model.norm)]
     try:
@@ -59,13 +59,20 @@ def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
-    """The hidden states of the last position: embeddings, then after every decoder layer, before the final norm.
+def hidden_states(
+    model: MultimodalModel, prepared: Prepared, places: slice = slice(None)
+) -> Float[Tensor, "states positions width"]:
+    """The hidden states of the clean run: embeddings, then after every decoder layer, before the final norm.
+
+    Args:
+        model: The model.
+        prepared: A question.
+        places: Which positions; by default all.
 
     Raises:
         CrossflowError: a layer was not called exactly once.
     """
-    with _last_states(model) as states:
+    with _states(model, places) as states:
         full_forward(model, prepared, Plain())
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
@@ -86,7 +93,7 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
     Returns:
         Columns ``layer`` (0 .. number of layers), ``normed``, ``token`` (its name) and ``probability`` (0..1).
     """
-    states = last_states(model, prepared)
+    states = hidden_states(model, prepared, slice(-1, None))[:, 0]
     columns: dict[str, list[Any]] = {"layer": [], "normed": [], "token": [], "probability": []}
     with torch.inference_mode():
         for normed in (False, True):
@@ -98,6 +105,12 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
                 columns["token"] += list(tokens)
                 columns["probability"] += row
     return columns
+
+
+def track_options(model: MultimodalModel, prepared: Prepared) -> dict[str, list[Any]]:
+    """The logit lens of a question: `track` of its `tracked_tokens`."""
+    question = prepared.question
+    return track(model, prepared, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
 
 
 def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> None:
@@ -122,17 +135,10 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         ((item,), (prepared,)) = batch, given
-        question = item.question
-        tokens = tracked_tokens(model.processor.tokenizer, question.answer, question.false_option)
-        columns = track(model, still_usable(prepared, question), tokens)
+        columns = track_options(model, still_usable(prepared, item.question))
         return [lambda: columns]
 
     batches = [[Item(question, [PrepareRequest(question, question.image_id)])] for question in chosen]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, _):
-        rows = [
-            {"question_id": question.question_id, "image_id": question.image_id}
-            | {name: entries[question.question_id][name][index] for name in LENS.names[2:]}
-            for question in chosen
-            for index in range(len(entries[question.question_id]["layer"]))
-        ]
+        rows = question_rows(LENS, ((question, entries[question.question_id]) for question in chosen))
         write_parquet(job.output, LENS, rows, determined | {"layers": len(model.layers), "selected": len(chosen)})

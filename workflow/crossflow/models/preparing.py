@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
@@ -33,12 +34,20 @@ class PrepareRequest(NamedTuple):
     moved: int | None = None
 
 
-def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
-    image = images.open(request.image_id)
+def prepare(model: MultimodalModel, request: PrepareRequest, image: Image.Image) -> Prepared:
+    """Prepare a question with its image, and move the objects' boxes if the request asks for it.
+
+    Raises:
+        BrokenQuestion, CrossflowError: as `MultimodalModel.prepare`.
+    """
     moved = []
     if request.moved is not None:
         moved = moved_boxes([chosen.box for chosen in request.question.objects], image.size, request.moved)
     return model.prepare(request.question, image, moved)
+
+
+def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
+    return prepare(model, request, images.open(request.image_id))
 
 
 class _Requests(Dataset[Prepared | Exception]):
