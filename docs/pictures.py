@@ -62,7 +62,7 @@ def _save(figure: Figure, name: str) -> None:
 
 
 def result() -> Figure:
-    """Two categories of `mini`: the image hidden from the question, and the question and image from the last position."""
+    """Two categories of `mini`: what hiding the image from the question does, and both from the last position."""
     rows = read_csv(EXPECTED / "effects.csv", COLUMNS["effects"])
     curves = by_panel(rows, MODEL, str(WINDOW))
     figure = Figure(figsize=(WIDTH, RESULT_HEIGHT), layout="constrained")
