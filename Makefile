@@ -60,10 +60,11 @@ lint: environment
 test: lint
 	$(PYTEST) -m "not slow and not workflow and not long"
 
-test-workflow: environment
+# The documentation is built by a test.
+test-workflow: $(VENV)/complete-docs
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint
+test-all: lint $(VENV)/complete-docs
 	$(PYTEST)
 
 benchmark: environment

@@ -201,12 +201,11 @@ def parameters() -> str:
             (
                 f"`{key.name}`",
                 _cell(allowed(key.schema)),
-                "yes" if key.required else "",
-                _cell(_sentence(key.schema["description"])),
+                ("Required. " if key.required else "") + _cell(_sentence(key.schema["description"])),
             )
             for key in keys
         )
-        page += [f"## {heading}\n", _table(("key", "holds", "required", "meaning"), rows)]
+        page += [f"## {heading}\n", _table(("key", "holds", "meaning"), rows)]
     page.append("A model needs either `path`, or both `repo` and `revision`.\n")
     return "\n".join(page)
 
@@ -336,10 +335,15 @@ def tutorial(target: Path) -> None:
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(REPO)}}).execute()
+    for cell in notebook.cells:
+        # Progress bars and warnings of libraries are no part of the text.
+        cell["outputs"] = [each for each in cell.get("outputs", ()) if each.get("name") != "stderr"]
     body, resources = MarkdownExporter().from_notebook_node(
         notebook, {"output_files_dir": "tutorial_files", "unique_key": "tutorial"}
     )
-    target.write_text(body, encoding="utf-8")
+    # Tables look like those of the other pages.
+    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)
+    target.write_text(body.replace('<table border="1" class="dataframe">', "<table>"), encoding="utf-8")
     folder = target.parent / "tutorial_files"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -139,7 +139,7 @@ def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: P
 
     Args:
         root: Data set in GQA's layout; images are not needed.
-        split: For example val_balanced.
+        split: Split of the data set, for example val_balanced.
         published: Published question sets (CSV; named as published, or {category}.csv), or a folder of them.
         output: Table of counts, by category (CSV).
         differences: Table of the questions that differ (CSV).
