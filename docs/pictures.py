@@ -26,8 +26,9 @@ from crossflow.figures.style import BOX, CONTROLS, arrow, look_of, own_settings
 REPO = Path(__file__).resolve().parent.parent
 IMAGES = REPO / "docs/images"
 EXPECTED = REPO / "resources/expected/mini"
-SCENE = REPO / "resources/example/pictures/scene4.jpg"
-QUESTION, ANSWER, OBJECT = "Does the ball look\npurple or yellow?", "Yellow", (47, 51, 17, 18)
+SCENE = REPO / "resources/example/pictures/scene2.jpg"
+QUESTION, ANSWER, OBJECT = "Does the heart look\nblue or red?", "Red", (19, 62, 26, 24)
+PATCHES = 6  # along a side, as mini-llava cuts it
 MODEL, WINDOW, LAYERS, CENTRE = "mini-llava", 3, 8, 3
 CATEGORIES = {"ChooseAttr": "which colour?", "ChooseRel": "left or right?"}
 COLUMNS_SHOWN = {
@@ -56,7 +57,7 @@ def _save(figure: Figure, name: str) -> None:
     path = IMAGES / name
     figure.savefig(path, dpi=PIXELS_PER_INCH, metadata={"Software": None})
     with Image.open(path) as image:
-        image.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
             path, optimize=True
         )
 
@@ -136,9 +137,9 @@ def idea() -> Figure:
         left = places["image"] - side / 2
         axes.imshow(scene, extent=(left, left + side, 0.42, 0.42 + side), zorder=2)
         pixel = side / scene.width
-    for cut in range(1, 6):
-        axes.plot([left, left + side], [0.42 + cut * side / 6] * 2, color="white", linewidth=0.8, zorder=3)
-        axes.plot([left + cut * side / 6] * 2, [0.42, 0.42 + side], color="white", linewidth=0.8, zorder=3)
+    for cut in range(1, PATCHES):
+        axes.plot([left, left + side], [0.42 + cut * side / PATCHES] * 2, color="white", linewidth=0.8, zorder=3)
+        axes.plot([left + cut * side / PATCHES] * 2, [0.42, 0.42 + side], color="white", linewidth=0.8, zorder=3)
     x, y, w, h = (value * pixel for value in OBJECT)
     axes.add_patch(Rectangle((left + x, 0.42 + side - y - h), w, h, fill=False, edgecolor=BOX, linewidth=2, zorder=4))
     for name, text, width in (("system", "USER:", 0.72), ("question", QUESTION, 1.52), ("last", "ASSIS-\nTANT:", 0.78)):
