@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfil
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help environment demo test test-workflow test-all lint benchmark
+.PHONY: help environment demo test test-workflow test-all lint benchmark docs pictures
 
 help:
 	@echo "make demo         run the study mini of params.yaml, say where its figures are, compare with what is expected"
@@ -24,6 +24,8 @@ help:
 	@echo "make test-workflow  what else runs Snakemake, DVC, fetching and Slurm, and long tests"
 	@echo "make test-all     every test, the slow ones too"
 	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
+	@echo "make docs         build the documentation in site/, with the tutorial executed"
+	@echo "make pictures     draw README's pictures anew"
 	@echo "make environment  only set up $(VENV)"
 
 environment: $(VENV)/complete
@@ -58,11 +60,26 @@ lint: environment
 test: lint
 	$(PYTEST) -m "not slow and not workflow and not long"
 
-test-workflow: environment
+# The documentation is built by a test.
+test-workflow: $(VENV)/complete-docs
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint
+test-all: lint $(VENV)/complete-docs
 	$(PYTEST)
 
 benchmark: environment
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
+
+# What only the documentation needs is not in the environment that everything else uses.
+$(VENV)/complete-docs: $(VENV)/complete
+	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/complete-docs
+	PYTHONPATH=workflow $(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@PYTHONPATH=workflow $(BIN)/python docs/offline.py site
+	@echo "Open site/index.html; it needs no network."
+
+pictures: environment
+	PYTHONPATH=workflow $(BIN)/python docs/pictures.py

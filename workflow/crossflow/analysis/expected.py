@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossflow.analysis.tables import COLUMNS
-from crossflow.core.columns import NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.columns import NUMBER, TEXT, WHOLE, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import read_csv, write_csv
 
 _SHOWN = 5  # numbers beyond their tolerance that are told
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
-COMPARISON: Columns = {"table": TEXT, "column": TEXT, "numbers": WHOLE, "largest_difference": NUMBER}
+COMPARISON: Columns = {
+    "table": Column(TEXT, words="The summary table."),
+    "column": Column(TEXT, words="Its column."),
+    "numbers": Column(WHOLE, words="Numbers that were compared."),
+    "largest_difference": Column(NUMBER, words="Largest difference from the expected table, in the column's unit."),
+}
 
 
 class Table(NamedTuple):

@@ -5,13 +5,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from crossflow.core.columns import TEXT, Columns
+from crossflow.core.columns import TEXT, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import write_json
 from crossflow.core.tables import write_csv
 
-FACTS: Columns = {"what": TEXT, "value": TEXT}
-JOBS: Columns = dict.fromkeys(("job", "started", "seconds", "device", "commit"), TEXT)
+FACTS: Columns = {
+    "what": Column(TEXT, words="A parameter, a package or a file, as a path of keys in provenance.json."),
+    "value": Column(TEXT, words="Its value, version or SHA-256."),
+}
+JOBS: Columns = {
+    "job": Column(TEXT, words="The job, by the file that it makes."),
+    "started": Column(TEXT, words="When it began."),
+    "seconds": Column(TEXT, words="How long it took, in seconds."),
+    "device": Column(TEXT, words="The device of the model, for jobs that run one."),
+    "commit": Column(TEXT, words="The commit of this repository."),
+}
 
 
 def _flat(content: Any, prefix: str = "") -> Iterator[dict[str, str]]:

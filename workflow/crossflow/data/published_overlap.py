@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from crossflow.core.columns import QUESTIONS, TEXT, WHOLE, Columns
+from crossflow.core.columns import QUESTION_ID, QUESTIONS, TEXT, WHOLE, Column, Columns
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import write_csv
 from crossflow.data.categories import Rejection
@@ -115,10 +115,23 @@ def compare_with_published(
     }
 
 
-COUNTS: Columns = {"category": TEXT} | dict.fromkeys(
-    ("filter", "published", "both", "missing", "extra", "differing"), WHOLE
-)
-DIFFERENCES: Columns = dict.fromkeys(("category", "question_id", "difference", "published", "filter"), TEXT)
+_CATEGORY = Column(TEXT, words="The category of the questions.")
+COUNTS: Columns = {
+    "category": _CATEGORY,
+    "filter": Column(WHOLE, words="Questions that this project's filter chooses in the split."),
+    "published": Column(WHOLE, words="Questions of the published set."),
+    "both": Column(WHOLE, words="Questions in both."),
+    "missing": Column(WHOLE, words="Published questions that the filter does not choose."),
+    "extra": Column(WHOLE, words="Questions that the filter chooses and that were not published."),
+    "differing": Column(WHOLE, words="Questions in both that differ in some column."),
+}
+DIFFERENCES: Columns = {
+    "category": _CATEGORY,
+    "question_id": QUESTION_ID,
+    "difference": Column(TEXT, words="`missing`, `extra`, or the column in which a question of both differs."),
+    "published": Column(TEXT, words="The published set's value in that column."),
+    "filter": Column(TEXT, words="The filter's value in that column; for a missing question, the reason against it."),
+}
 
 
 def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: Path, differences: Path) -> None:
@@ -126,7 +139,7 @@ def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: P
 
     Args:
         root: Data set in GQA's layout; images are not needed.
-        split: For example val_balanced.
+        split: Split of the data set, for example val_balanced.
         published: Published question sets (CSV; named as published, or {category}.csv), or a folder of them.
         output: Table of counts, by category (CSV).
         differences: Table of the questions that differ (CSV).

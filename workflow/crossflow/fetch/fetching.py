@@ -55,7 +55,7 @@ def write_fetched(source: str, output: Path, member: str | None = None, sources:
 
     Args:
         source: Name of a line of the table.
-        output: The file.
+        output: File that is written.
         member: Fetch only this member of the zip.
         sources: The table of sources (CSV).
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import requests
 
-from crossflow.core.columns import TEXT, WHOLE, Columns
+from crossflow.core.columns import IMAGE_ID, TEXT, WHOLE, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.locks import alone
@@ -25,7 +25,11 @@ from crossflow.fetch.download import NoRangesError, fetch_file, require_space
 from crossflow.fetch.remote_zip import Member, fetch_members, read_directory
 from crossflow.fetch.sources import RemoteFile
 
-COLUMNS: Columns = {"image_id": TEXT, "bytes": WHOLE, "crc32": TEXT}
+COLUMNS: Columns = {
+    "image_id": IMAGE_ID,
+    "bytes": Column(WHOLE, words="Size of the image file, in bytes."),
+    "crc32": Column(TEXT, words="Its checksum in the zip, 8 hex digits."),
+}
 log = logging.getLogger(__name__)
 
 

@@ -55,8 +55,8 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
 
     Args:
         root: Folder for questions/, sceneGraphs/ and images.zip.
-        scenes: How many images.
-        seed: Which world.
+        scenes: Number of scenes, one image each.
+        seed: Seed of the world: the same number draws the same scenes.
 
     Raises:
         CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
