@@ -22,8 +22,12 @@ QUESTIONS: Columns = dict.fromkeys(
         "true_option",
         "false_option",
         "objects",
+        "image_size",
     ),
     TEXT,
 )
+LATER_QUESTIONS = ("image_size",)
+"""Columns that tables of version 0.1 lack; their cells are read as empty."""
+
 REJECTIONS: Columns = {"category": TEXT, "reason": TEXT, "n": WHOLE}
 SKIPPED: Columns = dict.fromkeys(("question_id", "image_id", "reason"), TEXT)

@@ -3,6 +3,10 @@
     <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
 A table of one's own has a folder of images, and an image's id is its file name.
+
+An image is shown as its EXIF orientation says, as browsers and cameras do. Where the data give the size of the image in
+which boxes are measured, the image must have the same shape, upright or as stored; if it has another scale, for example
+because it was halved to save space, the boxes are scaled with it.
 """
 
 import io
@@ -10,12 +14,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.records import Box, ChosenQuestion
 
 # Pillow detects the format by content and would run Ghostscript on PostScript; a .jpg never justifies that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
@@ -34,6 +40,64 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
     if len(content) > LARGEST_IMAGE:
         raise BrokenQuestion(f"the image {where} has more than {LARGEST_IMAGE >> 20} MiB")
     return content
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says; EXIF data that can not be read say nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return image
+
+
+def _in_rgb(image: Image.Image, where: str) -> Image.Image:
+    """An image in RGB with 8 bits; transparency is dropped, as LLaVA does, and shows the colour below it.
+
+    Raises:
+        BrokenQuestion: its numbers have no known white.
+    """
+    if image.mode.startswith("I;16"):
+        # Pillow would cut everything above 255 to white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BrokenQuestion(
+            f"the image {where} has 32-bit numbers, of which none is known to be white: save it with 8 bits"
+        )
+    return image.convert("RGB")
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of an upright image, from the head of its file; None if it does not say."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+            return (image.height, image.width) if turned else image.size
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return None
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other in another scale, each side rounded to whole pixels."""
+    (width, height), (other_width, other_height) = size, other
+    return (
+        abs(width * other_height / other_width - height) <= 1 or abs(height * other_width / other_height - width) <= 1
+    )
+
+
+def fitted(question: ChosenQuestion, size: tuple[int, int]) -> ChosenQuestion:
+    """The question with its boxes in pixels of an image of ``size`` (width, height), of the shape that it gives."""
+    if question.image_size in (None, size):
+        return question
+    assert question.image_size is not None
+    across, down = (mine / given for mine, given in zip(size, question.image_size, strict=True))
+
+    def scaled(box: Box) -> Box:
+        left, right = round(box.x * across), round((box.x + box.w) * across)
+        top, bottom = round(box.y * down), round((box.y + box.h) * down)
+        return Box(left, top, right - left, bottom - top)
+
+    objects = tuple(replace(chosen, box=scaled(chosen.box)) for chosen in question.objects)
+    return replace(question, objects=objects, image_size=size)
 
 
 class Images:
@@ -98,18 +162,40 @@ class Images:
         except UNREADABLE_ZIP as error:
             raise BrokenQuestion(f"the image {where} can not be read ({error})") from error
 
-    def open(self, image_id: str) -> Image.Image:
-        """The decoded image, in RGB.
+    def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
+        """The decoded image, upright, in RGB with 8 bits.
+
+        Args:
+            image_id: The image.
+            size: Width and height that the data give for it. If its EXIF orientation contradicts them, the image is
+                left as it is stored.
 
         Raises:
-            BrokenQuestion: the image is missing, does not decode, or is too large.
+            BrokenQuestion: the image is missing, does not decode, is too large, or has another shape than ``size``.
         """
         where, encoded = self._bytes(image_id)
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-                return image.convert("RGB")
+                upright = _upright(image)
+                if size is not None and not _same_shape(upright.size, size):
+                    if not _same_shape(image.size, size):
+                        raise BrokenQuestion(
+                            f"the image {where} has {image.width} x {image.height} pixels, but its boxes are given for "
+                            f"an image of {size[0]} x {size[1]}"
+                        )
+                    upright = image
+                return _in_rgb(upright, where)
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
+
+    def open_for(self, question: ChosenQuestion) -> tuple[ChosenQuestion, Image.Image]:
+        """A question's image, and the question with its boxes in pixels of that image.
+
+        Raises:
+            BrokenQuestion: as `open`.
+        """
+        image = self.open(question.image_id, question.image_size)
+        return fitted(question, image.size), image
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ class PrepareRequest(NamedTuple):
 
 
 def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
-    image = images.open(request.image_id)
+    if request.image_id != request.question.image_id:
+        return model.prepare(request.question, images.open(request.image_id))
+    question, image = images.open_for(request.question)
     moved = []
     if request.moved is not None:
-        moved = moved_boxes([chosen.box for chosen in request.question.objects], image.size, request.moved)
-    return model.prepare(request.question, image, moved)
+        moved = moved_boxes([chosen.box for chosen in question.objects], image.size, request.moved)
+    return model.prepare(question, image, moved)
 
 
 class _Requests(Dataset[Prepared | Exception]):
