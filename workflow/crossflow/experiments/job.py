@@ -22,7 +22,7 @@ from crossflow.core.progress import progress_of
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.images import ImageSource
 from crossflow.models.folder import ModelSource
-from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
+from crossflow.models.model import ROUNDING, ModelSettings, MultimodalModel, Prepared
 from crossflow.models.preparing import PrepareRequest, prepared_ahead, workers_for
 
 _LIBRARIES = ("torch", "transformers", "pillow")
@@ -53,14 +53,19 @@ class Job:
         """The model's folder and settings."""
         return ModelSettings.of(self.model)
 
-    def determining(self) -> dict[str, Any]:
-        """What determines the numbers of any experiment: parameters and hashes, no path and no time."""
+    def determining(self, prompt: str) -> dict[str, Any]:
+        """What determines the numbers of any experiment: parameters and hashes, no path and no time.
+
+        Args:
+            prompt: `MultimodalModel.prompt`; a template may write today's date into it.
+        """
         model = self.model
         return {
             "version": __version__,
             "questions": hash_file(self.questions),
             "model": model.sha256,
             "prompt": model.prompt,
+            "prompt_text": prompt,
             "image": model.image,
             "patches": model.patches,
             "dtype": model.dtype,
@@ -148,6 +153,39 @@ def finished_entries(
                 give_away(partial(keep, batch, run(batch, given)))
                 progress.update(len(batch))
         yield journal.finished, broken
+
+
+def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str) -> None:
+    """Refuse a table of answers that were given to another prompt; tables of version 0.1 do not say to which.
+
+    Raises:
+        CrossflowError: the prompts differ.
+    """
+    answered = metadata.get("prompt_text", prompt)
+    if answered != prompt:
+        raise CrossflowError(
+            f"The answers in {answers} were given to the prompt {answered!r}, but now the model's template writes "
+            f"{prompt!r}: make the template independent of the day and the machine, and answer again."
+        )
+
+
+def require_same_clean_run(item: Item, probability: float | None, dtype: str) -> None:
+    """Refuse a question whose answer is no longer as probable as it was when the model gave it.
+
+    Args:
+        item: The question with its row of the answers table.
+        probability: Of the answer's first token, in this job's clean run; None if there was none.
+        dtype: Type of the weights, on which rounding depends.
+
+    Raises:
+        CrossflowError: it differs by more than rounding.
+    """
+    answered = item.answer.p_clean
+    if probability is not None and not abs(probability - answered) <= ROUNDING[dtype]:
+        raise CrossflowError(
+            f"Question {item.question.question_id}: the answer had the probability {answered:.4f} when it was given and "
+            f"now has {probability:.4f}: the prompt, the image or the model is not the same any more; answer again."
+        )
 
 
 def still_usable(given: Given, question: ChosenQuestion) -> Prepared:

@@ -226,6 +226,12 @@ def _require_fitting(window: str, layers: int, model: Path) -> None:
         )
 
 
+def _checked(item: Item, knocked_out: KnockedOut, dtype: str) -> dict[str, Any]:
+    columns = knocked_out.columns()
+    require_same_clean_run(item, next((p for p in columns["p_clean"] if p is not None), None), dtype)
+    return columns
+
+
 def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return max((entry[name] for entry in entries if entry[name] is not None), default=None)
 
@@ -242,7 +248,7 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question can not be used, or the window does not fit the model.
     """
-    answers, _ = read_parquet(settings.answers, ANSWERS)
+    answers, answered = read_parquet(settings.answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), answers, settings.select)
     moved = any(parse_flow(name).is_moved for name in settings.names)
     device = take_device(job.device)
@@ -256,8 +262,9 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     model = load_model(job.settings, device)
     layers = len(model.layers)
     _require_fitting(settings.window, layers, job.settings.path)
+    require_same_prompt(settings.answers, answered, model.prompt)
     centres = settings.centres(layers)
-    determined = job.determining() | {
+    determined = job.determining(model.prompt) | {
         "answers": hash_file(settings.answers),
         "window": settings.window,
         "flows": settings.names,
@@ -279,7 +286,7 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         ]
         engine = ENGINES[settings.engine]
         knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
-        return [each.columns for each in knocked_out]
+        return [partial(_checked, item, each, model.settings.dtype) for item, each in zip(batch, knocked_out, strict=True)]
 
     items = []
     for question, row in chosen:

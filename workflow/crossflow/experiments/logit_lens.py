@@ -113,8 +113,8 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     Raises:
         CrossflowError: the model or a question can not be used.
     """
-    table, _ = read_parquet(answers, ANSWERS)
-    chosen = [question for question, _ in selected(read_chosen(job.questions), table, select)]
+    table, answered = read_parquet(answers, ANSWERS)
+    chosen = selected(read_chosen(job.questions), table, select)
     device = take_device(job.device)
     announce(job.settings, chosen, device)
     model = load_model(job.settings, device)
