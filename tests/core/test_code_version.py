@@ -312,6 +312,12 @@ def test_the_code_version_of_a_verb_covers_every_module_that_it_passes_through(
     assert not missing, f"the code version of {module} misses {', '.join(sorted(missing))}"
 
 
+def test_an_edit_of_the_python_api_reruns_no_job() -> None:
+    behind = modules_behind(*(name for module, _ in RUNS for name in _asked_with(f"crossflow.{module}")))
+    assert "crossflow" in behind, "the version of the package counts"
+    assert "crossflow.api" not in behind
+
+
 def test_the_rules_ask_for_the_code_versions_that_are_tested(repo: Path) -> None:
     """Every module that a rule names is run above, or is said here to be run elsewhere."""
     texts = [rules.read_text() for rules in (repo / "workflow/rules").glob("*.smk")]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, TEXT, WHOLE, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.records import ChosenQuestion
 
 BASELINES = ("zeroed", "swapped")
 _BASELINE = (("generated", pa.string()), ("correct", pa.bool_()), ("p", pa.float64()))
@@ -120,6 +121,30 @@ def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[di
         return [{name: _READ[kind](row.get(name, "")) for name, kind in columns.items()} for row in rows]
     except (ValueError, KeyError) as error:
         raise CrossflowError(f"{path} holds a cell that is not as its column says ({error}).") from error
+
+
+def question_rows(
+    schema: pa.Schema, entries: Iterable[tuple[ChosenQuestion, Mapping[str, Sequence[Any]]]]
+) -> list[dict[str, Any]]:
+    """Rows of a table from each question's part of it.
+
+    Args:
+        schema: The table's; its first two columns are the ids of the question and of its image.
+        entries: Questions, each with the other columns of its rows.
+    """
+    names = schema.names[2:]
+    return [
+        {"question_id": question.question_id, "image_id": question.image_id}
+        | {name: columns[name][index] for name in names}
+        for question, columns in entries
+        for index in range(len(columns[names[0]]))
+    ]
+
+
+def data_frame(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows under ``schema``, as `read_parquet` returns them once they are written."""
+    frame: pd.DataFrame = pa.Table.from_pylist(list(rows), schema=schema).to_pandas()
+    return frame
 
 
 def write_parquet(

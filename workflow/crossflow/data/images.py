@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box, ChosenQuestion
@@ -42,7 +42,7 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
     return content
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """An image turned as its EXIF orientation says; EXIF data that can not be read say nothing."""
     try:
         return ImageOps.exif_transpose(image)
@@ -50,7 +50,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _in_rgb(image: Image.Image, where: str) -> Image.Image:
+def in_rgb(image: Image.Image, where: str) -> Image.Image:
     """An image in RGB with 8 bits; transparency is dropped, as LLaVA does, and shows the colour below it.
 
     Raises:
@@ -85,11 +85,20 @@ def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def fitted(question: ChosenQuestion, size: tuple[int, int]) -> ChosenQuestion:
-    """The question with its boxes in pixels of an image of ``size`` (width, height), of the shape that it gives."""
-    if question.image_size in (None, size):
+    """The question with its boxes in pixels of its image, which has ``size`` (width, height).
+
+    Raises:
+        BrokenQuestion: the image has another shape than the data give for it.
+    """
+    given = question.image_size
+    if given is None or given == size:
         return question
-    assert question.image_size is not None
-    across, down = (mine / given for mine, given in zip(size, question.image_size, strict=True))
+    if not _same_shape(size, given):
+        raise BrokenQuestion(
+            f"the image {question.image_id} has {size[0]} x {size[1]} pixels, but its boxes are given for an image of "
+            f"{given[0]} x {given[1]}"
+        )
+    across, down = size[0] / given[0], size[1] / given[1]
 
     def scaled(box: Box) -> Box:
         left, right = round(box.x * across), round((box.x + box.w) * across)
@@ -167,24 +176,20 @@ class Images:
 
         Args:
             image_id: The image.
-            size: Width and height that the data give for it. If its EXIF orientation contradicts them, the image is
-                left as it is stored.
+            size: Width and height that the data give for it. If they fit the image as it is stored and not as its EXIF
+                orientation says, it is left as it is stored.
 
         Raises:
-            BrokenQuestion: the image is missing, does not decode, is too large, or has another shape than ``size``.
+            BrokenQuestion: the image is missing, does not decode, or is too large.
         """
         where, encoded = self._bytes(image_id)
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-                upright = _upright(image)
-                if size is not None and not _same_shape(upright.size, size):
-                    if not _same_shape(image.size, size):
-                        raise BrokenQuestion(
-                            f"the image {where} has {image.width} x {image.height} pixels, but its boxes are given for "
-                            f"an image of {size[0]} x {size[1]}"
-                        )
-                    upright = image
-                return _in_rgb(upright, where)
+                turned = upright(image)
+                contradicted = size is not None and not _same_shape(turned.size, size) and _same_shape(image.size, size)
+                return in_rgb(image if contradicted else turned, where)
+        except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
+            raise BrokenQuestion(f"the image {where} does not decode (it is none of {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
 
@@ -192,7 +197,7 @@ class Images:
         """A question's image, and the question with its boxes in pixels of that image.
 
         Raises:
-            BrokenQuestion: as `open`.
+            BrokenQuestion: as `open` and `fitted`.
         """
         image = self.open(question.image_id, question.image_size)
         return fitted(question, image.size), image

@@ -169,22 +169,22 @@ def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str)
         )
 
 
-def require_same_clean_run(item: Item, probability: float | None, dtype: str) -> None:
+def require_same_clean_run(question_id: str, answered: float, now: float, dtype: str) -> None:
     """Refuse a question whose answer is no longer as probable as it was when the model gave it.
 
     Args:
-        item: The question with its row of the answers table.
-        probability: Of the answer's first token, in this job's clean run; None if there was none.
+        question_id: The question.
+        answered: Probability of the answer's first token when it was given.
+        now: Its probability in this job's clean run.
         dtype: Type of the weights, on which rounding depends.
 
     Raises:
-        CrossflowError: it differs by more than rounding.
+        CrossflowError: they differ by more than rounding.
     """
-    answered = item.answer.p_clean
-    if probability is not None and not abs(probability - answered) <= ROUNDING[dtype]:
+    if not abs(now - answered) <= ROUNDING[dtype]:
         raise CrossflowError(
-            f"Question {item.question.question_id}: the answer had the probability {answered:.4f} when it was given and "
-            f"now has {probability:.4f}: the prompt, the image or the model is not the same any more; answer again."
+            f"Question {question_id}: its answer had the probability {answered:.4f} when it was given and now has "
+            f"{now:.4f}: the prompt, the image or the model is not the same any more; answer again."
         )
 
 

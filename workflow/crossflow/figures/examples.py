@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
@@ -21,8 +20,9 @@ from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
+from crossflow.figures.flows import Curves, draw_flows
 from crossflow.figures.overlay import panels
-from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, arrow, look_of, own_settings, save, window_in_words
+from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, own_settings, save, window_in_words
 from crossflow.models.folder import ModelSource
 from crossflow.models.loading import sketch_model
 from crossflow.models.model import ModelSettings, MultimodalModel
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     p_clean: float
     image: Image.Image
     tokens: Image.Image | None
-    curves: Mapping[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]
+    curves: Curves
 
 
 def choose_examples(table: Knockouts) -> dict[str, str]:
@@ -66,7 +66,7 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
     return {order[0]: "suffers most"} | reasons
 
 
-def curves_of(table: Knockouts, question_id: str) -> dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]:
+def curves_of(table: Knockouts, question_id: str) -> Curves:
     """A question's own curves; flows that are missing and controls are left out."""
     found: dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]] = {}
     for flow, curve in table.curves.items():
@@ -103,15 +103,7 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
         said = f"{example.generated!r} (p = {example.p_clean:.3f}; gold {asked.answer!r})"
         question = textwrap.fill(f"{example.why}: {asked.question}", 44)
         left.set_title(f"{question}\n{said}", loc="left", parse_math=False)  # a dollar sign is one
-        for flow, (centres, change) in example.curves.items():
-            look = look_of(flow)
-            step = max(1, len(centres) // 8)
-            right.plot(
-                centres, change, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step,
-                label=arrow(flow),
-            )  # fmt: skip
-        right.axhline(0, color="0.55", linewidth=0.6, zorder=1)
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        draw_flows(right, example.curves)
         right.set_xlabel("centre layer")
         right.set_ylabel("change in answer\nprobability (%)")
     handles = {str(line.get_label()): line for right in grid[:, 2] for line in right.get_lines()[:-1]}

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import require_window
 from crossflow.data.images import Images
 from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
@@ -149,14 +150,13 @@ def _require_whole(folder: Path) -> None:
 
 
 def _require_windows(study: Study, slug: str, layers: int) -> None:
-    """Refuse a window that covers the whole model at every centre layer, before answers are computed in vain.
+    """Refuse a window that does not fit the model, before answers are computed in vain.
 
     Raises:
-        CrossflowError: a window does.
+        CrossflowError: see `require_window`.
     """
     for window in study.windows[slug]:
-        if window.isdecimal() and int(window) >= 2 * layers:
-            raise CrossflowError(f"A window of {window} layers does not fit {slug}, which has {layers}.")
+        require_window(window, layers, slug)
 
 
 def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
