@@ -263,10 +263,10 @@ def open_image(image: str | Path | Image.Image) -> Image.Image:
     Raises:
         CrossflowError: the file is missing, or does not decode.
     """
-    if isinstance(image, Image.Image):
-        return in_rgb(upright(image), "that was given")
-    path = Path(image).expanduser()
+    path = Path("image" if isinstance(image, Image.Image) else image).expanduser()
     try:
+        if isinstance(image, Image.Image):
+            return in_rgb(upright(image), "that is given")
         with Images(path.parent, by_file=True) as images:
             return images.open(path.name)
     except BrokenQuestion as reason:
