@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import requests
 from PIL import Image
@@ -281,7 +282,7 @@ def test_a_question_is_drawn_as_it_is(text: str) -> None:
         "1", "1", "c", "d", text, "a", None, None, (ChosenObject("object", "1", text, Box(0, 0, 2, 2)),)
     )
     example = examples.Example(
-        "suffers most", asked, text, 0.5, Image.new("RGB", (6, 4)), None, {"image->last": ([0], [1.0])}
+        "suffers most", asked, text, 0.5, Image.new("RGB", (6, 4)), None, {"image->last": ([0], np.ones(1))}
     )
     drawn = io.BytesIO()
     examples.draw_examples([example], "heading").savefig(drawn, format="png")

@@ -35,7 +35,7 @@ from crossflow.core.flows import PUBLISHED_FLOWS, SET_NAMES, Flow, parse_flow, r
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import LENS, data_frame, question_rows
-from crossflow.data.images import Images
+from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import answers, knockouts
@@ -263,10 +263,10 @@ def open_image(image: str | Path | Image.Image) -> Image.Image:
     Raises:
         CrossflowError: the file is missing, or does not decode.
     """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    path = Path(image).expanduser()
+    path = Path("image" if isinstance(image, Image.Image) else image).expanduser()
     try:
+        if isinstance(image, Image.Image):
+            return in_rgb(upright(image), "that is given")
         with Images(path.parent, by_file=True) as images:
             return images.open(path.name)
     except BrokenQuestion as reason:
@@ -313,7 +313,9 @@ def ask(
     if isinstance(question, str):
         named = boxes if isinstance(boxes, Mapping) else {}
         found = [box_of(box) for box in (named.values() if named else boxes)]
-        question = own_question(question, found, list(named), image_id=name, answer=answer, options=options)
+        question = own_question(
+            question, found, list(named), image_id=name, answer=answer, options=options, size=seen.size
+        )
     elif boxes or answer or options:
         raise CrossflowError(
             f"Question {question.question_id} has its own boxes, answer and options; no others can be given."

@@ -45,7 +45,13 @@ QUESTIONS: Columns = {
         words="What the question is about: a JSON list with the role, id and name of each object and its box "
         "(x, y, w, h: left, top, width and height in pixels of the image).",
     ),
+    "image_size": Column(
+        TEXT,
+        words="Width and height of the image in which the boxes are given, such as 500x375; empty if the data do not say.",
+    ),
 }
+LATER_QUESTIONS = ("image_size",)
+"""Columns that tables of version 0.1 lack; their cells are read as empty."""
 REJECTIONS: Columns = {
     "category": Column(TEXT, words="The category for which questions were sought."),
     "reason": Column(TEXT, words="Why questions do not belong to it."),

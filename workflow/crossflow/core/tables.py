@@ -107,8 +107,13 @@ def write_csv(path: Path, columns: Columns, rows: Iterable[Mapping[str, Any]]) -
             writer.writerow("" if value is None else _WRITE[kind](value) for value, kind in cells)
 
 
-def read_csv(path: Path, columns: Columns) -> list[dict[str, Any]]:
+def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read a table; ids keep their leading zeros.
+
+    Args:
+        path: The file.
+        columns: See `crossflow.core.columns`.
+        later: The last columns, if the table may be of an older version without them; their cells are then empty.
 
     Returns:
         Rows of text, numbers and flags as ``columns`` says; an empty cell is ``""``, None (whole) or NaN (number).
@@ -122,16 +127,17 @@ def read_csv(path: Path, columns: Columns) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if list(reader.fieldnames or ()) != list(columns):
-                raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+            found, older = list(reader.fieldnames or ()), [name for name in columns if name not in later]
+            if found not in (list(columns), older):
+                raise CrossflowError(f"{path} has the columns {found}, expected {list(columns)}.")
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
     # A cell too many has no column, and a column without a cell is None.
     if any(None in row or None in row.values() for row in rows):
-        raise CrossflowError(f"{path} has a row that has not {len(columns)} cells; is it cut short?")
+        raise CrossflowError(f"{path} has a row that has not {len(found)} cells; is it cut short?")
     try:
-        return [{name: _READ[column.kind](row[name]) for name, column in columns.items()} for row in rows]
+        return [{name: _READ[column.kind](row.get(name, "")) for name, column in columns.items()} for row in rows]
     except (ValueError, KeyError) as error:
         raise CrossflowError(f"{path} holds a cell that is not as its column says ({error}).") from error
 

@@ -6,6 +6,7 @@ are expected, *missing* and *differing* ones are not.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ class Overlap(NamedTuple):
 
 
 def _differing(published: ChosenQuestion, chosen: ChosenQuestion) -> list[Difference]:
-    ours, theirs = chosen_row(chosen), chosen_row(published)
+    # A published set does not give the sizes of its images.
+    ours, theirs = chosen_row(replace(chosen, image_size=None)), chosen_row(published)
     return [
         Difference(chosen.question_id, column, theirs[column] or "", ours[column] or "")
         for column in QUESTIONS

@@ -24,7 +24,16 @@ from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engine.engines import ENGINES, Engine
 from crossflow.engine.forward import Readout, run_clean_together
 from crossflow.engine.planning import announce
-from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
+from crossflow.experiments.job import (
+    Given,
+    Item,
+    Job,
+    Outcome,
+    finished_entries,
+    require_same_clean_run,
+    require_same_prompt,
+    still_usable,
+)
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
 from crossflow.experiments.selection import Select, selected
 from crossflow.models.loading import load_model
@@ -232,6 +241,14 @@ def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
     return PrepareRequest(question, question.image_id, places)
 
 
+def _checked(item: Item, knocked_out: KnockedOut, dtype: str) -> dict[str, Any]:
+    columns = knocked_out.columns()
+    for probability in columns["p_clean"]:
+        if probability is not None:
+            require_same_clean_run(item.question.question_id, item.answer.p_clean, probability, dtype)
+    return columns
+
+
 def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
     return max((entry[name] for entry in entries if entry[name] is not None), default=None)
 
@@ -248,7 +265,7 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question can not be used, or the window does not fit the model.
     """
-    answers, _ = read_parquet(settings.answers, ANSWERS)
+    answers, answered = read_parquet(settings.answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), answers, settings.select)
     moved = any(parse_flow(name).is_moved for name in settings.names)
     device = take_device(job.device)
@@ -262,8 +279,9 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     model = load_model(job.settings, device)
     layers = len(model.layers)
     require_window(settings.window, layers, job.settings.path)
+    require_same_prompt(settings.answers, answered, model.prompt)
     centres = settings.centres(layers)
-    determined = job.determining() | {
+    determined = job.determining(model.prompt) | {
         "answers": hash_file(settings.answers),
         "window": settings.window,
         "flows": settings.names,
@@ -285,7 +303,9 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         ]
         engine = ENGINES[settings.engine]
         knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
-        return [each.columns for each in knocked_out]
+        return [
+            partial(_checked, item, each, model.settings.dtype) for item, each in zip(batch, knocked_out, strict=True)
+        ]
 
     items = []
     for question, row in chosen:

@@ -23,7 +23,16 @@ from crossflow.core.tables import ANSWERS, LENS, question_rows, read_parquet, wr
 from crossflow.data.chosen import read_chosen
 from crossflow.engine.forward import full_forward
 from crossflow.engine.planning import announce
-from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
+from crossflow.experiments.job import (
+    Given,
+    Item,
+    Job,
+    Outcome,
+    finished_entries,
+    require_same_clean_run,
+    require_same_prompt,
+    still_usable,
+)
 from crossflow.experiments.selection import Select, selected
 from crossflow.models.attention import Plain
 from crossflow.models.loading import load_model
@@ -93,7 +102,14 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
     Returns:
         Columns ``layer`` (0 .. number of layers), ``normed``, ``token`` (its name) and ``probability`` (0..1).
     """
-    states = hidden_states(model, prepared, slice(-1, None))[:, 0]
+    return _read_off(model, _last_states(model, prepared), tokens)
+
+
+def _last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
+    return hidden_states(model, prepared, slice(-1, None))[:, 0]
+
+
+def _read_off(model: MultimodalModel, states: Tensor, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"layer": [], "normed": [], "token": [], "probability": []}
     with torch.inference_mode():
         for normed in (False, True):
@@ -107,10 +123,24 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
     return columns
 
 
-def track_options(model: MultimodalModel, prepared: Prepared) -> dict[str, list[Any]]:
-    """The logit lens of a question: `track` of its `tracked_tokens`."""
-    question = prepared.question
-    return track(model, prepared, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
+def track_options(model: MultimodalModel, prepared: Prepared, answered: Any = None) -> dict[str, list[Any]]:
+    """The logit lens of a question: `track` of its `tracked_tokens`.
+
+    Args:
+        model: The model.
+        prepared: The question.
+        answered: Its row of the answers table; if given, the answer must still be as probable.
+
+    Raises:
+        CrossflowError: it is not.
+    """
+    question, states = prepared.question, _last_states(model, prepared)
+    if answered is not None:
+        with torch.inference_mode():
+            probabilities = torch.softmax(model.logits(model.norm(states[-1:])).double(), dim=-1)
+        found = float(probabilities[0, answered.first_token])
+        require_same_clean_run(question.question_id, answered.p_clean, found, model.settings.dtype)
+    return _read_off(model, states, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
 
 
 def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> None:
@@ -126,19 +156,20 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     Raises:
         CrossflowError: the model or a question can not be used.
     """
-    table, _ = read_parquet(answers, ANSWERS)
-    chosen = [question for question, _ in selected(read_chosen(job.questions), table, select)]
+    table, answered = read_parquet(answers, ANSWERS)
+    chosen = selected(read_chosen(job.questions), table, select)
     device = take_device(job.device)
-    announce(job.settings, chosen, device)
+    announce(job.settings, [question for question, _ in chosen], device)
     model = load_model(job.settings, device)
-    determined = job.determining() | {"answers": hash_file(answers), "select": select}
+    require_same_prompt(answers, answered, model.prompt)
+    determined = job.determining(model.prompt) | {"answers": hash_file(answers), "select": select}
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         ((item,), (prepared,)) = batch, given
-        columns = track_options(model, still_usable(prepared, item.question))
+        columns = track_options(model, still_usable(prepared, item.question), item.answer)
         return [lambda: columns]
 
-    batches = [[Item(question, [PrepareRequest(question, question.image_id)])] for question in chosen]
+    batches = [[Item(question, [PrepareRequest(question, question.image_id)], row)] for question, row in chosen]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, _):
-        rows = question_rows(LENS, ((question, entries[question.question_id]) for question in chosen))
+        rows = question_rows(LENS, ((question, entries[question.question_id]) for question, _ in chosen))
         write_parquet(job.output, LENS, rows, determined | {"layers": len(model.layers), "selected": len(chosen)})

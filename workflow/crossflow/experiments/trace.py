@@ -14,6 +14,7 @@ from PIL import Image
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
+from crossflow.data.boxes import lies_outside
 from crossflow.engine.edges import Edges
 from crossflow.engine.engines import ENGINES
 from crossflow.experiments.knockouts import Answered, knock_out
@@ -46,6 +47,7 @@ def own_question(
     image_id: str = "image",
     answer: str | None = None,
     options: tuple[str, str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> ChosenQuestion:
     """A question of one's own; its text is its id.
 
@@ -56,12 +58,21 @@ def own_question(
         image_id: Name of the image.
         answer: The gold answer, if there is one; by default the first option.
         options: The two options that the question offers, the true one first.
+        size: Width and height of the image.
+
+    Raises:
+        CrossflowError: a box lies outside the image.
     """
+    for box in boxes:
+        if size is not None and lies_outside(box, size):
+            raise CrossflowError(
+                f"The box {','.join(map(str, box))} lies outside the image, which has {size[0]} x {size[1]} pixels."
+            )
     named = zip(names or [""] * len(boxes), boxes, strict=True)
     objects = tuple(ChosenObject("object", str(number), name, box) for number, (name, box) in enumerate(named))
     true_option, false_option = options or (None, None)
     gold = answer or true_option or ""
-    return ChosenQuestion(question, image_id, "", "", question, gold, true_option, false_option, objects)
+    return ChosenQuestion(question, image_id, "", "", question, gold, true_option, false_option, objects, size)
 
 
 def cells_of(size: tuple[int, int], most: int) -> list[list[Box]]:

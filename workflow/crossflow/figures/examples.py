@@ -16,7 +16,7 @@ from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
-from crossflow.core.errors import CrossflowError
+from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
@@ -115,7 +115,7 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
 
 
 def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
-    """The examples of one category.
+    """The examples of one category; a question whose image can not be used any more is left out.
 
     Args:
         table: The category's knockouts.
@@ -125,7 +125,6 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
 
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
     rows = results.answers(table.model, table.category).set_index("question_id").to_dict("index")
     chosen = read_chosen(results.results / "questions" / f"{table.category}.csv")
@@ -133,9 +132,12 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
     found = []
     for question_id, why in choose_examples(table).items():
         question, row = questions[question_id], rows[question_id]
-        image = images.open(question.image_id)
         try:
+            question, image = images.open_for(question)
             tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
+        except BrokenQuestion as reason:
+            log.warning("question %s is not drawn: %s", question_id, reason)
+            continue
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
             tokens = None
@@ -155,7 +157,6 @@ def write_examples(results: Results, model: ModelSource, images: ImageSource, ou
 
     Raises:
         CrossflowError: a table or the model's folder can not be used.
-        BrokenQuestion: an image can not be used.
     """
     sketch = sketch_model(ModelSettings.of(model), torch.device("cpu"))
     with images.open() as opened, own_settings():

@@ -8,6 +8,7 @@ their image and their own curves.
 import base64
 import io
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -22,6 +23,7 @@ from PIL import Image
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
 from crossflow.analysis.tables import COLUMNS
+from crossflow.core.errors import BrokenQuestion
 from crossflow.core.files import replacing
 from crossflow.core.measures import MEASURES
 from crossflow.core.records import ChosenQuestion
@@ -30,6 +32,8 @@ from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
 from crossflow.figures.style import BOX, look_of
+
+log = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 300
 _THUMBNAIL = 224  # pixels of the longer side
@@ -183,7 +187,6 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
 
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
     curves, flows = _curves_and_flows(results)
     most = max(2, MOST_QUESTIONS // len(results.categories))
@@ -208,9 +211,13 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
             )
             for question_id, why in found.items():
                 question = chosen[question_id]
+                try:
+                    question, image = images.open_for(question)
+                    if question.image_id not in thumbnails:
+                        thumbnails[question.image_id] = thumbnail(image)
+                except BrokenQuestion as reason:
+                    log.warning("question %s is shown without its image: %s", question_id, reason)
                 questions.append(question_row(table, question, by_id[question_id], why))
-                if question.image_id not in thumbnails:
-                    thumbnails[question.image_id] = thumbnail(images.open(question.image_id))
     return {
         "models": list(results.windows),
         "windows": results.windows,
@@ -238,7 +245,6 @@ def write_explorer(results: Results, images: ImageSource, output: Path) -> None:
 
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
     with images.open() as opened:
         data = collect(results, opened)

@@ -4,7 +4,7 @@ Geometry is checked with a *blinkered* network, whose vision tower lets no patch
 receives at a visual token then depends on that token's own patches only. Whether two forwards differ is decided
 exactly, without a tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits.
 Forwards of different shapes, as those of the engine and the reference, differ by rounding and are compared within
-`TOLERANCES`.
+`ROUNDING`.
 """
 
 import math
@@ -25,11 +25,8 @@ from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.engine.edges import Edges, Row, edges_of, rows_of
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
-from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.model import ROUNDING, MultimodalModel, Prepared
 from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles
-
-TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference of a probability that rounding may cause, by the type of the weights."""
 
 _FLOWS = ("question->last", "image->last", "image->question", "related->question")
 _CHANGES = 32  # noisy images; about half of them distinguish a given pair of tokens
@@ -314,7 +311,7 @@ def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check
     ]
     clean = run_clean(model, prepared, int(positions["question"][0]))
     logits = ENGINES["knockout"](model, [(clean, rows)])[0].logits
-    floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), TOLERANCES[model.settings.dtype]
+    floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), ROUNDING[model.settings.dtype]
     found = f"a no-op knockout changes a probability by at most {floor:.1e} (allowed {most:.0e})"
     return Check("floor", floor <= most, found)
 
@@ -329,7 +326,7 @@ def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Chec
         rows += rows_of(name, edges, str(width), layers, centres) if edges else []
     clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
     ours, theirs = (ENGINES[name](model, [(clean, rows)])[0].logits for name in ("knockout", "reference"))
-    apart, most = _largest_difference(ours, theirs), TOLERANCES[model.settings.dtype]
+    apart, most = _largest_difference(ours, theirs), ROUNDING[model.settings.dtype]
     effect = _largest_difference(theirs, clean.logits.expand_as(theirs))
     found = (
         f"{len(rows)} knockouts differ from full forwards by at most {apart:.1e} (allowed {most:.0e}), and change a "
