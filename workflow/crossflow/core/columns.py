@@ -47,7 +47,7 @@ QUESTIONS: Columns = {
     ),
     "image_size": Column(
         TEXT,
-        words="Width and height of the image in which the boxes are given, such as 500x375; empty if the data do not say.",
+        words="Width and height of the image in which the boxes are given, as 500x375; empty if the data give none.",
     ),
 }
 LATER_QUESTIONS = ("image_size",)
