@@ -10,11 +10,7 @@ from dataclasses import replace
 from crossflow.core.records import Step
 from crossflow.mini.programs import KIND, MiniQuestion, QuestionWriter, find, in_any_order, phrase
 from crossflow.mini.questions import SIDES, YES_NO
-from crossflow.mini.scenes import ATTRIBUTES, NAMES, PLURALS, Attribute, Scene, Toy, aside, clear_pairs
-
-
-def _mention(scene: Scene, *toys: Toy) -> dict[str, str]:
-    return {toy.name: scene.toy_id(scene.toys.index(toy)) for toy in toys}
+from crossflow.mini.scenes import ATTRIBUTES, NAMES, PLURALS, Attribute, Scene, aside, clear_pairs
 
 
 def verify_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
@@ -31,7 +27,6 @@ def verify_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         f"{answer.capitalize()}, the {toy.name} is {phrase(attribute, true)}.",
         (find(scene, toy.name), Step(f"verify {attribute}", (0,), value)),
         f"06-{toy.name}_{value}",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -48,7 +43,6 @@ def direct_which(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         (find(scene, toy.name), Step("query", (0,), "color")),
         f"10q-{toy.name}_color",
         overall="color",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -66,7 +60,6 @@ def exist(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         f"Yes, there is a {name}." if answer == "yes" else f"No, there are no {PLURALS[name]}.",
         (find(scene, name), Step("exist", (0,), "?")),
         f"03-{name}",
-        mentioned=_mention(scene, *(toy for toy in scene.toys if toy.name == name)),
     )
 
 
@@ -90,7 +83,6 @@ def exist_or(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("or", (1, 3), ""),
         ),
         f"09existOr-{'_'.join(sorted((toy.name, missing)))}",
-        mentioned={PLURALS[toy.name]: scene.toy_id(scene.toys.index(toy))},
     )
 
 
@@ -110,7 +102,6 @@ def position_verify(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         f"{answer.capitalize()}, the {toy.name} is on the {side} of the picture.",
         (find(scene, toy.name), Step("verify hposition", (0,), asked)),
         f"06-{toy.name}_{asked}",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -131,7 +122,6 @@ def two_same(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("same color", (0, 1), ""),
         ),
         f"09same-{'_'.join(sorted((first.name, second.name)))}",
-        mentioned=_mention(scene, first, second),
     )
 
 
@@ -160,8 +150,6 @@ def category_that(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         ),
         f"12q-{KIND}_{value}",
         overall=KIND,
-        mentioned={KIND: scene.toy_id(scene.toys.index(toy))},
-        answer_id=scene.toy_id(scene.toys.index(toy)),
     )
 
 
@@ -170,8 +158,7 @@ def choose_above_below(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     pairs = clear_pairs(scene, "y")
     if not pairs:
         return None
-    index, other = rng.choice(pairs)
-    toy, anchor = scene.toys[index], scene.toys[other]
+    toy, anchor = rng.choice(pairs)
     true, false = ("above", "below") if toy.y < anchor.y else ("below", "above")
     options = in_any_order(rng, true, false)
     return MiniQuestion(
@@ -183,10 +170,9 @@ def choose_above_below(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         f"The {toy.name} is {true} the {anchor.name}.",
         (
             find(scene, anchor.name),
-            Step("choose rel", (0,), f"{toy.name},{true}|{false},s ({scene.toy_id(index)})"),
+            Step("choose rel", (0,), f"{toy.name},{true}|{false},s ({scene.toy_ids[toy.name]})"),
         ),
         f"13-{anchor.name}_{toy.name}",
-        mentioned=_mention(scene, toy, anchor),
     )
 
 
@@ -209,7 +195,6 @@ def position_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | Non
             Step("query", (1,), "hposition"),
         ),
         f"10q-{toy.name}_hposition",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -232,7 +217,6 @@ def choose_attr_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | 
         ),
         f"10c-{toy.name}_size",
         overall="size",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -257,7 +241,6 @@ def verify_attrs(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("and", (1, 2), ""),
         ),
         f"05-{'_'.join(sorted((asked.color, asked.size)))}",
-        mentioned=_mention(scene, toy),
     )
 
 

@@ -131,6 +131,11 @@ class Scene:
         """The id of a toy in the scene graph."""
         return f"{self.image_id}{index:02d}"
 
+    @property
+    def toy_ids(self) -> dict[str, str]:
+        """Name of each toy -> its id in the scene graph."""
+        return {toy.name: self.toy_id(index) for index, toy in enumerate(self.toys)}
+
 
 def shared(first: Toy, second: Toy) -> list[Attribute]:
     """The attributes in which two toys agree."""
@@ -284,10 +289,10 @@ def aside(toy: Toy) -> str | None:
     return "right" if offset > 0 else "left"
 
 
-def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[int, int]]:
+def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[Toy, Toy]]:
     """Ordered pairs of toys whose centres are clearly apart along an axis."""
     return [
         (first, second)
-        for first, second in permutations(range(len(scene.toys)), 2)
-        if abs(getattr(scene.toys[first], axis) - getattr(scene.toys[second], axis)) >= CLEARLY_APART
+        for first, second in permutations(scene.toys, 2)
+        if abs(getattr(first, axis) - getattr(second, axis)) >= CLEARLY_APART
     ]
