@@ -20,8 +20,6 @@ def verify_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     value = true if answer == "yes" else rng.choice([other for other in ATTRIBUTES[attribute] if other != true])
     return MiniQuestion(
         "verifyAttr" if answer == "yes" else "verifyAttrC",
-        "attr",
-        "verify",
         f"Is the {toy.name} {phrase(attribute, value)}?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is {phrase(attribute, true)}.",
@@ -35,8 +33,6 @@ def direct_which(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     toy = rng.choice(scene.toys)
     return MiniQuestion(
         "directWhich",
-        "attr",
-        "query",
         f"Which color is the {toy.name}?",
         toy.color,
         f"The {toy.name} is {toy.color}.",
@@ -53,8 +49,6 @@ def exist(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     name = rng.choice(present if answer == "yes" else [name for name in NAMES if name not in present])
     return MiniQuestion(
         "exist" if answer == "yes" else "existC",
-        "obj",
-        "verify",
         f"Is there a {name} in the picture?",
         answer,
         f"Yes, there is a {name}." if answer == "yes" else f"No, there are no {PLURALS[name]}.",
@@ -70,8 +64,6 @@ def exist_or(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     options = in_any_order(rng, PLURALS[toy.name], PLURALS[missing])
     return MiniQuestion(
         "existOr",
-        "obj",
-        "logical",
         f"Are there any {options['a']} or {options['b']}?",
         "yes",
         f"Yes, there is a {toy.name}.",
@@ -95,8 +87,6 @@ def position_verify(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     answer = "yes" if asked == side else "no"
     return MiniQuestion(
         "positionVerify" if answer == "yes" else "positionVerifyC",
-        "attr",
-        "verify",
         f"Is the {toy.name} on the {asked} side of the picture?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is on the {side} of the picture.",
@@ -111,8 +101,6 @@ def two_same(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     answer = "yes" if first.color == second.color else "no"
     return MiniQuestion(
         "twoSame" if answer == "yes" else "twoSameC",
-        "attr",
-        "compare",
         f"Do the {first.name} and the {second.name} have the same color?",
         answer,
         f"{answer.capitalize()}, the {first.name} is {first.color} and the {second.name} is {second.color}.",
@@ -138,8 +126,6 @@ def category_that(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     toy, attribute, value = rng.choice(unique)
     return MiniQuestion(
         "categoryThat",
-        "cat",
-        "query",
         f"Which toy is {phrase(attribute, value)}?",
         toy.name,
         f"The {KIND} is a {toy.name}.",
@@ -163,8 +149,6 @@ def choose_above_below(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     options = in_any_order(rng, true, false)
     return MiniQuestion(
         "relChooser",
-        "rel",
-        "choose",
         f"Is the {toy.name} {options['a']} or {options['b']} the {anchor.name}?",
         true,
         f"The {toy.name} is {true} the {anchor.name}.",
@@ -184,8 +168,6 @@ def position_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | Non
     toy, side = rng.choice(sides)
     return MiniQuestion(
         "positionQuery",
-        "attr",
-        "query",
         f"On which side of the picture is the {toy.color} {toy.name}?",
         side,
         f"The {toy.name} is on the {side} of the picture.",
@@ -205,8 +187,6 @@ def choose_attr_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | 
     options = in_any_order(rng, toy.size, false)
     return MiniQuestion(
         "chooseAttr",
-        "attr",
-        "choose",
         f"Is the {toy.color} {toy.name} {options['a']} or {options['b']}?",
         toy.size,
         f"The {toy.name} is {toy.size}.",
@@ -229,8 +209,6 @@ def verify_attrs(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     joint = "and" if answer == "yes" else "but"
     return MiniQuestion(
         "verifyAttrs" if answer == "yes" else "verifyAttrsC",
-        "attr",
-        "logical",
         f"Is the {toy.name} {asked.color} and {asked.size}?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is {toy.color} {joint} {toy.size}.",

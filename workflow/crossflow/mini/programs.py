@@ -11,6 +11,25 @@ from crossflow.mini.scenes import PLURALS, Attribute, Scene
 KIND = "toy"
 """What every toy is a kind of."""
 
+# GQA's detailed types, without the C of those whose answer is no -> their semantic and structural types.
+_TYPES = {
+    "categoryThat": ("cat", "query"),
+    "categoryThatChoose": ("cat", "choose"),
+    "chooseAttr": ("attr", "choose"),
+    "directWhich": ("attr", "query"),
+    "exist": ("obj", "verify"),
+    "existOr": ("obj", "logical"),
+    "existThatOr": ("obj", "logical"),
+    "materialChoose": ("attr", "choose"),
+    "positionQuery": ("attr", "query"),
+    "positionVerify": ("attr", "verify"),
+    "relChooser": ("rel", "choose"),
+    "twoCommon": ("attr", "compare"),
+    "twoSame": ("attr", "compare"),
+    "verifyAttr": ("attr", "verify"),
+    "verifyAttrs": ("attr", "logical"),
+}
+
 
 def _shown(step: Step) -> str:
     after = f" {list(step.dependencies)}" if step.dependencies else ""
@@ -22,15 +41,13 @@ class MiniQuestion:
     """A question with its answer and program.
 
     Attributes:
-        detailed, semantic, structural: GQA's types.
+        detailed: GQA's type.
         question, answer, full_answer: Text; answers in lower case.
         program: The steps.
         local, overall: GQA's groups (``local`` and ``global``).
     """
 
     detailed: str
-    semantic: str
-    structural: str
     question: str
     answer: str
     full_answer: str
@@ -40,6 +57,7 @@ class MiniQuestion:
 
     def record(self, question_id: str, scene: Scene) -> dict[str, Any]:
         """The question about its scene in the form of GQA's question files."""
+        semantic, structural = _TYPES[self.detailed.removesuffix("C")]
         words = [word.strip("?,.") for word in self.question.split()]
         ids = scene.toy_ids
         named = ids | {PLURALS[name]: toy_id for name, toy_id in ids.items()}
@@ -60,7 +78,7 @@ class MiniQuestion:
                 "question": {str(place): named[word] for place, word in enumerate(words) if word in named},
                 "fullAnswer": {},
             },
-            "types": {"detailed": self.detailed, "semantic": self.semantic, "structural": self.structural},
+            "types": {"detailed": self.detailed, "semantic": semantic, "structural": structural},
             "fullAnswer": self.full_answer,
         }
 

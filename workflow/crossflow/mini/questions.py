@@ -64,8 +64,6 @@ def choose_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     wording = rng.choice(WORDINGS["ChooseAttr material" if material else "ChooseAttr"])
     return MiniQuestion(
         "materialChoose" if material else "chooseAttr",
-        "attr",
-        "choose",
         wording.format(name=toy.name, **in_any_order(rng, true, false)),
         true,
         f"The {toy.name} is {phrase(attribute, true)}.",
@@ -90,8 +88,6 @@ def choose_cat(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     first, second = rng.sample((toy.name, wrong.name), 2)
     return MiniQuestion(
         "categoryThatChoose",
-        "cat",
-        "choose",
         rng.choice(WORDINGS["ChooseCat"]).format(
             value=phrase(attribute, value), **in_any_order(rng, toy.name, wrong.name)
         ),
@@ -119,8 +115,6 @@ def choose_rel(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     true, false = SIDES if toy.x < anchor.x else SIDES[::-1]
     return MiniQuestion(
         "relChooser",
-        "rel",
-        "choose",
         rng.choice(WORDINGS["ChooseRel"]).format(first=toy.name, second=anchor.name, **in_any_order(rng, true, false)),
         true,
         f"The {toy.name} is to the {true} of the {anchor.name}.",
@@ -147,8 +141,6 @@ def compare_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     first, second = sorted((toy.name, twin.name))
     return MiniQuestion(
         "twoCommon",
-        "attr",
-        "compare",
         rng.choice(WORDINGS["CompareAttr"]).format(a=toy.name, b=twin.name),
         attribute,
         f"The {attribute}, both the {toy.name} and the {twin.name} are {common}.",
@@ -200,8 +192,6 @@ def logical_obj(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     but = phrase(attribute, toys[deciding].value(attribute))
     return MiniQuestion(
         "existThatOr" if answer == "yes" else "existThatOrC",
-        "obj",
-        "logical",
         rng.choice(WORDINGS["LogicalObj"]).format(
             value=phrase(attribute, value, negated), **in_any_order(rng, PLURALS[first], PLURALS[second])
         ),
@@ -231,8 +221,6 @@ def query_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     toy, side = rng.choice(sides)
     return MiniQuestion(
         "positionQuery",
-        "attr",
-        "query",
         rng.choice(WORDINGS["QueryAttr"]).format(name=toy.name),
         side,
         f"The {toy.name} is on the {side} of the picture.",
