@@ -166,20 +166,18 @@ class TrainingModel(nn.Module):
                 lambda layer, inputs, output: states.update({number: output})
             )
 
-        handles = [watch(number) for number in (self.middle, self.check_layer)]
+        cache = DynamicCache()
+        before = torch.tensor([self._before], device=tokens.device)
         whole = decoder.config.num_hidden_layers
         decoder.config.num_hidden_layers = layers
         try:
-            cache = DynamicCache()
-            before = torch.tensor([self._before], device=tokens.device)
-            decoder(input_ids=before, past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(len(features))
-            decoder(inputs_embeds=features, past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(len(tokens) // len(features))
-            last = decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+            with watch(self.middle), watch(self.check_layer):
+                decoder(input_ids=before, past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(features))
+                decoder(inputs_embeds=features, past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(tokens) // len(features))
+                last = decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
         finally:
-            for handle in handles:
-                handle.remove()
             decoder.config.num_hidden_layers = whole
         return states, last
 
