@@ -66,6 +66,15 @@ class Knockouts(NamedTuple):
     curves: Mapping[str, Curve]
     noise: tuple[float, float]
 
+    def of_question(self, question_id: str) -> dict[str, tuple[tuple[int, ...], Float[np.ndarray, " centres"]]]:
+        """One question's own curves, flow -> centre layers and change in percent; none of controls or missing flows."""
+        found = {}
+        for flow, curve in self.curves.items():
+            (places,) = np.nonzero(curve.question_ids == question_id)
+            if len(places) and "~" not in flow:
+                found[flow] = (curve.centres, curve.change[places[0]])
+        return found
+
 
 def _values(rows: pd.DataFrame, measure: Measure) -> Float[np.ndarray, " rows"]:
     first, *second = (rows[column].to_numpy(dtype=float) for column in measure.columns)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -66,16 +65,6 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
     return {order[0]: "suffers most"} | reasons
 
 
-def curves_of(table: Knockouts, question_id: str) -> dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]:
-    """A question's own curves; flows that are missing and controls are left out."""
-    found: dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]] = {}
-    for flow, curve in table.curves.items():
-        (places,) = np.nonzero(curve.question_ids == question_id)
-        if len(places) and "~" not in flow:
-            found[flow] = (curve.centres, curve.change[places[0]])
-    return found
-
-
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
     """One row per question; call and save it within `style.own_settings`.
 
@@ -84,7 +73,6 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
         heading: Stands above.
     """
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 2.5 * max(1, len(examples))), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     if not examples:
         figure.text(0.5, 0.5, "no question selected", ha="center")
@@ -104,12 +92,8 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
         question = textwrap.fill(f"{example.why}: {asked.question}", 44)
         left.set_title(f"{question}\n{said}", loc="left", parse_math=False)  # a dollar sign is one
         for flow, (centres, change) in example.curves.items():
-            look = look_of(flow)
             step = max(1, len(centres) // 8)
-            right.plot(
-                centres, change, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step,
-                label=arrow(flow),
-            )  # fmt: skip
+            right.plot(centres, change, **look_of(flow).line, markevery=step, label=arrow(flow))
         right.axhline(0, color="0.55", linewidth=0.6, zorder=1)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set_xlabel("centre layer")
@@ -147,7 +131,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
             tokens = None
-        curves = curves_of(table, question_id)
+        curves = table.of_question(question_id)
         found.append(Example(why, question, row["generated"], row["p_clean"], image, tokens, curves))
     return found
 

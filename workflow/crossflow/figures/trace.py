@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -29,7 +28,6 @@ def _show(axes, image: Image.Image, boxes: Sequence[Box], grey: bool = False) ->
 def draw_curves(found: Trace, image: Image.Image, boxes: Sequence[Box], question: str, heading: str) -> Figure:
     """The image with its boxes, question and answer, and the flows' curves; see `style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
     _show(left, image, boxes)
     said = found.answer.text or "(nothing)"
@@ -59,7 +57,6 @@ def draw_map(found: Trace, image: Image.Image, boxes: Sequence[Box], heading: st
     rows = math.ceil(len(shown) / columns)
     width = PAGE_WIDTH / columns
     figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     most = max(SMALLEST_SPAN, float(np.nanmax(np.abs(found.map)))) if np.isfinite(found.map).any() else SMALLEST_SPAN
     norm = TwoSlopeNorm(0, -most, most)
