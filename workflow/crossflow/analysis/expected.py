@@ -45,14 +45,14 @@ class Agreement(NamedTuple):
 
     Attributes:
         numbers: How many were compared.
-        largest: The largest difference, in the column's unit; infinite where only one side has a number.
+        largest_difference: In the column's unit; infinite where only one side has a number.
         beyond: The rows whose difference is not allowed, in words.
     """
 
     table: str
     column: str
     numbers: int
-    largest: float
+    largest_difference: float
     beyond: tuple[str, ...]
 
 
@@ -66,23 +66,15 @@ def _few(expected: Row) -> float:
     return float(math.ceil(expected["questions"] / 50))
 
 
-def _exactly(expected: Row) -> float:
-    return 0.0
-
-
-def _accuracy(expected: Row) -> float:
-    return 0.02
-
-
 TABLES = {
     "effects": Table(
         ("model", "category", "flow", "window", "layer"),
         dict.fromkeys(("mean", "low", "high"), _of_the_interval),
     ),
-    "answers": Table(("model", "category"), dict.fromkeys(("accuracy", "accuracy_blind"), _accuracy)),
+    "answers": Table(("model", "category"), dict.fromkeys(("accuracy", "accuracy_blind"), lambda row: 0.02)),
     "counts": Table(
         ("model", "category", "window", "flow"),
-        dict.fromkeys(("questions", "skipped"), _exactly) | dict.fromkeys(("excluded", "missing", "n"), _few),
+        dict.fromkeys(("questions", "skipped"), lambda row: 0.0) | dict.fromkeys(("excluded", "missing", "n"), _few),
     ),
 }
 
@@ -169,7 +161,7 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
             agreement.table,
             agreement.column,
             agreement.numbers,
-            agreement.largest,
+            agreement.largest_difference,
             len(agreement.beyond),
         )
     beyond = [words for agreement in agreements for words in agreement.beyond]
@@ -179,17 +171,5 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
             f"{summary} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
             f"{'; '.join(beyond[:_SHOWN])}{more}."
         )
-    write_csv(
-        output,
-        COMPARISON,
-        (
-            {
-                "table": agreement.table,
-                "column": agreement.column,
-                "numbers": agreement.numbers,
-                "largest_difference": agreement.largest,
-            }
-            for agreement in agreements
-        ),
-    )
+    write_csv(output, COMPARISON, (agreement._asdict() for agreement in agreements))
     log.info("All numbers of %s are within tolerance of %s.", summary, expected)

@@ -41,9 +41,7 @@ def lens_rows(table: pd.DataFrame, layers: int, *, model: str, category: str, se
                 "normed": column >= states,
                 "token": token,
                 "n": len(values),
-                "mean": estimate.mean[column],
-                "low": estimate.low[column],
-                "high": estimate.high[column],
+                **estimate.row(column),
             }
 
 
