@@ -115,9 +115,7 @@ def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, w
         table: The columns of ``tables.KNOCKOUT``, in any order of rows.
         metadata: The table's ``layers``, ``flows``, ``centres`` (flow -> centre layers), ``selected`` (number of
             questions knocked out) and noise floor.
-        model: Slug of the model.
-        window: The window, as text.
-        category: The questions' category.
+        model, window, category: Of the table.
 
     Raises:
         CrossflowError: a row is absent or twice, a change is not finite although edges were blocked, or the

@@ -100,12 +100,7 @@ def _said(number: float) -> str:
 
 
 def compare_rows(name: str, found: Sequence[Row], expected: Sequence[Row]) -> list[Agreement]:
-    """Compare one table, column by column.
-
-    Args:
-        name: Its name, one of `TABLES`.
-        found: The fresh table's rows.
-        expected: The expected table's rows.
+    """Compare the rows of one of `TABLES`, column by column.
 
     Raises:
         CrossflowError: the tables are not about the same curves.

@@ -85,7 +85,6 @@ def model_pairs(tables: Mapping[str, Knockouts], seed: int) -> Iterator[Row]:
 
     Args:
         tables: Model -> its knockouts of one category, in corresponding windows.
-        seed: The study's seed.
     """
     for one, other in combinations(tables.values(), 2):
         for flow in (flow for flow in one.curves if flow in other.curves and "~" not in flow):

@@ -66,12 +66,7 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
 
 
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
-    """One row per question; call and save it within `style.own_settings`.
-
-    Args:
-        examples: From none to a few; without any the figure says so.
-        heading: Stands above.
-    """
+    """One row per question, or a note without any; call and save it within `style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 2.5 * max(1, len(examples))), layout="constrained")
     figure.suptitle(heading, x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     if not examples:
@@ -110,10 +105,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
     """The examples of one category.
 
     Args:
-        table: The category's knockouts.
-        results: The study's results.
         sketch: The model, without weights.
-        images: The images of its questions.
 
     Raises:
         CrossflowError: a table is absent or damaged.

@@ -77,13 +77,7 @@ def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, An
 
 
 def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
-    """Which questions are shown, and why: id -> reason; half by the largest change, half a random sample.
-
-    Args:
-        table: The knockouts of a category.
-        most: At most so many.
-        seed: The study's seed.
-    """
+    """Which questions are shown, at most ``most``, and why: id -> reason; half by the largest change, half at random."""
     largest: dict[str, float] = {}
     for flow, curve in table.curves.items():
         if "~" not in flow:
@@ -155,10 +149,6 @@ def page(data: Mapping[str, Any], title: str) -> str:
 
 def collect(results: Results, images: Images) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
-
-    Args:
-        results: The study's results.
-        images: The images of its questions.
 
     Raises:
         CrossflowError: a table is absent or damaged.

@@ -40,13 +40,7 @@ def _group(flow: str) -> str:
 
 
 def overview(rows: Sequence[Row], bands: Sequence[Row], model: str, window: str, categories: Sequence[str]) -> Figure:
-    """All flows on one page: a row of panels per category, a column per target.
-
-    Args:
-        rows, bands: Rows of effects.csv and bands.csv.
-        model, window: Whose.
-        categories: In this order.
-    """
+    """All flows on one page, with the bands of bands.csv: a row of panels per category, a column per target."""
     curves, outer = by_panel(rows, model, window), by_panel(bands, model, window)
     flows = _own(list(curves[categories[0]]))
     groups: dict[str, list[str]] = {}
@@ -119,8 +113,6 @@ def _lines(
 
     Args:
         curves: Name of the line -> category -> flow -> rows.
-        categories: In this order.
-        heading: Stands above.
         relative: Layers as a share of the model's depth.
     """
     shared = set.intersection(*(set(found[category]) for found in curves.values() for category in categories))

@@ -76,20 +76,8 @@ def _initialise(network: Any, seed: int) -> None:
                 weight.copy_(rotation + 0.3 * weight)
 
 
-def _at(
-    states: Float[Tensor, "segments positions width"], where: Int[Tensor, "words 2"]
-) -> Float[Tensor, "words width"]:
-    """States at segments' positions."""
-    segment, position = where.T
-    return states[segment, position]
-
-
 class TrainingModel(nn.Module):
-    """The model with its read-outs, in training.
-
-    Args:
-        recipe: What to build.
-    """
+    """The model of a recipe with its read-outs, in training."""
 
     _mean: Tensor
     _spread: Tensor
@@ -190,10 +178,10 @@ class TrainingModel(nn.Module):
             return Losses(seeing, nothing, nothing, nothing, nothing)
         whole = self.network.config.text_config.num_hidden_layers
         states, last = self._decode(features, batch.tokens, whole if stage.answering else self.middle)
-        reading = self._reading(_at(states[self.middle], batch.noun_at), batch.noun_facts)
+        reading = self._reading(states[self.middle][tuple(batch.noun_at.T)], batch.noun_facts)
         if not stage.answering:
             return Losses(seeing, reading, nothing, nothing, nothing)
-        checking = self._checking(_at(states[self.check_layer], batch.check_at), batch.checks)
+        checking = self._checking(states[self.check_layer][tuple(batch.check_at.T)], batch.checks)
         rows = torch.arange(len(last), device=last.device)
         logits = self.network.lm_head(last[rows, batch.answer_at])
         ends = self.network.lm_head(last[rows, batch.answer_at + 1])

@@ -250,13 +250,7 @@ def _relations(scene: Scene, toy: Toy) -> Iterator[dict[str, str]]:
 
 
 def scene_graph(scene: Scene, toy_boxes: list[Box], clutter_boxes: list[Box]) -> dict[str, Any]:
-    """The scene graph of a scene, in GQA's form: everything that the image shows.
-
-    Args:
-        scene: The scene.
-        toy_boxes: Boxes of ``scene.toys``, as drawn.
-        clutter_boxes: Boxes of ``scene.clutter``, as drawn.
-    """
+    """The scene graph of a scene, in GQA's form: everything that the image shows, with its boxes as drawn."""
     on_ground = {"object": scene.toy_id(len(scene.toys)), "name": "on"}
     things: list[tuple[str, Box, list[str], list[dict[str, str]]]] = [
         (toy.name, box, [toy.color, toy.size, toy.material], [on_ground, *_relations(scene, toy)])

@@ -138,9 +138,7 @@ def check_geometry(model: MultimodalModel, prepared: Prepared, size: tuple[int, 
     """Noise on random patches changes exactly the visual tokens that the packing makes of them, 32 times.
 
     Args:
-        model: The model.
-        prepared: A question.
-        size: Width and height of its image.
+        size: Width and height of the question's image.
     """
     side, rng = model.patch_size, np.random.default_rng(0)
     tiles, _, height, width = ToTiles(model.processor.image_processor, model.architecture.tiling)(
@@ -345,9 +343,7 @@ def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image,
     """Run all checks in order; those of geometry on the image and on the turned image.
 
     Args:
-        model: The model.
         question: A question about objects in at least one box.
-        image: Its image.
         width: Width of the window of the knockouts, in layers.
     """
     both = [(question, image), turned(question, image)]
