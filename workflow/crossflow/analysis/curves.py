@@ -4,7 +4,7 @@ The draws of a random control are one curve, ``related~random->question``: the m
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,15 @@ class Knockouts(NamedTuple):
     question_ids: frozenset[str]
     curves: Mapping[str, Curve]
     noise: tuple[float, float]
+
+    def largest(self, of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        """Question -> the largest ``of(change)`` of all flows and layers, at least 0; controls left out."""
+        found: dict[str, float] = {}
+        for flow, curve in self.curves.items():
+            if "~" not in flow:
+                for question, value in zip(curve.question_ids, of(curve.change).max(axis=1), strict=True):
+                    found[question] = max(found.get(question, 0.0), float(value))
+        return found
 
     def of_question(self, question_id: str) -> dict[str, tuple[tuple[int, ...], Float[np.ndarray, " centres"]]]:
         """One question's own curves, flow -> centre layers and change in percent; none of controls or missing flows."""

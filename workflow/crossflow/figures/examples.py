@@ -53,12 +53,8 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
 
     The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
     """
-    falls: dict[str, float] = {}
-    for flow, curve in table.curves.items():
-        if "~" not in flow:
-            for question, lowest in zip(curve.question_ids, curve.change.min(axis=1), strict=True):
-                falls[question] = min(falls.get(question, 0.0), float(lowest))
-    order = sorted(falls, key=lambda question: (falls[question], question))
+    falls = table.largest(np.negative)
+    order = sorted(falls, key=lambda question: (-falls[question], question))
     if not order:
         return {}
     reasons = {order[len(order) // 2]: "in the middle"}

@@ -77,12 +77,8 @@ def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, An
 
 
 def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
-    """Which questions are shown, at most ``most``, and why: id -> reason; half by the largest change, half at random."""
-    largest: dict[str, float] = {}
-    for flow, curve in table.curves.items():
-        if "~" not in flow:
-            for question, value in zip(curve.question_ids, np.abs(curve.change).max(axis=1), strict=True):
-                largest[question] = max(largest.get(question, 0.0), float(value))
+    """Which questions are shown, at most ``most``, and why: id -> reason; half with the largest change, half random."""
+    largest = table.largest(np.abs)
     order = sorted(largest, key=lambda question: (-largest[question], question))
     if len(order) <= most:
         return dict.fromkeys(order, "all questions are shown")

@@ -79,9 +79,6 @@ def _initialise(network: Any, seed: int) -> None:
 class TrainingModel(nn.Module):
     """The model of a recipe with its read-outs, in training."""
 
-    _mean: Tensor
-    _spread: Tensor
-
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.tokenizer = build_tokenizer(mini_world_words())
@@ -97,9 +94,8 @@ class TrainingModel(nn.Module):
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.check.weight)
         images = self.processor.image_processor
-        mean, spread = (torch.tensor(values)[:, None, None] for values in (images.image_mean, images.image_std))
-        self.register_buffer("_mean", mean, persistent=False)
-        self.register_buffer("_spread", spread, persistent=False)
+        self._mean = nn.Buffer(torch.tensor(images.image_mean)[:, None, None], persistent=False)
+        self._spread = nn.Buffer(torch.tensor(images.image_std)[:, None, None], persistent=False)
         self._patch_words = [self.tokenizer.convert_tokens_to_ids(list(group)) for group in PATCH_WORDS]
         self._before = TrainingBatches(self.tokenizer, recipe.geometry.patch_size, 0, 1, 0).prompt("")[0]
 
