@@ -206,7 +206,7 @@ def test_only_images_of_their_own_name_and_size_come_out_of_a_remote_zip(
         remote = RemoteFile("images", f"{site.url}/images.zip", (site.root / "images.zip").stat().st_size)
         asked = {"1", "2", "../../out", "/abs"}
         there = fetch_images(new_session(), remote, tmp_path / "got", asked, full=False)
-    assert [image.image_id for image in there] == ["1"]
+    assert [image["image_id"] for image in there] == ["1"]
     with zipfile.ZipFile(tmp_path / "got" / "images.zip") as archive:
         assert archive.namelist() == ["images/1.jpg"]
     assert {path.name for path in tmp_path.iterdir()} == {"site", "got"}

@@ -55,9 +55,7 @@ def rows_of_curve(
                     "window": table.window,
                     "layer": layer,
                     "n": n,
-                    "mean": estimate.mean[column],
-                    "low": estimate.low[column],
-                    "high": estimate.high[column],
+                    **estimate.row(column),
                     "median": median[column],
                     "measure": name,
                     "stratum": stratum,
@@ -70,9 +68,7 @@ def summarise(table: Knockouts, strata: Mapping[str, Collection[str]], seed: int
     """Give all rows of a knockout table: every measure of every flow, and the changes of each stratum.
 
     Args:
-        table: The knockouts.
         strata: Name -> its questions; a stratum that leaves out none of those knocked out is not told again.
-        seed: The study's seed.
     """
     stratified = [measure.name for measure in MEASURES if measure.stratified]
     apart = {name: ids for name, ids in strata.items() if not table.question_ids <= set(ids)}

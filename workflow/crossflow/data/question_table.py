@@ -100,10 +100,6 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
 def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
     """Read all questions of a table, in its order; ``image_id`` is the image's file name.
 
-    Args:
-        path: The table.
-        images: The folder of images.
-
     Raises:
         CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows can not be used;
             the message names their lines.

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -54,37 +52,17 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
 
     The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
     """
-    falls: dict[str, float] = {}
-    for flow, curve in table.curves.items():
-        if "~" not in flow:
-            for question, lowest in zip(curve.question_ids, curve.change.min(axis=1), strict=True):
-                falls[question] = min(falls.get(question, 0.0), float(lowest))
-    order = sorted(falls, key=lambda question: (falls[question], question))
+    falls = table.largest(np.negative)
+    order = sorted(falls, key=lambda question: (-falls[question], question))
     if not order:
         return {}
     reasons = {order[len(order) // 2]: "in the middle"}
     return {order[0]: "suffers most"} | reasons
 
 
-def curves_of(table: Knockouts, question_id: str) -> Curves:
-    """A question's own curves; flows that are missing and controls are left out."""
-    found: dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]] = {}
-    for flow, curve in table.curves.items():
-        (places,) = np.nonzero(curve.question_ids == question_id)
-        if len(places) and "~" not in flow:
-            found[flow] = (curve.centres, curve.change[places[0]])
-    return found
-
-
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
-    """One row per question; call and save it within `style.own_settings`.
-
-    Args:
-        examples: From none to a few; without any the figure says so.
-        heading: Stands above.
-    """
+    """One row per question, or a note without any; call and save it within `style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 2.5 * max(1, len(examples))), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     if not examples:
         figure.text(0.5, 0.5, "no question selected", ha="center")
@@ -118,10 +96,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
     """The examples of one category; a question whose image can not be used any more is left out.
 
     Args:
-        table: The category's knockouts.
-        results: The study's results.
         sketch: The model, without weights.
-        images: The images of its questions.
 
     Raises:
         CrossflowError: a table is absent or damaged.
@@ -141,7 +116,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
             tokens = None
-        curves = curves_of(table, question_id)
+        curves = table.of_question(question_id)
         found.append(Example(why, question, row["generated"], row["p_clean"], image, tokens, curves))
     return found
 

@@ -31,11 +31,7 @@ def mean_curves(table: pd.DataFrame, *, names: str, numbers: str) -> Iterator[tu
 def draw_flows(axes: Axes, curves: Curves) -> None:
     """Draw curves, each in the look that its name has in every figure."""
     for name, (layers, numbers) in curves.items():
-        look = look_of(name)
         step = max(1, len(layers) // 8)
-        axes.plot(
-            layers, numbers, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step,
-            label=arrow(name),
-        )  # fmt: skip
+        axes.plot(layers, numbers, **look_of(name).line, markevery=step, label=arrow(name))
     axes.axhline(0, color="0.55", linewidth=0.6, zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -38,7 +37,6 @@ def draw_curves(table: pd.DataFrame, image: Image.Image, boxes: Sequence[Box], t
         heading: Stands above the curves.
     """
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
     _show(left, image, boxes)
     left.set_title(title, wrap=True, parse_math=False)
@@ -79,7 +77,6 @@ def draw_map(
     rows = math.ceil(len(shown) / columns)
     width = PAGE_WIDTH / columns
     figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     most = max(SMALLEST_SPAN, float(np.nanmax(np.abs(changes)))) if np.isfinite(changes).any() else SMALLEST_SPAN
     norm = TwoSlopeNorm(0, -most, most)

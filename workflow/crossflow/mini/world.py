@@ -73,6 +73,6 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
             graphs[scene.image_id] = scene_graph(scene, toy_boxes, clutter_boxes)
             for number, asked in enumerate(questions_about(scene)):
                 question_id = f"{scene.image_id}{number:02d}"
-                questions[question_id] = asked.record(question_id, scene.image_id)
+                questions[question_id] = asked.record(question_id, scene)
     _write_json(root / "sceneGraphs" / "val_sceneGraphs.json", graphs)
     _write_json(root / "questions" / "val_balanced_questions.json", questions)
