@@ -19,7 +19,7 @@ CHECKS := check-types check-workflow check-code check-layers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark
+.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -66,11 +66,26 @@ check-layers:
 test: lint ## lint, unit tests, and the smallest study through Snakemake and DVC
 	$(PYTEST) -m "not slow and not workflow and not long"
 
-test-workflow: environment ## what else runs Snakemake, DVC, downloads and Slurm, and long tests
+# The documentation is built by a test.
+test-workflow: $(VENV)/complete-docs ## what else runs Snakemake, DVC, downloads and Slurm, and long tests
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint ## lint and every test, the slow ones too
+test-all: lint $(VENV)/complete-docs ## lint and every test, the slow ones too
 	$(PYTEST)
 
 benchmark: environment ## the engine against one full forward per number, at LLaVA-1.5's token counts
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
+
+# What only the documentation needs is not in the environment that everything else uses.
+$(VENV)/complete-docs: $(VENV)/complete
+	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutorial executed
+	PYTHONPATH=workflow $(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@PYTHONPATH=workflow $(BIN)/python docs/offline.py site
+	@echo "Open site/index.html; it needs no network."
+
+pictures: environment ## draw README's pictures anew
+	PYTHONPATH=workflow $(BIN)/python docs/pictures.py

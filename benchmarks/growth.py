@@ -1,6 +1,7 @@
-"""How the cost of a study grows: with questions, flows, windows, layers and visual tokens, measured in one run.
+r"""How the cost of a study grows: with questions, flows, windows, layers and visual tokens, measured in one run.
 
-    PYTHONPATH=workflow .venv/bin/python benchmarks/growth.py --figure docs/growth.png --table docs/growth.csv
+    PYTHONPATH=workflow .venv/bin/python benchmarks/growth.py \
+        --figure docs/images/growth.png --table docs/images/growth.csv
 
 Around one study (LLaVA-1.5's prompt, random weights, a narrow decoder of 16 layers, a tiny vision tower, the six
 published flows, windows of 7, one question) each quantity is varied alone. The engine is timed whole, and beside it the

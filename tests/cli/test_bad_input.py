@@ -428,10 +428,11 @@ HEAD = """\
 One sentence that names what and where, a non-zero exit status, and nothing lost that was finished. Each line below was
 produced by its fault: `tests/cli/test_bad_input.py` makes them all anew and compares them with this page, and
 `CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a
-long run. Kills are [the business of a campaign](faults.md), hostile files of `benchmarks/fuzz.py` (10,000 inputs).
+long run. [Faults and safety](explanation/faults.md) covers kills, and untrusted files (`benchmarks/fuzz.py`, 10,000 inputs).
 """
 
 
+@pytest.mark.long
 def test_every_bad_input_is_told_in_one_sentence_as_the_page_says(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

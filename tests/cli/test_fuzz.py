@@ -16,6 +16,7 @@ INPUTS = 1_000  # of all kinds, besides one of each that is good
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_input_is_refused_by_one_sentence_or_used_rightly(kind: str) -> None:
     outcomes = set()

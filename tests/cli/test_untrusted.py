@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import requests
 from PIL import Image
@@ -205,7 +206,7 @@ def test_only_images_of_their_own_name_and_size_come_out_of_a_remote_zip(
         remote = RemoteFile("images", f"{site.url}/images.zip", (site.root / "images.zip").stat().st_size)
         asked = {"1", "2", "../../out", "/abs"}
         there = fetch_images(new_session(), remote, tmp_path / "got", asked, full=False)
-    assert [image.image_id for image in there] == ["1"]
+    assert [image["image_id"] for image in there] == ["1"]
     with zipfile.ZipFile(tmp_path / "got" / "images.zip") as archive:
         assert archive.namelist() == ["images/1.jpg"]
     assert {path.name for path in tmp_path.iterdir()} == {"site", "got"}
@@ -281,7 +282,7 @@ def test_a_question_is_drawn_as_it_is(text: str) -> None:
         "1", "1", "c", "d", text, "a", None, None, (ChosenObject("object", "1", text, Box(0, 0, 2, 2)),)
     )
     example = examples.Example(
-        "suffers most", asked, text, 0.5, Image.new("RGB", (6, 4)), None, {"image->last": ([0], [1.0])}
+        "suffers most", asked, text, 0.5, Image.new("RGB", (6, 4)), None, {"image->last": ([0], np.ones(1))}
     )
     drawn = io.BytesIO()
     examples.draw_examples([example], "heading").savefig(drawn, format="png")

@@ -54,7 +54,7 @@ def run(value: float, at: int = 3) -> float:
 
 
 def _forget() -> None:
-    for function in (code_version._parsed, code_version._code_of, code_version.code_version):
+    for function in (code_version._imports, code_version._code_of, code_version.code_version):
         function.cache_clear()
 
 
@@ -310,6 +310,12 @@ def test_the_code_version_of_a_verb_covers_every_module_that_it_passes_through(
     assert f"crossflow.{module}" in needed, "the verb runs what its rule asks for"
     missing = needed - set(modules_behind(*_asked_with(f"crossflow.{module}")))
     assert not missing, f"the code version of {module} misses {', '.join(sorted(missing))}"
+
+
+def test_an_edit_of_the_python_api_reruns_no_job() -> None:
+    behind = modules_behind(*(name for module, _ in RUNS for name in _asked_with(f"crossflow.{module}")))
+    assert "crossflow" in behind, "the version of the package counts"
+    assert "crossflow.api" not in behind
 
 
 def test_the_rules_ask_for_the_code_versions_that_are_tested(repo: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, SKIPPED, TEXT, WHOLE
+from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, SKIPPED, TEXT, WHOLE, Column
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.measures import KNOCKOUT
@@ -93,11 +93,18 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_are_written_with_ten_digits(tmp_path: Path, value: float, text: str) -> None:
-    write_csv(tmp_path / "a.csv", {"number": NUMBER, "last": TEXT}, [{"number": value, "last": "x"}])
+    write_csv(
+        tmp_path / "a.csv",
+        {"number": Column(NUMBER, words=""), "last": Column(TEXT, words="")},
+        [{"number": value, "last": "x"}],
+    )
     assert (tmp_path / "a.csv").read_text() == f"number,last\n{text},x\n"
 
 
-ROW_COLUMNS = {"text": TEXT, "whole": WHOLE, "number": NUMBER, "size": MAGNITUDE, "flag": FLAG}
+ROW_COLUMNS = {
+    name: Column(kind, words="")
+    for name, kind in {"text": TEXT, "whole": WHOLE, "number": NUMBER, "size": MAGNITUDE, "flag": FLAG}.items()
+}
 
 
 def test_what_a_cell_holds_is_what_it_was_and_an_empty_one_is_of_its_kind(tmp_path: Path) -> None:

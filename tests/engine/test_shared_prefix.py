@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.core.flows import Window
 from crossflow.engine import shared_prefix as engine_module
-from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.edges import Edges, Row
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import full_forward, image_removed, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
+from knocked import largest_difference, no_op, rows_for
 from tiny import draw_world, load_tiny, prepare_some
 
 LAYERS = 5
@@ -59,24 +60,8 @@ def full(folder: Path) -> Loaded:
     return Loaded(folder, "full")
 
 
-def _rows(prepared: Prepared, width: int, flows: Sequence[str] = PUBLISHED_FLOWS) -> list[Row]:
-    rows: list[Row] = []
-    for name in flows:
-        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
-        rows += rows_of(name, edges, str(width), LAYERS) if edges else []
-    return rows
-
-
-def _nothing(start: int) -> Row:
-    return Row("nothing", 0, Window(0, LAYERS - 1), (Edges(np.arange(0), np.array([start])),))
-
-
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     return torch.softmax(logits.double(), dim=-1)
-
-
-def _largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((_probabilities(ours) - _probabilities(theirs)).abs().max())
 
 
 def _starts(prepared: Prepared) -> list[int]:
@@ -86,7 +71,7 @@ def _starts(prepared: Prepared) -> list[int]:
 def test_reference_with_no_edge_is_the_clean_forward_bit_for_bit(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
-        (logits,) = run_reference(loaded.model, clean, [_nothing(start) for start in _starts(prepared)[:1]]).logits
+        (logits,) = run_reference(loaded.model, clean, [no_op(start, LAYERS) for start in _starts(prepared)[:1]]).logits
         assert torch.equal(logits, clean.logits)
         assert torch.equal(full_forward(loaded.model, prepared, Plain()).logits[0], clean.logits)
 
@@ -94,19 +79,19 @@ def test_reference_with_no_edge_is_the_clean_forward_bit_for_bit(loaded: Loaded)
 def test_the_engine_knocking_out_nothing_changes_a_probability_by_at_most_1e_6(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
-        logits = run_knockouts(loaded.model, clean, [_nothing(start) for start in _starts(prepared)]).logits
-        assert _largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-6
+        logits = run_knockouts(loaded.model, clean, [no_op(start, LAYERS) for start in _starts(prepared)]).logits
+        assert largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-6
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, LAYERS])
 def test_the_engine_equals_the_reference(loaded: Loaded, width: int) -> None:
     # Windows of all these widths are cut at both ends, at the first and the last centre layers.
     for prepared in loaded.prepared:
-        rows = _rows(prepared, width)
+        rows = rows_for(prepared, LAYERS, width)
         clean = run_clean(loaded.model, prepared, _starts(prepared)[0])
         ours, theirs = run_knockouts(loaded.model, clean, rows).logits, run_reference(loaded.model, clean, rows).logits
-        assert _largest_difference(ours, theirs) <= 2e-6
-        assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
+        assert largest_difference(ours, theirs) <= 2e-6
+        assert largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
 
 
 def _in_fp32(model: MultimodalModel) -> MultimodalModel:
@@ -120,16 +105,16 @@ def test_in_bf16_the_engine_is_as_near_to_fp32_as_full_forwards_are(folder: Path
     exact = _in_fp32(loaded.model)
     ours, theirs, true, worst = [], [], [], 0.0
     for prepared in loaded.prepared:
-        first, rows = _starts(prepared)[0], _rows(prepared, 3)
+        first, rows = _starts(prepared)[0], rows_for(prepared, LAYERS, 3)
         pixels = {"pixel_values": prepared.inputs["pixel_values"].float()}
         in_fp32 = dataclasses.replace(prepared, inputs=prepared.inputs | pixels)
         clean = run_clean(loaded.model, prepared, first)
         ours.append(_probabilities(run_knockouts(loaded.model, clean, rows).logits))
         theirs.append(_probabilities(run_reference(loaded.model, clean, rows).logits))
         true.append(_probabilities(run_reference(exact, run_clean(exact, in_fp32, first), rows).logits))
-        zeros = [_nothing(row.start)._replace(window=row.window) for row in rows]
+        zeros = [no_op(row.start, LAYERS)._replace(window=row.window) for row in rows]
         nothing = run_knockouts(loaded.model, clean, zeros).logits
-        worst = max(worst, _largest_difference(nothing, clean.logits.expand_as(nothing)))
+        worst = max(worst, largest_difference(nothing, clean.logits.expand_as(nothing)))
     engine, reference, truth = (torch.cat(part) for part in (ours, theirs, true))
     noise = max(worst, float((reference - truth).abs().max()))
     print(name, float((engine - reference).abs().max()), noise)
@@ -153,7 +138,7 @@ def test_the_engine_equals_the_reference_for_any_sets_and_window(full: Loaded, d
         rows.append(Row(f"flow {number}", begin, window, (Edges(np.array(sources, dtype=int), np.array(targets)),)))
     clean = run_clean(full.model, prepared, first)
     ours, theirs = run_knockouts(full.model, clean, rows).logits, run_reference(full.model, clean, rows).logits
-    assert _largest_difference(ours, theirs) <= 2e-6
+    assert largest_difference(ours, theirs) <= 2e-6
 
 
 def _with_other_pixels(prepared: Prepared) -> Prepared:
@@ -165,16 +150,16 @@ def test_without_any_edge_from_the_image_the_answer_does_not_depend_on_its_pixel
     for prepared in loaded.prepared:
         other = _with_other_pixels(prepared)
         seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in (prepared, other)]
-        assert _largest_difference(*seeing) > 1e-3
+        assert largest_difference(*seeing) > 1e-3
         blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in (prepared, other)]
         assert torch.equal(*blind)
         for name, engine in ENGINES.items():
-            rows = _rows(prepared, 2 * LAYERS, ["image->all"])[:1]
+            rows = rows_for(prepared, LAYERS, 2 * LAYERS, ["image->all"])[:1]
             cleans = [run_clean(loaded.model, shown, rows[0].start) for shown in (prepared, other)]
             assert rows[0].window == Window(0, LAYERS - 1)
             knocked_out = [engine(loaded.model, [(clean, rows)])[0].logits for clean in cleans]
             assert torch.equal(*knocked_out), name
-            assert _largest_difference(knocked_out[0][0], blind[0]) <= 2e-6
+            assert largest_difference(knocked_out[0][0], blind[0]) <= 2e-6
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -192,7 +177,7 @@ def test_an_exception_in_the_middle_leaves_the_model_untouched(
     engine: str, full: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = full.prepared[0]
-    rows = _rows(prepared, 3)
+    rows = rows_for(prepared, LAYERS, 3)
     clean = run_clean(full.model, prepared, _starts(prepared)[0])
     middle = full.model.layers[LAYERS // 2]
     with monkeypatch.context() as patch:
@@ -209,7 +194,7 @@ def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(
     full: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     prepared = full.prepared[0]
-    rows = _rows(prepared, 3)[::-1]
+    rows = rows_for(prepared, LAYERS, 3)[::-1]
     clean = run_clean(full.model, prepared, _starts(prepared)[0])
     expected = run_knockouts(full.model, clean, rows).logits
     whole = engine_module._run_suffixes
@@ -220,7 +205,7 @@ def test_rows_come_back_in_their_order_when_a_batch_does_not_fit(
         return whole(model, batch)
 
     monkeypatch.setattr(engine_module, "_run_suffixes", of_little_memory)
-    assert _largest_difference(run_knockouts(full.model, clean, rows).logits, expected) <= 1e-6
+    assert largest_difference(run_knockouts(full.model, clean, rows).logits, expected) <= 1e-6
     assert "halved" in caplog.text
 
     monkeypatch.setattr(engine_module, "_run_suffixes", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
@@ -235,7 +220,7 @@ def test_a_model_that_reads_ahead_is_refused_by_the_engine_and_not_by_the_refere
     for layer in full.model.layers:
         monkeypatch.setattr(layer.self_attn, "is_causal", False)
     clean = run_clean(full.model, prepared, _starts(prepared)[0])
-    rows = _rows(prepared, 3)[:2]
+    rows = rows_for(prepared, LAYERS, 3)[:2]
     with pytest.raises(CrossflowError, match="use engine: reference"):
         run_knockouts(full.model, clean, rows)
     assert run_reference(full.model, clean, rows).logits.isfinite().all()
@@ -245,4 +230,4 @@ def test_a_target_before_the_recorded_part_is_refused(full: Loaded) -> None:
     prepared = full.prepared[0]
     clean = run_clean(full.model, prepared, _starts(prepared)[1])
     with pytest.raises(CrossflowError, match="recorded are those from"):
-        run_knockouts(full.model, clean, _rows(prepared, 3, ["image->question"]))
+        run_knockouts(full.model, clean, rows_for(prepared, LAYERS, 3, ["image->question"]))

@@ -1,5 +1,6 @@
 """The long jobs, answers and knockouts and the logit lens, from their tables to their tables: whole, killed, and on broken input."""
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from crossflow.cli.main import main
 from crossflow.core.columns import SKIPPED
@@ -129,7 +131,7 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
     whole = study.lens.read_bytes()
 
     study.lens.unlink()
-    track, calls = logit_lens.track, []
+    track, calls = logit_lens.track_options, []
 
     def die_at_the_third(*arguments: object) -> object:
         calls.append(arguments)
@@ -137,12 +139,59 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
             raise KeyboardInterrupt
         return track(*arguments)
 
-    monkeypatch.setattr(logit_lens, "track", die_at_the_third)
+    monkeypatch.setattr(logit_lens, "track_options", die_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         study.run_lens()
     assert study.run_lens() == 0
     assert len(calls) == 3 + 3, "two were finished"
     assert study.lens.read_bytes() == whole
+
+
+@pytest.mark.parametrize("image", ["another", "mirrored", "brighter"])
+def test_an_image_that_changed_after_the_answers_stops_the_jobs_that_read_them(
+    study: Study, capsys: pytest.CaptureFixture[str], image: str
+) -> None:
+    assert study.run_answers() == 0
+    second = pd.read_csv(study.questions, dtype=str).image_id[1]
+
+    def changed(content: bytes) -> bytes:
+        with Image.open(io.BytesIO(content)) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        new = {
+            "another": np.random.default_rng(0).integers(256, size=pixels.shape, dtype=np.uint8),
+            "mirrored": pixels[:, ::-1],
+            "brighter": 255 - (255 - pixels) // 2,
+        }[image]
+        encoded = io.BytesIO()
+        Image.fromarray(new).save(encoded, "png")
+        return encoded.getvalue()
+
+    with zipfile.ZipFile(study.world / "images.zip") as archive:
+        (name,) = (name for name in archive.namelist() if Path(name).stem == second)
+        content = archive.read(name)
+    study.keep_images(lambda image_id: changed(content) if image_id == second else b"")
+    table, _ = read_parquet(study.answers, ANSWERS)
+    for run in (study.run_knockout, study.run_lens):
+        assert run() == 1
+        said = _last_line(capsys)
+        assert f"Question {table.question_id[1]}: its answer had the probability {table.p_clean[1]:.4f}" in said
+    assert not study.knockout.exists()
+    assert not study.lens.exists()
+
+
+def test_answers_to_a_prompt_that_changes_with_the_time_are_refused(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.model[study.model.index("vicuna-v1")] = "chat-template"
+    template = study.root / "model" / "chat_template.jinja"
+    text = "{{ messages[0].content[1].text }}"
+    template.write_text("USER: <image>\n" + text + " {{ strftime_now('%H%M%S%f') }} ASSISTANT:")
+    assert study.run_answers() == 0
+    for run in (study.run_knockout, study.run_lens):
+        assert run() == 1
+        assert "were given to the prompt 'USER: <image>\\nQUESTION" in _last_line(capsys)
+    template.write_text("USER: <image>\n" + text + " ASSISTANT:")
+    assert study.run_answers() == study.run_knockout() == study.run_lens() == 0
 
 
 def test_an_empty_source_set_is_missing_and_not_zero(study: Study) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crossflow.experiments.answers import answer
-from crossflow.experiments.logit_lens import TOKENS, last_states, track, tracked_tokens
+from crossflow.experiments.logit_lens import TOKENS, hidden_states, track, tracked_tokens
 from tiny import draw_world, load_tiny, prepare_some
 
 
@@ -38,7 +38,7 @@ def test_layer_0_is_the_embedding_of_the_last_token_and_every_layer_is_there_twi
     model, questions = prepared
     for question in questions:
         embedding = model.network.get_input_embeddings()(question.inputs["input_ids"][0, -1])
-        assert torch.equal(last_states(model, question)[0], embedding)
+        assert torch.equal(hidden_states(model, question)[0, -1], embedding)
         columns = track(model, question, {"answer": 7})
         assert columns["layer"] == [0, 1, 2, 3] * 2
         assert columns["normed"] == [False] * 4 + [True] * 4
@@ -49,7 +49,7 @@ def test_the_model_is_left_as_it_was_when_a_question_fails(prepared) -> None:
     hooks = [len(module._forward_pre_hooks) for module in (*model.layers, model.norm)]
     before = track(model, questions[0], {"answer": 7})
     with pytest.raises(ValueError, match="exactly one of"):
-        last_states(model, type(questions[0])(questions[0].question, {}, questions[0].positions, questions[0].visual))
+        hidden_states(model, type(questions[0])(questions[0].question, {}, questions[0].positions, questions[0].visual))
     assert [len(module._forward_pre_hooks) for module in (*model.layers, model.norm)] == hooks
     assert track(model, questions[0], {"answer": 7}) == before
 

@@ -89,7 +89,7 @@ def gqa(site: Site, images: SimpleNamespace) -> RemoteFile:
 
 
 def _fetch(session: requests.Session, gqa: RemoteFile, root: Path, image_ids: list[str]) -> list[str]:
-    return [image.image_id for image in fetch_images(session, gqa, root, image_ids, full=False)]
+    return [image["image_id"] for image in fetch_images(session, gqa, root, image_ids, full=False)]
 
 
 def _read(root: Path) -> dict[str, bytes]:
@@ -227,7 +227,7 @@ def test_the_whole_zip_is_fetched_if_asked_for_or_if_the_server_has_no_ranges(
     site.ranges = full
     remote = _remote(site, "images.zip")
     there = fetch_images(session, remote, tmp_path, ["3"], full=full)
-    assert [image.image_id for image in there] == ["3"]
+    assert [image["image_id"] for image in there] == ["3"]
     assert len(_read(tmp_path)) == 9
     asked = len(site.asked)
     fetch_images(session, remote, tmp_path, ["3", "4"], full=full)

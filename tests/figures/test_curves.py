@@ -191,7 +191,7 @@ def test_text_is_at_least_7_points_and_inside_the_page(kind: str, count: int) ->
     categories = [*CATEGORIES, "Other"][:count]
     n = _even(flows, categories) | {categories[-1]: {flow: 20 * (flow == flows[-1]) for flow in flows}}
     figure = draw_panels(_panels(n, flows, layers=40), "llava16-vicuna-7b, window 7")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     width, height = figure.get_size_inches()
     assert width == (3.4 if count == 1 else 7.0)
     everything = figure.get_tightbbox()

@@ -14,6 +14,7 @@ from PIL import Image
 from crossflow.analysis.effects import summarise
 from crossflow.analysis.tables import BANDS, EFFECTS, MEASURES
 from crossflow.cli.main import main
+from crossflow.core import measures
 from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import explorer
@@ -40,7 +41,7 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "models": ["mini"],
         "windows": {"mini": ["3"]},
         "categories": ["ChooseAttr"],
-        "measures": explorer.measure_names(),
+        "measures": {measure.name: measure.words for measure in measures.MEASURES},
         "looks": explorer.looks(list(FLOWS)),
         "box": BOX,
         "ticks": {"mini": 2},

@@ -16,7 +16,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import grids, style
-from crossflow.figures.examples import Example, choose_examples, curves_of, draw_examples
+from crossflow.figures.examples import Example, choose_examples, draw_examples
 from crossflow.figures.kinds import figures_of
 from made_up import bump, knockout_table, nothing
 
@@ -50,7 +50,7 @@ def _texts(figure: Figure) -> list[str]:
 
 
 def _is_inside_and_readable(figure: Figure) -> None:
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     drawn = figure.get_tightbbox()  # inches
     width, height = figure.get_size_inches()
     assert drawn.x0 >= -0.01
@@ -146,7 +146,7 @@ def test_the_question_that_suffers_most_and_the_one_in_the_middle_are_shown() ->
 def test_single_questions_are_drawn_with_their_own_curves(tmp_path: Path) -> None:
     table = _table()
     question_id = next(iter(choose_examples(table)))
-    curves = curves_of(table, question_id)
+    curves = table.of_question(question_id)
     assert list(curves) == [flow for flow in FLOWS if "~" not in flow]
     assert curves["system->last"][0] == (0, 2, 4, 6, 8, 10)
     objects = (ChosenObject("object", "1", "cup", Box(5, 5, 20, 20)),)

@@ -3,14 +3,14 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from crossflow.core.flows import BASIC_SETS, CONTROL_FLOWS, PUBLISHED_FLOWS, SET_NAMES
-from crossflow.experiments.answers import Answer
-from crossflow.experiments.trace import Trace, own_question
+from crossflow.experiments.trace import own_question
 from crossflow.figures import examples, explorer, trace
 from crossflow.figures.panels import Line, Panel, draw_panels
 from crossflow.figures.style import CONTROLS, LOOKS, arrow, look_of, own_settings
@@ -36,9 +36,8 @@ def _example(order: int) -> Figure:
 
 
 def _trace(order: int) -> Figure:
-    answer = Answer("", [0], None)  # type: ignore[arg-type]
-    found = Trace(answer, 0.5, {flow: np.zeros(4) for flow in FLOWS[::order]}, [], np.zeros((4, 1, 1)), "question")
-    return trace.draw_curves(found, Image.new("RGB", (8, 8)), [], "Why?", "")
+    cells = [{"flow": flow, "layer": layer, "change_percent": 0.0} for flow in FLOWS[::order] for layer in range(4)]
+    return trace.draw_curves(pd.DataFrame(cells), Image.new("RGB", (8, 8)), [], "Why?", "")
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -34,7 +34,7 @@ def processor_of(tokenizer: PreTrainedTokenizerFast, **more: Any) -> Any:
     )
 
 
-def chat_template(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+def chat_template(messages: list[dict[str, Any]], add_generation_prompt: bool, chat_template: str = "") -> str:
     (message,) = messages
     parts = ["<image>" if part["type"] == "image" else "\n" + part["text"] for part in message["content"]]
     assert add_generation_prompt

@@ -179,7 +179,7 @@ def _fetched(content: bytes, folder: Path) -> None:
         remote = RemoteFile("images", f"{site.url}/images.zip", path.stat().st_size)
         there = fetch_images(new_session(), remote, folder / "got", {"1", "2", "../x", "/abs"}, full=False)
         assert not any(part is None for _, part in site.asked), "the whole zip was asked for"
-    assert {image.image_id for image in there} <= {"1", "2"}
+    assert {image["image_id"] for image in there} <= {"1", "2"}
     assert {path.name for path in folder.iterdir()} <= {"site", "got"}
     inside = {path.name for path in (folder / "got").rglob("*")}
     assert inside <= {"images.zip", "images.directory.json", ".images.lock"}, inside

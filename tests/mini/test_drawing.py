@@ -6,17 +6,11 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-import pytest
 from PIL import Image, ImageChops
 
 from crossflow.core.records import Box
 from crossflow.mini.drawing import draw_image
 from crossflow.mini.scenes import ATTRIBUTES, IMAGE_SIZE, Scene, draw_scene, scene_graph
-
-
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return [draw_scene(seed=1, index=index) for index in range(4000)]
 
 
 def _changed(image: Image.Image, without: Image.Image) -> tuple[int, int, int, int]:

@@ -39,6 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_it_answers_by_looking(model: MultimodalModel, world: Path, category: str) -> None:
     found, _ = find_questions(world, "val_balanced", category)

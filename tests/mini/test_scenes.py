@@ -9,15 +9,11 @@ from crossflow.mini.drawing import draw_image
 from crossflow.mini.scenes import ATTRIBUTES, Attribute, Scene, draw_scene, scene_graph, shared
 
 
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return [draw_scene(seed=1, index=index) for index in range(4000)]
-
-
 def _toys(scene: Scene) -> frozenset[tuple[str, str, str, str]]:
     return frozenset((toy.name, toy.color, toy.size, toy.material) for toy in scene.toys)
 
 
+@pytest.mark.long
 def test_no_set_of_toys_is_in_both_the_training_and_the_evaluation_world(scenes: list[Scene]) -> None:
     training = [draw_scene(seed, index, "train") for seed in (0, 1) for index in range(4000)]
     assert not {_toys(scene) for scene in training} & {_toys(scene) for scene in scenes}

@@ -11,15 +11,16 @@ from PIL import ImageChops
 from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import BASIC_SETS, PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.core.flows import BASIC_SETS, Window
 from crossflow.core.records import Box
-from crossflow.engine.edges import Edges, Row, edges_of, rows_of
+from crossflow.engine.edges import Edges, Row
 from crossflow.engine.forward import full_forward, image_removed, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
+from knocked import largest_difference, no_op, rows_for
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny import assert_same_answer
 from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, load, write
@@ -31,22 +32,6 @@ REACH = 6
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return Loaded(request.param, tmp_path_factory.mktemp("family"))
-
-
-def _rows(prepared: Prepared, width: int, flows: tuple[str, ...] = PUBLISHED_FLOWS) -> list[Row]:
-    rows: list[Row] = []
-    for name in flows:
-        edges = edges_of(parse_flow(name), prepared.positions, 0, prepared.question.question_id)
-        rows += rows_of(name, edges, str(width), LAYERS) if edges else []
-    return rows
-
-
-def _nothing(start: int) -> Row:
-    return Row("nothing", 0, Window(0, LAYERS - 1), (Edges(np.arange(0), np.array([start])),))
-
-
-def _largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((torch.softmax(ours.double(), -1) - torch.softmax(theirs.double(), -1)).abs().max())
 
 
 def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
@@ -95,11 +80,13 @@ def test_the_basic_sets_are_a_partition_with_the_images_frame_in_system_and_sepa
 def test_the_engine_equals_the_reference(loaded: Loaded) -> None:
     worst = 0.0
     for prepared in loaded.prepared.values():
-        rows = _rows(prepared, 1) + [row._replace(flow=row.flow + " 3") for row in _rows(prepared, 3)]
+        rows = rows_for(prepared, LAYERS, 1) + [
+            row._replace(flow=row.flow + " 3") for row in rows_for(prepared, LAYERS, 3)
+        ]
         clean = run_clean(loaded.model, prepared, int(prepared.positions["question"][0]))
         ours, theirs = run_knockouts(loaded.model, clean, rows).logits, run_reference(loaded.model, clean, rows).logits
-        worst = max(worst, _largest_difference(ours, theirs))
-        assert _largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
+        worst = max(worst, largest_difference(ours, theirs))
+        assert largest_difference(theirs, clean.logits.expand_as(theirs)) > 0.01, "the knockouts do nothing"
     print(f"{loaded.name}: engine and reference differ by {worst:.1e}")
     assert worst <= 2e-6
 
@@ -108,10 +95,10 @@ def test_a_knockout_of_nothing_changes_nothing(loaded: Loaded) -> None:
     for prepared in loaded.prepared.values():
         starts = [int(prepared.positions[name][0]) for name in ("question", "last")]
         clean = run_clean(loaded.model, prepared, starts[0])
-        (by_reference,) = run_reference(loaded.model, clean, [_nothing(starts[0])]).logits
+        (by_reference,) = run_reference(loaded.model, clean, [no_op(starts[0], LAYERS)]).logits
         assert torch.equal(by_reference, clean.logits)
-        logits = run_knockouts(loaded.model, clean, [_nothing(start) for start in starts]).logits
-        floor = _largest_difference(logits, clean.logits.expand_as(logits))
+        logits = run_knockouts(loaded.model, clean, [no_op(start, LAYERS) for start in starts]).logits
+        floor = largest_difference(logits, clean.logits.expand_as(logits))
         print(f"{loaded.name}: noise floor {floor:.1e}")
         assert floor <= 1e-6
 
@@ -121,7 +108,7 @@ def test_with_the_image_removed_the_answer_does_not_depend_on_its_pixels(loaded:
     images = [noise(size, seed) for seed in (0, 1)]
     prepared = [loaded.model.prepare(question_about(middle(size)), image) for image in images]
     seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in prepared]
-    assert _largest_difference(*seeing) > 1e-3
+    assert largest_difference(*seeing) > 1e-3
     blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in prepared]
     assert torch.equal(*blind)
     answers = [answer_blind(loaded.model, shown) for shown in prepared]
@@ -239,9 +226,9 @@ def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: 
     with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
         run_knockouts(loaded.model, inside, rows)
     theirs = run_reference(loaded.model, inside, rows).logits
-    assert _largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
+    assert largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
     after = run_clean(loaded.model, prepared, int(image[-1]) + 1)
-    assert _largest_difference(run_knockouts(loaded.model, after, rows[1:]).logits, theirs[1:]) <= 2e-6
+    assert largest_difference(run_knockouts(loaded.model, after, rows[1:]).logits, theirs[1:]) <= 2e-6
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)
@@ -252,7 +239,7 @@ def test_targets_in_a_image_that_is_read_in_both_directions_are_for_the_referenc
     clean = run_clean(loaded.model, prepared, int(image[3]))
     with pytest.raises(CrossflowError, match="^7: positions before the targets attend to later ones.*reference"):
         run_knockouts(loaded.model, clean, rows)
-    assert _largest_difference(run_reference(loaded.model, clean, rows).logits[0], clean.logits) > 1e-4
+    assert largest_difference(run_reference(loaded.model, clean, rows).logits[0], clean.logits) > 1e-4
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)

@@ -181,6 +181,57 @@ def test_missing_weights_are_refused_and_never_made_up(folder: Path) -> None:
         _load(folder)
 
 
+def _add(folder: Path, source: str, target: str) -> list[str]:
+    """Copy weights whose name contains ``source`` under other names; the names that were added."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    added = {name.replace(source, target): tensor for name, tensor in weights.items() if source in name}
+    assert added
+    assert not added.keys() & weights.keys()
+    save_file(weights | {name: tensor.clone() for name, tensor in added.items()}, path, metadata={"format": "pt"})
+    return sorted(added)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["bias in the decoder", "projector's norm", "layers beyond the configuration's", "layers of the tower"]
+)
+def test_weights_without_a_place_are_refused(folder: Path, kind: str) -> None:
+    if kind == "bias in the decoder":
+        (name,) = (n for n in _names(folder) if n.endswith("layers.1.self_attn.q_proj.weight") and "vision" not in n)
+        added = _add(folder, name, name.replace("weight", "bias"))
+    elif kind == "projector's norm":
+        (name,) = (n for n in _names(folder) if n.endswith("linear_1.bias"))
+        added = _add(folder, name, name.replace("linear_1.bias", "norm.weight"))
+    else:
+        part = "text_config" if kind.startswith("layers beyond") else "vision_config"
+        config = json.loads((folder / "config.json").read_text())
+        config[part]["num_hidden_layers"] -= 1
+        (folder / "config.json").write_text(json.dumps(config))
+        dropped = f"layers.{config[part]['num_hidden_layers']}."
+        added = [n for n in _names(folder) if dropped in n and ("vision" in n) == (part == "vision_config")]
+    with pytest.raises(CrossflowError, match=f"holds {len(added)} weights that its config.json has no place for"):
+        _load(folder)
+
+
+def test_a_second_copy_of_the_towers_weights_changes_nothing(folder: Path) -> None:
+    before = _load(folder)
+    added = _add(folder, "vision_tower.", "vision_tower.vision_tower.")
+    after = _load(folder)
+    assert added
+    prepared = before.prepare(QUESTION, _image())
+    assert answer(after, prepared).tokens == answer(before, prepared).tokens
+
+
+def test_an_adapter_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CrossflowError, match="holds an adapter"):
+        _load(folder)
+
+
 def test_truncated_weights_are_one_sentence(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byte_tokenizers import LLAMA, LLAMA_3, PROCESSORS, VICUNA, chat_template, processor_of
+from byte_tokenizers import LLAMA, LLAMA_3, PROCESSORS, VICUNA, processor_of
+from byte_tokenizers import chat_template as plain
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.flows import BASIC_SETS, SET_NAMES
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
@@ -128,8 +129,8 @@ def test_a_question_with_the_images_marker_is_broken() -> None:
 
 
 def test_a_question_that_the_template_changes_is_broken() -> None:
-    def shouting(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        return chat_template(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
+    def shouting(messages: list[dict[str, Any]], add_generation_prompt: bool, chat_template: str) -> str:
+        return plain(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
 
     processor = processor_of(VICUNA.tokenizer, chat_template="given", apply_chat_template=shouting)
     with pytest.raises(BrokenQuestion, match="not found exactly once"):

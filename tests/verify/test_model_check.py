@@ -21,7 +21,7 @@ from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
 from crossflow.models.visual_tokens import Tiling
 from crossflow.verify import model_check as checking
-from crossflow.verify.model_check import TOLERANCES, Check, checks, turned
+from crossflow.verify.model_check import ROUNDING, Check, checks, turned
 from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny import CPU
 from tiny_families import FAMILIES
@@ -68,6 +68,7 @@ def _packing(model: MultimodalModel, change: Callable[[torch.Tensor], torch.Tens
     return replace(model, architecture=entry)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_passes(loaded_once: Callable[[str], Loaded], name: str) -> None:
     model = loaded_once(name).model
@@ -83,14 +84,14 @@ def test_every_family_passes(loaded_once: Callable[[str], Loaded], name: str) ->
     )
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("dtype", ROUNDING)
 def test_mini_llava_passes_in_every_type(repo: Path, dtype: str) -> None:
     model = load_model(ModelSettings(repo / "resources/mini-llava", "vicuna-v1", dtype=dtype), CPU)
     found = _found(model)
     assert [check.name for check in found] == ALL
     assert not _failed(found), found
     floor = next(check for check in found if check.name == "floor").found
-    assert f"allowed {TOLERANCES[dtype]:.0e}" in floor
+    assert f"allowed {ROUNDING[dtype]:.0e}" in floor
     assert float(re.search(r"at most (\S+)", floor)[1]) > 0, "one probability is to be rounded at least"
 
 

@@ -1,4 +1,4 @@
-"""Every command of docs/models.md runs, with a tiny random Qwen2.5-VL in place of the model on the hub."""
+"""Every command of docs/howto/model.md runs, with a tiny random Qwen2.5-VL in place of the model on the hub."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def _without_rounding(line: str) -> str:
 
 
 def test_every_command_of_the_page_runs(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (repo / "docs" / "models.md").read_text()
+    page = (repo / "docs/howto/model.md").read_text()
     (overlay,) = _blocks(page, "yaml")
     commands = [line for block in _blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) == 7

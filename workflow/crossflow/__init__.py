@@ -18,6 +18,12 @@ clean
     A run with nothing forbidden.
 change
     100 * (p_knockout - p_clean) / p_clean, in percent, for the first token of the clean answer.
+
+``import crossflow as cf`` offers the names in ``__init__.pyi``, most of them from `crossflow.api`. Each is imported
+when it is first used.
 """
 
-__version__ = "0.1.0"
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.2.0"

@@ -31,7 +31,11 @@ for name, summary in results.summaries(STUDY).items():
             code=code("analysis.summary", summary.module.removeprefix("crossflow.")),
             record=record,
             summary=name,
-            tables=summary.tables,
+            # Descriptions of columns make no table again.
+            tables={
+                table: {name: column.kind for name, column in columns.items()}
+                for table, columns in summary.tables.items()
+            },
             # Answers and the logit lens know no windows: another one makes none of their tables again.
             results=results_options(None if "knockout" in summary.needs else [f"{model}:any" for model in STUDY.models]),
         message:

@@ -20,9 +20,7 @@ def accuracy(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> 
 
     Args:
         answers: The columns of ``tables.ANSWERS``.
-        model: Slug of the model.
-        category: The questions' category.
-        seed: The study's seed.
+        model, category, seed: Of the study.
 
     Raises:
         CrossflowError: a question has no verdict.
@@ -45,9 +43,7 @@ def baselines(answers: pd.DataFrame, *, model: str, category: str, seed: int) ->
 
     Args:
         answers: The columns of ``tables.ANSWERS``.
-        model: Slug of the model.
-        category: The questions' category.
-        seed: The study's seed.
+        model, category, seed: Of the study.
     """
     columns = {"seen": "correct", "removed": "correct_blind"} | {name: f"correct_{name}" for name in BASELINES}
     for baseline, column in columns.items():

@@ -35,6 +35,10 @@ class Estimate(NamedTuple):
     band_low: Float[np.ndarray, " columns"]
     band_high: Float[np.ndarray, " columns"]
 
+    def row(self, column: int) -> dict[str, float]:
+        """Mean and interval of one column, as the tables name them."""
+        return {"mean": self.mean[column], "low": self.low[column], "high": self.high[column]}
+
 
 def resampled_means(
     values: Float[np.ndarray, "questions columns"], images: Shaped[np.ndarray, " questions"], seed: int

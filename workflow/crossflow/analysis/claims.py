@@ -356,8 +356,6 @@ def case_of(results: Results, model: str, window: str, category: str, lens: bool
     """The data for judging the claims in one category.
 
     Args:
-        results: The study's results.
-        model, window, category: Which of them.
         lens: Whether the study reads the logit lens.
 
     Raises:

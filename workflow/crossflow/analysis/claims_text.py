@@ -82,8 +82,10 @@ others.
 """
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(f"{value:.6g}")
+def _criterion(criterion: Criterion) -> dict[str, Any]:
+    numbers = {name: getattr(criterion, name) for name in ("value", "low", "high", "threshold")}
+    rounded = {name: None if math.isnan(value) else float(f"{value:.6g}") for name, value in numbers.items()}
+    return criterion._asdict() | rounded
 
 
 def as_json(findings: Sequence[JudgedClaim]) -> dict[str, Any]:
@@ -103,18 +105,7 @@ def as_json(findings: Sequence[JudgedClaim]) -> dict[str, Any]:
                         "category": finding.category,
                         "verdict": finding.verdict,
                         "n": finding.n,
-                        "criteria": [
-                            {
-                                "what": criterion.what,
-                                "value": _number(criterion.value),
-                                "low": _number(criterion.low),
-                                "high": _number(criterion.high),
-                                "sign": criterion.sign,
-                                "threshold": _number(criterion.threshold),
-                                "verdict": criterion.verdict,
-                            }
-                            for criterion in finding.criteria
-                        ],
+                        "criteria": [_criterion(criterion) for criterion in finding.criteria],
                     }
                     for finding in findings
                     if finding.claim == number

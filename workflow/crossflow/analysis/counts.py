@@ -39,10 +39,7 @@ def counts(
     """Give the rows of counts.csv: where every chosen question went, per flow.
 
     Args:
-        table: The knockouts.
-        chosen: Ids of the chosen questions.
-        skipped: Ids of the broken ones.
-        answered: Ids of the answered ones.
+        chosen, skipped, answered: Ids of all questions of the category, of the broken and of the answered ones.
 
     Raises:
         CrossflowError: a question is nowhere, in two places, or was never chosen.

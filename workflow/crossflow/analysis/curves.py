@@ -4,7 +4,7 @@ The draws of a random control are one curve, ``related~random->question``: the m
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +66,24 @@ class Knockouts(NamedTuple):
     curves: Mapping[str, Curve]
     noise: tuple[float, float]
 
+    def largest(self, of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        """Question -> the largest ``of(change)`` of all flows and layers, at least 0; controls left out."""
+        found: dict[str, float] = {}
+        for flow, curve in self.curves.items():
+            if "~" not in flow:
+                for question, value in zip(curve.question_ids, of(curve.change).max(axis=1), strict=True):
+                    found[question] = max(found.get(question, 0.0), float(value))
+        return found
+
+    def of_question(self, question_id: str) -> dict[str, tuple[tuple[int, ...], Float[np.ndarray, " centres"]]]:
+        """One question's own curves, flow -> centre layers and change in percent; none of controls or missing flows."""
+        found = {}
+        for flow, curve in self.curves.items():
+            (places,) = np.nonzero(curve.question_ids == question_id)
+            if len(places) and "~" not in flow:
+                found[flow] = (curve.centres, curve.change[places[0]])
+        return found
+
 
 def _values(rows: pd.DataFrame, measure: Measure) -> Float[np.ndarray, " rows"]:
     first, *second = (rows[column].to_numpy(dtype=float) for column in measure.columns)
@@ -106,9 +124,7 @@ def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, w
         table: The columns of ``tables.KNOCKOUT``, in any order of rows.
         metadata: The table's ``layers``, ``flows``, ``centres`` (flow -> centre layers), ``selected`` (number of
             questions knocked out) and noise floor.
-        model: Slug of the model.
-        window: The window, as text.
-        category: The questions' category.
+        model, window, category: Of the table.
 
     Raises:
         CrossflowError: a row is absent or twice, a change is not finite although edges were blocked, or the

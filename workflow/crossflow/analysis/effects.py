@@ -55,9 +55,7 @@ def rows_of_curve(
                     "window": table.window,
                     "layer": layer,
                     "n": n,
-                    "mean": estimate.mean[column],
-                    "low": estimate.low[column],
-                    "high": estimate.high[column],
+                    **estimate.row(column),
                     "median": median[column],
                     "measure": name,
                     "stratum": stratum,
@@ -70,9 +68,7 @@ def summarise(table: Knockouts, strata: Mapping[str, Collection[str]], seed: int
     """Give all rows of a knockout table: every measure of every flow, and the changes of each stratum.
 
     Args:
-        table: The knockouts.
         strata: Name -> its questions; a stratum that leaves out none of those knocked out is not told again.
-        seed: The study's seed.
     """
     stratified = [measure.name for measure in MEASURES if measure.stratified]
     apart = {name: ids for name, ids in strata.items() if not table.question_ids <= set(ids)}
@@ -89,14 +85,17 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
         CrossflowError: a table is absent or does not fit the others.
     """
     models = list(results.windows)
-    correct = {
-        (model, category): results.correct(model, category) for model in models for category in results.categories
+    # (model, category) -> question id -> whether it is answered correctly
+    verdicts = {
+        (model, category): results.answers(model, category).set_index("question_id")["correct"]
+        for model in models
+        for category in results.categories
     }
+    correct = {key: set(verdict.index[verdict]) for key, verdict in verdicts.items()}
     rows: list[Row] = []
     for table in results.all_knockouts():
-        answered = set(results.answers(table.model, table.category)["question_id"])
         right = correct[table.model, table.category]
-        strata = {"correct": right, "wrong": answered - right}
+        strata = {"correct": right, "wrong": set(verdicts[table.model, table.category].index) - right}
         if len(models) > 1:
             strata["shared"] = set.intersection(*(correct[model, table.category] for model in models))
         rows.extend(summarise(table, strata, results.seed))

@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossflow.analysis.tables import COLUMNS
-from crossflow.core.columns import NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.columns import NUMBER, TEXT, WHOLE, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import read_csv, write_csv
 
 _SHOWN = 5  # numbers beyond their tolerance that are told
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
-COMPARISON: Columns = {"table": TEXT, "column": TEXT, "numbers": WHOLE, "largest_difference": NUMBER}
+COMPARISON: Columns = {
+    "table": Column(TEXT, words="The summary table."),
+    "column": Column(TEXT, words="Its column."),
+    "numbers": Column(WHOLE, words="Numbers that were compared."),
+    "largest_difference": Column(NUMBER, words="Largest difference from the expected table, in the column's unit."),
+}
 
 
 class Table(NamedTuple):
@@ -45,14 +50,14 @@ class Agreement(NamedTuple):
 
     Attributes:
         numbers: How many were compared.
-        largest: The largest difference, in the column's unit; infinite where only one side has a number.
+        largest_difference: In the column's unit; infinite where only one side has a number.
         beyond: The rows whose difference is not allowed, in words.
     """
 
     table: str
     column: str
     numbers: int
-    largest: float
+    largest_difference: float
     beyond: tuple[str, ...]
 
 
@@ -66,23 +71,15 @@ def _few(expected: Row) -> float:
     return float(math.ceil(expected["questions"] / 50))
 
 
-def _exactly(expected: Row) -> float:
-    return 0.0
-
-
-def _accuracy(expected: Row) -> float:
-    return 0.02
-
-
 TABLES = {
     "effects": Table(
         ("model", "category", "flow", "window", "layer"),
         dict.fromkeys(("mean", "low", "high"), _of_the_interval),
     ),
-    "answers": Table(("model", "category"), dict.fromkeys(("accuracy", "accuracy_blind"), _accuracy)),
+    "answers": Table(("model", "category"), dict.fromkeys(("accuracy", "accuracy_blind"), lambda row: 0.02)),
     "counts": Table(
         ("model", "category", "window", "flow"),
-        dict.fromkeys(("questions", "skipped"), _exactly) | dict.fromkeys(("excluded", "missing", "n"), _few),
+        dict.fromkeys(("questions", "skipped"), lambda row: 0.0) | dict.fromkeys(("excluded", "missing", "n"), _few),
     ),
 }
 
@@ -108,12 +105,7 @@ def _said(number: float) -> str:
 
 
 def compare_rows(name: str, found: Sequence[Row], expected: Sequence[Row]) -> list[Agreement]:
-    """Compare one table, column by column.
-
-    Args:
-        name: Its name, one of `TABLES`.
-        found: The fresh table's rows.
-        expected: The expected table's rows.
+    """Compare the rows of one of `TABLES`, column by column.
 
     Raises:
         CrossflowError: the tables are not about the same curves.
@@ -169,7 +161,7 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
             agreement.table,
             agreement.column,
             agreement.numbers,
-            agreement.largest,
+            agreement.largest_difference,
             len(agreement.beyond),
         )
     beyond = [words for agreement in agreements for words in agreement.beyond]
@@ -179,17 +171,5 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
             f"{summary} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
             f"{'; '.join(beyond[:_SHOWN])}{more}."
         )
-    write_csv(
-        output,
-        COMPARISON,
-        (
-            {
-                "table": agreement.table,
-                "column": agreement.column,
-                "numbers": agreement.numbers,
-                "largest_difference": agreement.largest,
-            }
-            for agreement in agreements
-        ),
-    )
+    write_csv(output, COMPARISON, (agreement._asdict() for agreement in agreements))
     log.info("All numbers of %s are within tolerance of %s.", summary, expected)

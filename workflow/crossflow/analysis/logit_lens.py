@@ -17,9 +17,7 @@ def lens_rows(table: pd.DataFrame, layers: int, *, model: str, category: str, se
     Args:
         table: The columns of ``LENS``.
         layers: Number of decoder layers.
-        model: Slug of the model.
-        category: The questions' category.
-        seed: The study's seed.
+        model, category, seed: Of the study.
 
     Raises:
         CrossflowError: a question lacks a layer.
@@ -41,9 +39,7 @@ def lens_rows(table: pd.DataFrame, layers: int, *, model: str, category: str, se
                 "normed": column >= states,
                 "token": token,
                 "n": len(values),
-                "mean": estimate.mean[column],
-                "low": estimate.low[column],
-                "high": estimate.high[column],
+                **estimate.row(column),
             }
 
 

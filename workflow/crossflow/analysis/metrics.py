@@ -37,8 +37,8 @@ def write_metrics(effects: Path, answers: Path, output: Path) -> None:
     """Write the few numbers by which two runs are compared.
 
     Args:
-        effects: effects.csv.
-        answers: answers.csv.
+        effects: The summary table effects.csv.
+        answers: The summary table answers.csv.
         output: The numbers (JSON).
 
     Raises:

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from crossflow.analysis.bootstrap import Estimate, clustered_mean
+from crossflow.analysis.bootstrap import clustered_mean
 from crossflow.analysis.curves import Curve, Knockouts
 from crossflow.analysis.results import Results, Row
 from crossflow.core.seeds import derived_seed
@@ -48,9 +48,8 @@ def _without_control(flow: str) -> str:
 
 
 def _row(
-    table: Knockouts, other: str, flows: tuple[str, str], layer: int | None, n: int, estimate: Sequence[float]
+    table: Knockouts, other: str, flows: tuple[str, str], layer: int | None, n: int, numbers: Mapping[str, float]
 ) -> Row:
-    mean, low, high = estimate
     return {
         "model": table.model,
         "other_model": other,
@@ -60,17 +59,8 @@ def _row(
         "flow": flows[0],
         "other_flow": flows[1],
         "n": n,
-        "mean": mean,
-        "low": low,
-        "high": high,
+        **numbers,
     }
-
-
-def _difference(one: Curve, other: Curve, seed: int, *, over_layers: bool) -> Estimate:
-    difference = one.change - other.change
-    if over_layers:
-        difference = difference.mean(axis=1, keepdims=True)
-    return clustered_mean(difference, one.images, seed)
 
 
 def flow_pairs(table: Knockouts, seed: int) -> Iterator[Row]:
@@ -80,13 +70,14 @@ def flow_pairs(table: Knockouts, seed: int) -> Iterator[Row]:
         if not len(one.images) or not one.centres:
             continue
         drawn = derived_seed(seed, table.model, table.category, *pair, table.window)
-        by_layer = _difference(one, other, drawn, over_layers=False)
-        whole = _difference(one, other, drawn, over_layers=True)
+        difference = one.change - other.change
+        by_layer = clustered_mean(difference, one.images, drawn)
+        whole = clustered_mean(difference.mean(axis=1, keepdims=True), one.images, drawn)
         n = len(one.images)
         for column, layer in enumerate(one.centres):
-            numbers = (by_layer.mean[column], by_layer.band_low[column], by_layer.band_high[column])
-            yield _row(table, "", pair, layer, n, numbers)
-        yield _row(table, "", pair, None, n, (whole.mean[0], whole.low[0], whole.high[0]))
+            band = {"low": by_layer.band_low[column], "high": by_layer.band_high[column]}
+            yield _row(table, "", pair, layer, n, by_layer.row(column) | band)
+        yield _row(table, "", pair, None, n, whole.row(0))
 
 
 def model_pairs(tables: Mapping[str, Knockouts], seed: int) -> Iterator[Row]:
@@ -94,7 +85,6 @@ def model_pairs(tables: Mapping[str, Knockouts], seed: int) -> Iterator[Row]:
 
     Args:
         tables: Model -> its knockouts of one category, in corresponding windows.
-        seed: The study's seed.
     """
     for one, other in combinations(tables.values(), 2):
         for flow in (flow for flow in one.curves if flow in other.curves and "~" not in flow):
@@ -108,8 +98,7 @@ def model_pairs(tables: Mapping[str, Knockouts], seed: int) -> Iterator[Row]:
             difference = np.array([[means[0][question] - means[1][question]] for question in kept.question_ids])
             drawn = derived_seed(seed, one.model, other.model, one.category, flow, one.window)
             estimate = clustered_mean(difference, kept.images, drawn)
-            numbers = (estimate.mean[0], estimate.low[0], estimate.high[0])
-            yield _row(one, other.model, (flow, flow), None, len(ids), numbers)
+            yield _row(one, other.model, (flow, flow), None, len(ids), estimate.row(0))
 
 
 def tables(results: Results) -> dict[str, Iterable[Row]]:

@@ -1,27 +1,33 @@
 """Versions, machine and time behind the results of a study, collected from what each job wrote."""
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from crossflow.core.columns import TEXT, Columns
+import pandas as pd
+
+from crossflow.core.columns import TEXT, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import write_json
 from crossflow.core.tables import write_csv
 
-FACTS: Columns = {"what": TEXT, "value": TEXT}
-JOBS: Columns = dict.fromkeys(("job", "started", "seconds", "device", "commit"), TEXT)
+FACTS: Columns = {
+    "what": Column(TEXT, words="A parameter, a package or a file, as a path of keys in provenance.json."),
+    "value": Column(TEXT, words="Its value, version or SHA-256."),
+}
+JOBS: Columns = {
+    "job": Column(TEXT, words="The job, by the file that it makes."),
+    "started": Column(TEXT, words="When it began."),
+    "seconds": Column(TEXT, words="How long it took, in seconds."),
+    "device": Column(TEXT, words="The device of the model, for jobs that run one."),
+    "commit": Column(TEXT, words="The commit of this repository."),
+}
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[dict[str, str]]:
-    """One line per leaf; a list is a leaf."""
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        value = ", ".join(map(str, content)) if isinstance(content, list) else content
-        yield {"what": prefix, "value": "" if value is None else str(value)}
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _read(path: Path) -> Any:
@@ -29,10 +35,6 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CrossflowError(f"{path} is no JSON; delete it.") from error
-
-
-def _names(jobs: Mapping[str, Any]) -> list[str]:
-    return sorted({name for job in jobs.values() for name in job["packages"]})
 
 
 def write_provenance(
@@ -54,11 +56,12 @@ def write_provenance(
     ran = {path.with_suffix("").as_posix().partition("/provenance/")[2]: _read(path) for path in jobs if path.is_file()}
     content = {"parameters": json.loads(parameters), "sha256": _read(hashes)}
     # Most jobs ran with the same packages, which then stand there once.
-    versions = {name: sorted({job["packages"].get(name, "none") for job in ran.values()}) for name in _names(ran)}
+    names = sorted({name for job in ran.values() for name in job["packages"]})
+    versions = {name: sorted({job["packages"].get(name, "none") for job in ran.values()}) for name in names}
     write_json(output, content | {"versions": versions, "jobs": ran})
-    write_csv(
-        facts, FACTS, _flat({"parameters": content["parameters"], "versions": versions, "sha256": content["sha256"]})
-    )
+    said = {"parameters": content["parameters"], "versions": versions, "sha256": content["sha256"]}
+    (leaves,) = pd.json_normalize(said).astype(object).to_dict("records")
+    write_csv(facts, FACTS, ({"what": name, "value": _said(value)} for name, value in leaves.items()))
     rows = (
         {"job": name, **{column: job.get(column) or "" for column in list(JOBS)[1:]}}
         for name, job in sorted(ran.items(), key=lambda item: item[1]["started"])

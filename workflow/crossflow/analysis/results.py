@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from crossflow.analysis.curves import Knockouts, knockouts
-from crossflow.core.columns import QUESTIONS, SKIPPED
+from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS, SKIPPED
 from crossflow.core.errors import CrossflowError
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
@@ -50,7 +50,7 @@ class Results:
     def chosen(self, category: str) -> list[str]:
         """Ids of the chosen questions. Raises CrossflowError where the table is absent or damaged, as all here do."""
         path = self.results / "questions" / f"{category}.csv"
-        return [row["question_id"] for row in read_csv(path, QUESTIONS)]
+        return [row["question_id"] for row in read_csv(path, QUESTIONS, later=LATER_QUESTIONS)]
 
     def skipped(self, model: str, category: str) -> list[str]:
         """Ids of the questions that a model could not be asked."""
@@ -60,11 +60,6 @@ class Results:
     def answers(self, model: str, category: str) -> pd.DataFrame:
         """A model's answers, with the columns of ``ANSWERS``."""
         return read_parquet(self.results / "answers" / model / f"{category}.parquet", ANSWERS)[0]
-
-    def correct(self, model: str, category: str) -> set[str]:
-        """Ids of the questions that a model answers correctly."""
-        answers = self.answers(model, category)
-        return set(answers["question_id"][answers["correct"]])
 
     def knockouts(self, model: str, window: str, category: str) -> Knockouts:
         """One knockout table, arranged by flow."""

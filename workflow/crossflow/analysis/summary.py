@@ -12,7 +12,7 @@ def write_summary(summary: str, results: Results) -> None:
     """Make one of a study's summaries: write its tables into the study's ``summary`` folder.
 
     Args:
-        summary: Which one.
+        summary: Name of the summary, as in `crossflow.analysis.tables.SUMMARIES`.
         results: The study's results.
 
     Raises:

@@ -6,39 +6,125 @@ its verb follow. Nothing heavy is imported: the workflow asks at every start.
 
 from typing import NamedTuple
 
-from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.columns import LENS_COLUMNS, MAGNITUDE, NUMBER, TEXT, WHOLE, Column, Columns
 
-_CURVE: Columns = {"model": TEXT, "category": TEXT, "flow": TEXT, "window": TEXT, "layer": WHOLE}
-_INTERVAL: Columns = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+_MODEL = Column(TEXT, words="The model, by its name in params.yaml.")
+_CATEGORY = Column(TEXT, words="The category of the questions.")
+_WINDOW = Column(TEXT, words="The window that is knocked out: a width in layers, `bottom` or `top`.")
+_FLOW = Column(TEXT, words="The flow; the draws of a random control are averaged per question as `A~random->B`.")
+_LAYER = Column(WHOLE, words="Centre layer of the window, counted from 0.")
+_FRACTION_LOW = Column(NUMBER, words="Lower end of its 95 % interval, clustered by image.")
+_FRACTION_HIGH = Column(NUMBER, words="Upper end of its 95 % interval.")
+_CURVE: Columns = {"model": _MODEL, "category": _CATEGORY, "flow": _FLOW, "window": _WINDOW, "layer": _LAYER}
 
-EFFECTS: Columns = _CURVE | {"n": WHOLE} | _INTERVAL | {"median": NUMBER}
-MEASURES: Columns = EFFECTS | {"measure": TEXT, "stratum": TEXT}
-BANDS: Columns = _CURVE | {"low": NUMBER, "high": NUMBER}
-ACCURACY: Columns = {"model": TEXT, "category": TEXT, "n": WHOLE} | dict.fromkeys(
-    ("accuracy", "low", "high", "accuracy_blind", "low_blind", "high_blind"), NUMBER
-)
-BASELINE_ANSWERS: Columns = {"model": TEXT, "category": TEXT, "baseline": TEXT, "n": WHOLE} | dict.fromkeys(
-    ("accuracy", "low", "high", "drop", "drop_low", "drop_high"), NUMBER
-)
-COUNTS: Columns = {"model": TEXT, "category": TEXT, "window": TEXT, "flow": TEXT} | dict.fromkeys(
-    ("questions", "skipped", "excluded", "missing", "n"), WHOLE
-)
-NOISE: Columns = {
-    "model": TEXT,
-    "category": TEXT,
-    "window": TEXT,
-    # Rounding differs between machines: one digit says its size.
-    "probability": MAGNITUDE,
-    "change_percent": MAGNITUDE,
+EFFECTS: Columns = _CURVE | {
+    "n": Column(WHOLE, words="Questions behind the mean; questions for which the flow is missing do not count."),
+    "mean": Column(
+        NUMBER, words="Mean change of the answer's probability, in percent of it (-100 is a complete loss)."
+    ),
+    "low": Column(NUMBER, words="Lower end of the mean's 95 % interval, clustered by image, in percent."),
+    "high": Column(NUMBER, words="Upper end of the mean's 95 % interval, in percent."),
+    "median": Column(NUMBER, words="Median change, in percent."),
 }
-PAIRED: Columns = (
-    dict.fromkeys(("model", "other_model", "category", "window"), TEXT)
-    | {"layer": WHOLE, "flow": TEXT, "other_flow": TEXT, "n": WHOLE}
-    | _INTERVAL
-)
+MEASURES: Columns = _CURVE | {
+    "n": Column(WHOLE, words="Questions that have this measure, in this stratum."),
+    "mean": Column(NUMBER, words="Mean of the measure, in its unit (see `measure`)."),
+    "low": Column(NUMBER, words="Lower end of the mean's 95 % interval, clustered by image, in the measure's unit."),
+    "high": Column(NUMBER, words="Upper end of the mean's 95 % interval, in the measure's unit."),
+    "median": Column(NUMBER, words="Median of the measure, in its unit."),
+    "measure": Column(
+        TEXT,
+        words="A measure of the knockout tables: change_percent in percent; logprob_change, margin_change and "
+        "answer_logprob_change in nats; flipped, correct and attention as fractions, 0 to 1; edges as a number.",
+    ),
+    "stratum": Column(
+        TEXT,
+        words="`all` questions, those answered `correct` or `wrong` by this model, or `shared`: answered correctly by "
+        "all models.",
+    ),
+}
+BANDS: Columns = _CURVE | {
+    "low": Column(
+        NUMBER, words="Lower end of the band that contains the whole curve in 95 % of all cases, in percent."
+    ),
+    "high": Column(NUMBER, words="Upper end of this band, in percent."),
+}
+ACCURACY: Columns = {
+    "model": _MODEL,
+    "category": _CATEGORY,
+    "n": Column(WHOLE, words="Questions that were answered."),
+    "accuracy": Column(NUMBER, words="Fraction of them answered correctly, 0 to 1."),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "accuracy_blind": Column(NUMBER, words="Fraction answered correctly with the image removed, 0 to 1."),
+    "low_blind": _FRACTION_LOW,
+    "high_blind": _FRACTION_HIGH,
+}
+BASELINE_ANSWERS: Columns = {
+    "model": _MODEL,
+    "category": _CATEGORY,
+    "baseline": Column(
+        TEXT,
+        words="`seen`: with the image; `removed`: no position attends to it; `zeroed`: zeroed pixels; `swapped`: the "
+        "image of another question.",
+    ),
+    "n": Column(WHOLE, words="Questions that were answered both with the image and in this way."),
+    "accuracy": Column(NUMBER, words="Fraction of them answered correctly in this way, 0 to 1."),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "drop": Column(NUMBER, words="Accuracy with the image less this accuracy, from the same questions, -1 to 1."),
+    "drop_low": Column(NUMBER, words="Lower end of the drop's 95 % interval."),
+    "drop_high": Column(NUMBER, words="Upper end of the drop's 95 % interval."),
+}
+COUNTS: Columns = {
+    "model": _MODEL,
+    "category": _CATEGORY,
+    "window": _WINDOW,
+    "flow": _FLOW,
+    "questions": Column(WHOLE, words="Chosen questions: the sum of the four numbers that follow."),
+    "skipped": Column(WHOLE, words="Questions that could not be used, for example because their image is missing."),
+    "excluded": Column(
+        WHOLE, words="Questions that were answered but not selected (`answers: correct | wrong | all`)."
+    ),
+    "missing": Column(WHOLE, words="Selected questions for which this flow has no edge to block."),
+    "n": Column(WHOLE, words="Questions behind the curve."),
+}
+NOISE: Columns = {
+    "model": _MODEL,
+    "category": _CATEGORY,
+    "window": _WINDOW,
+    # Rounding differs between machines: one digit says its size.
+    "probability": Column(MAGNITUDE, words="Largest change of a probability by a no-op knockout: rounding, 0 to 1."),
+    "change_percent": Column(MAGNITUDE, words="The same in percent of the clean probability."),
+}
+PAIRED: Columns = {
+    "model": _MODEL,
+    "other_model": Column(TEXT, words="The other model; empty where two flows of one model are compared."),
+    "category": _CATEGORY,
+    "window": _WINDOW,
+    "layer": Column(WHOLE, words="Centre layer; empty for the mean over all centre layers that both sides have."),
+    "flow": _FLOW,
+    "other_flow": Column(TEXT, words="The other flow; the same one where two models are compared."),
+    "n": Column(WHOLE, words="Questions that both sides have."),
+    "mean": Column(NUMBER, words="Mean over questions of the first change less the other, in percentage points."),
+    "low": Column(
+        NUMBER,
+        words="Lower end, in percentage points: of the band of the whole curve where a layer is given, else of the 95 "
+        "% interval.",
+    ),
+    "high": Column(NUMBER, words="Upper end, in percentage points."),
+}
 LOGIT_LENS: Columns = {
-    "model": TEXT, "category": TEXT, "layer": WHOLE, "normed": FLAG, "token": TEXT, "n": WHOLE,
-} | _INTERVAL  # fmt: skip
+    "model": _MODEL,
+    "category": _CATEGORY,
+    "layer": LENS_COLUMNS["layer"],
+    "normed": LENS_COLUMNS["normed"],
+    "token": LENS_COLUMNS["token"],
+    "n": Column(WHOLE, words="Questions behind the mean; those without options have no false option."),
+    "mean": Column(NUMBER, words="Mean probability of the token at the last position, 0 to 1."),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+}
 
 
 class Summary(NamedTuple):

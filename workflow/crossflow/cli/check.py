@@ -1,20 +1,19 @@
 """``crossflow check``: verify a model before it is studied."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image, ImageDraw
 from tyro.conf import UseAppendAction
 
-from crossflow.cli.one_question import Where, boxes_of, entry_of, open_image, require_window, settings_of
-from crossflow.core.devices import take_device
+from crossflow import api
+from crossflow.cli.where import Where
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.flows import require_window
 from crossflow.core.records import Box
-from crossflow.experiments.trace import own_question
+from crossflow.experiments.trace import box_of, own_question
 from crossflow.figures import overlay
-from crossflow.models.loading import load_model
 from crossflow.verify.model_check import checks, turned
 
 _QUESTION = "Is the ball red or blue?"
@@ -68,20 +67,22 @@ def run(
     Raises:
         CrossflowError: the model, the image or the question can not be used, or a check failed.
     """
-    entry: dict[str, Any] = {"path": model_path, "prompt": "chat-template", "patches": "overlap"}
-    name: object = model_path
-    if model_path is None:
-        name, entry = model, entry_of(where.params, model)
-    given: dict[str, Any] = {"prompt": prompt, "image": processing, "patches": patches, "dtype": dtype}
-    settings = replace(settings_of(entry), **{key: value for key, value in given.items() if value is not None})
-    seen = _drawn() if image is None else open_image(image)
-    asked = own_question(question, boxes_of(box) or [_BALL if image is None else _middle(seen)])
-
-    loaded = load_model(settings, take_device(where.device))
-    layers = len(loaded.layers)
-    window = where.window or entry.get("window", min(3, layers))
-    require_window(window, layers, name)
-    print(f"{name}: {loaded.network.config.model_type}, {layers} layers, {settings.dtype}, prompt {settings.prompt}")
+    seen = _drawn() if image is None else api.open_image(image)
+    asked = own_question(question, [box_of(text) for text in box] or [_BALL if image is None else _middle(seen)])
+    given = api.load(
+        model_path or model,
+        params=where.params,
+        prompt=prompt,
+        image=processing,
+        patches=patches,
+        dtype=dtype,
+        device=where.device,
+    )
+    name, loaded, settings = given.name, given.loaded, given.loaded.settings
+    window = given.window if where.window is None else where.window
+    require_window(str(window), given.layers, name)
+    kind = loaded.network.config.model_type
+    print(f"{name}: {kind}, {given.layers} layers, {settings.dtype}, prompt {settings.prompt}")
     failed, made = [], 0
     for check in checks(loaded, asked, seen, window):
         print(f"{'ok' if check.passed else 'FAILED':<8}{check.name:<11}{check.found}", flush=True)

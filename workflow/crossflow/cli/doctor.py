@@ -20,7 +20,7 @@ def run(
         params: File of parameters.
         configfile: A file to lay over it, as for snakemake.
         study: By default the one that params.yaml names.
-        offline: Ask no server.
+        offline: Contact no server.
 
     Raises:
         CrossflowError: something that the study needs is missing.

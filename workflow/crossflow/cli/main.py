@@ -20,6 +20,9 @@ from crossflow.cli.verbs import VERBS
 from crossflow.core.errors import BrokenQuestion, CrossflowError, faults_as_errors
 from crossflow.core.provenance import Job
 
+OPTION_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+"""How options follow from a signature: no prefixes, and a flag has no opposite."""
+
 
 def summary_of(verb: str) -> str:
     """The first sentence of a verb's docstring, read without importing its module."""
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 function,
                 prog=f"crossflow {chosen.verb}",
                 args=chosen.options,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=OPTION_STYLE,
             )
         if chosen.provenance:
             job.write(chosen.provenance)

@@ -21,7 +21,6 @@ that parses the code alike.
 
 import ast
 import hashlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -49,20 +48,25 @@ def _file_of(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
-@cache
-def _parsed(file: Path) -> ast.Module:
+def _parsed(module: str) -> ast.Module:
+    file = _file_of(module)
+    if file is None:
+        raise ValueError(f"there is no module {module}")
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
+@cache
+def _imports(module: str) -> list[str]:
     """Modules of this package that a module imports, in whatever form and place."""
-    for node in ast.walk(tree):
+    found: list[str] = []
+    for node in ast.walk(_parsed(module)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.partition(".")[0] == "crossflow" and _file_of(name))
+        found.extend(name for name in names if name.partition(".")[0] == "crossflow" and _file_of(name))
+    return found
 
 
 def _is_exempt(module: str) -> bool:
@@ -84,11 +88,8 @@ def modules_behind(*modules: str) -> list[str]:
         module = pending.pop()
         if module in found or (module not in modules and _is_exempt(module)):
             continue
-        file = _file_of(module)
-        if file is None:
-            raise ValueError(f"there is no module {module}")
+        pending.extend(_imports(module))
         found.add(module)
-        pending.extend(_imports(_parsed(file)))
     return sorted(found)
 
 
@@ -134,10 +135,8 @@ def _written(node: object) -> str:
 @cache
 def _code_of(module: str, labels: bool) -> str:
     """The code of a module without what shapes no number; imports in any order."""
-    file = _file_of(module)
-    assert file is not None
-    # A copy: the transformer changes the tree in place.
-    tree = _Bare(labels).visit(ast.parse(file.read_text(encoding="utf-8")))
+    # Parsed anew, since the transformer changes the tree in place: a deep copy takes longer.
+    tree = _Bare(labels).visit(_parsed(module))
     imported = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
     written = [_written(node) for node in tree.body]
     imports = sorted(text for text, is_import in zip(written, imported, strict=True) if is_import)

@@ -1,29 +1,76 @@
-"""Columns of CSV tables: their names and what their cells hold.
+"""Columns of result tables: their names, what their cells hold, and what that means.
 
-A number stays a number until a table is written, and is one again as soon as it is read: only `crossflow.core.tables`
-turns it into text. Nothing heavy is imported: the workflow asks for the names of tables at every start.
+In a CSV table, a number stays a number until the table is written, and is one again as soon as it is read: only
+`crossflow.core.tables` turns it into text. Nothing heavy is imported: the workflow asks for the names of tables at
+every start.
 """
 
-TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG = "text", "whole", "number", "magnitude", "flag"
+from typing import NamedTuple
+
+TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
 """What a cell holds: text; a whole number, empty where there is none; a number with ten significant digits, past which
-machines may differ, empty for NaN; a number of which only the size is told, by one digit; true or false."""
+machines may differ, empty for NaN; a number of which only the size is told, by one digit; true or false; a list of
+whole numbers (parquet only)."""
 
-Columns = dict[str, str]
-"""Name -> what its cells hold, in the order of the file."""
 
-QUESTIONS: Columns = dict.fromkeys(
-    (
-        "question_id",
-        "image_id",
-        "category",
-        "detailed",
-        "question",
-        "answer",
-        "true_option",
-        "false_option",
-        "objects",
+class Column(NamedTuple):
+    """One column.
+
+    Attributes:
+        kind: What its cells hold.
+        words: What they mean, with the unit. The documentation shows it; it belongs to no code version.
+    """
+
+    kind: str
+    words: str
+
+
+Columns = dict[str, Column]
+"""Name -> column, in the order of the file."""
+
+QUESTION_ID = Column(TEXT, words="The question, as the data set names it.")
+IMAGE_ID = Column(TEXT, words="The question's image. Intervals resample images, not questions.")
+
+QUESTIONS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "category": Column(TEXT, words="The category that the question was chosen for."),
+    "detailed": Column(TEXT, words="GQA's detailed type of the question; empty for your own questions."),
+    "question": Column(TEXT, words="The question as it is put into the prompt."),
+    "answer": Column(TEXT, words="The whole answer that counts as correct (the gold answer)."),
+    "true_option": Column(TEXT, words="The correct one of two offered options; empty if the question offers none."),
+    "false_option": Column(TEXT, words="The other option; empty if the question offers none."),
+    "objects": Column(
+        TEXT,
+        words="What the question is about: a JSON list with the role, id and name of each object and its box "
+        "(x, y, w, h: left, top, width and height in pixels of the image).",
     ),
-    TEXT,
-)
-REJECTIONS: Columns = {"category": TEXT, "reason": TEXT, "n": WHOLE}
-SKIPPED: Columns = dict.fromkeys(("question_id", "image_id", "reason"), TEXT)
+    "image_size": Column(
+        TEXT,
+        words="Width and height of the image in which the boxes are given, as 500x375; empty if the data give none.",
+    ),
+}
+LATER_QUESTIONS = ("image_size",)
+"""Columns that tables of version 0.1 lack; their cells are read as empty."""
+REJECTIONS: Columns = {
+    "category": Column(TEXT, words="The category for which questions were sought."),
+    "reason": Column(TEXT, words="Why questions do not belong to it."),
+    "n": Column(WHOLE, words="How many questions were rejected for this reason."),
+}
+SKIPPED: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "reason": Column(TEXT, words="Why the question can not be used, for example a missing image."),
+}
+LENS_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "layer": Column(WHOLE, words="Decoder layers passed: 0 for the embeddings, up to the number of layers."),
+    "normed": Column(FLAG, words="Whether the final norm is applied before the output embedding."),
+    "token": Column(
+        TEXT,
+        words="Whose first token is read: `answer`, `answer_capitalized`, `false_option` or "
+        "`false_option_capitalized`.",
+    ),
+    "probability": Column(NUMBER, words="Probability of this token at the last position after this layer, 0 to 1."),
+}

@@ -28,6 +28,25 @@ class BrokenQuestion(Exception):
         super().__init__(_sentence(message))
 
 
+@contextmanager
+def blaming_question(part: str) -> Iterator[None]:
+    """Blame the question for an error of a part of the model's folder that works for others.
+
+    Args:
+        part: What runs inside the block, such as "the image processor"; nothing of this project's own.
+
+    Raises:
+        BrokenQuestion: the part raised an error.
+    """
+    try:
+        yield
+    except (BrokenQuestion, CrossflowError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise BrokenQuestion(f"{part} fails on it ({reason})") from error
+
+
 # torch's errors are known by name, because most verbs run without it.
 _KEPT = "what was finished is kept"
 _CPU_IS_FULL = "DefaultCPUAllocator"  # torch names no kind of error for it

@@ -54,7 +54,7 @@ def write_hashes(files: tuple[Path, ...], output: Path) -> None:
     """Hash files, so that their content can be identified where they are absent.
 
     Args:
-        files: The files.
+        files: Files to hash.
         output: Path -> SHA-256 (JSON).
 
     Raises:

@@ -160,3 +160,37 @@ def window_named(name: str, layer: int, layers: int) -> Window:
     if name == TOP:
         return Window(layer, layers - 1)
     return window_at(layer, int(name), layers)
+
+
+def require_window(name: str, layers: int, model: object) -> None:
+    """Refuse a window that is no window, or that covers the whole model at every centre layer.
+
+    Args:
+        name: A width, ``bottom`` or ``top``.
+        layers: Number of decoder layers of the model.
+        model: What the message calls the model.
+
+    Raises:
+        CrossflowError: the window is refused.
+    """
+    if name in (BOTTOM, TOP):
+        return
+    if not name.isdecimal() or int(name) < 1:
+        raise CrossflowError(f"The window {name!r} is neither a number of layers nor {BOTTOM} or {TOP}.")
+    if int(name) >= 2 * layers:
+        raise CrossflowError(
+            f"A window of {name} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
+            "layer would knock out the whole model."
+        )
+
+
+def require_centres(centres: Sequence[int], layers: int, model: object) -> None:
+    """Refuse centre layers that the model does not have; arguments as for `require_window`.
+
+    Raises:
+        CrossflowError: one is outside the model, or there is none.
+    """
+    if not centres:
+        raise CrossflowError("No centre layer was given.")
+    if outside := [centre for centre in centres if not 0 <= centre < layers]:
+        raise CrossflowError(f"Layer {outside[0]} is outside of {model}, whose layers are 0 to {layers - 1}.")

@@ -6,7 +6,8 @@ explorer, and the check of a knockout table's columns.
 
 from typing import NamedTuple
 
-import pyarrow as pa
+from crossflow.core.columns import FLAG, IMAGE_ID, NUMBER, QUESTION_ID, TEXT, WHOLE, Column, Columns
+from crossflow.core.tables import schema_of
 
 
 class Measure(NamedTuple):
@@ -43,23 +44,42 @@ MEASURES = (
     Measure("attention", words="attention that is taken away (share)", columns=("attention",)),
     Measure("edges", words="blocked edges", columns=("edges",)),
 )
-KNOCKOUT = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("image_id", pa.string()),
-        ("flow", pa.string()),
-        ("layer", pa.int64()),
-        ("p_clean", pa.float64()),
-        ("p_knockout", pa.float64()),
-        ("change_percent", pa.float64()),
-        ("logprob_change", pa.float64()),
-        ("margin_clean", pa.float64()),
-        ("margin_knockout", pa.float64()),
-        ("flipped", pa.bool_()),
-        ("edges", pa.int64()),
-        ("correct", pa.bool_()),
-        ("answer_logprob_change", pa.float64()),
-        ("attention", pa.float64()),
-    ]
-)
-"""One row per question, flow and centre layer. See `crossflow.experiments.measures` for units."""
+KNOCKOUT_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "flow": Column(TEXT, words="The flow that is knocked out; each draw of a random control is a flow of its own."),
+    "layer": Column(WHOLE, words="Centre layer of the window, counted from 0."),
+    "p_clean": Column(NUMBER, words="Probability of the first token of the model's own clean answer, 0 to 1."),
+    "p_knockout": Column(NUMBER, words="Probability of the same token under the knockout, 0 to 1."),
+    "change_percent": Column(
+        NUMBER, words="100 * (p_knockout - p_clean) / p_clean, in percent, as published: -100 is a complete loss."
+    ),
+    "logprob_change": Column(
+        NUMBER, words="log(p_knockout) - log(p_clean), in nats; keeps its meaning if p_clean is small."
+    ),
+    "margin_clean": Column(
+        NUMBER,
+        words="Log-probability of the true option's first token less that of the false one's, in nats, in the clean "
+        "run; empty without options, and if both begin with the same token.",
+    ),
+    "margin_knockout": Column(NUMBER, words="The same margin under the knockout, in nats."),
+    "flipped": Column(FLAG, words="Whether another token becomes the most likely one."),
+    "edges": Column(
+        WHOLE,
+        words="Blocked pairs of positions, per layer and head; 0 if a position set is empty: then the flow is "
+        "*missing* for this question and counts in no mean.",
+    ),
+    "correct": Column(FLAG, words="Whether the most likely token begins the gold answer."),
+    "answer_logprob_change": Column(
+        NUMBER,
+        words="Change of the log-probability of all tokens of the answer, each given those before it, in nats; of the "
+        "first token alone unless the study has `whole_answer: true`.",
+    ),
+    "attention": Column(
+        NUMBER,
+        words="Attention that the knockout removes: the share of the targets' attention in the clean run that lies on "
+        "blocked sources, 0 to 1, averaged over heads, targets and the window's layers.",
+    ),
+}
+KNOCKOUT = schema_of(KNOCKOUT_COLUMNS)
+"""One row per question, flow and centre layer. See `crossflow.experiments.measures`."""

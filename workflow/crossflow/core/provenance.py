@@ -48,7 +48,8 @@ def _git(*command: str) -> str | None:
     return said.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -82,7 +83,7 @@ class Job:
             "python": platform.python_version(),
             "machine": platform.machine(),
             "system": sys.platform,
-            "packages": {name: version for name in PACKAGES if (version := _version(name))},
+            "packages": {name: version for name in PACKAGES if (version := version_of(name))},
             **_notes,
         }
         try:

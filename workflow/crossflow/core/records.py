@@ -28,10 +28,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """The scene graph of one image."""
+    """The scene graph of one image; ``size`` (width, height) is that of the image in which its boxes are given."""
 
     image_id: str
     objects: Mapping[str, SceneObject]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class ChosenObject:
 
 @dataclass(frozen=True)
 class ChosenQuestion:
-    """A question of one of the six categories, with its objects; options are None where it offers none."""
+    """A question with its objects.
+
+    The options are None where it offers none; ``image_size`` (width, height) is that of the image in which the boxes
+    are given, None where the data do not say.
+    """
 
     question_id: str
     image_id: str
@@ -78,3 +83,4 @@ class ChosenQuestion:
     true_option: str | None
     false_option: str | None
     objects: tuple[ChosenObject, ...]
+    image_size: tuple[int, int] | None = None

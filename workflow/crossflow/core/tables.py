@@ -15,39 +15,59 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crossflow.core.columns import FLAG, MAGNITUDE, NUMBER, TEXT, WHOLE, Columns
+from crossflow.core.columns import (
+    FLAG,
+    IMAGE_ID,
+    LENS_COLUMNS,
+    LIST,
+    MAGNITUDE,
+    NUMBER,
+    QUESTION_ID,
+    TEXT,
+    WHOLE,
+    Column,
+    Columns,
+)
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.records import ChosenQuestion
 
 BASELINES = ("zeroed", "swapped")
-_BASELINE = (("generated", pa.string()), ("correct", pa.bool_()), ("p", pa.float64()))
-ANSWERS = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("image_id", pa.string()),
-        ("generated", pa.string()),
-        ("correct", pa.bool_()),
-        ("first_token", pa.int64()),
-        ("p_clean", pa.float64()),
-        ("generated_blind", pa.string()),
-        ("correct_blind", pa.bool_()),
-        ("p_blind", pa.float64()),
-        ("tokens", pa.int64()),
-        ("options_coincide", pa.bool_()),
-        *((f"{name}_{baseline}", kind) for baseline in BASELINES for name, kind in _BASELINE),
-        ("answer_tokens", pa.list_(pa.int64())),
-    ]
-)
-LENS = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("image_id", pa.string()),
-        ("layer", pa.int64()),
-        ("normed", pa.bool_()),
-        ("token", pa.string()),
-        ("probability", pa.float64()),
-    ]
-)
+_TYPES = {TEXT: pa.string(), WHOLE: pa.int64(), NUMBER: pa.float64(), FLAG: pa.bool_(), LIST: pa.list_(pa.int64())}
+
+
+def schema_of(columns: Columns) -> pa.Schema:
+    """The schema of a parquet table with these columns."""
+    return pa.schema([(name, _TYPES[column.kind]) for name, column in columns.items()])
+
+
+ANSWER_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "generated": Column(TEXT, words="The model's own answer to the question with its image, decoded greedily."),
+    "correct": Column(FLAG, words="Whether this answer equals the gold answer, ignoring case and surrounding spaces."),
+    "first_token": Column(WHOLE, words="Token id of the answer's first token, which all probabilities are about."),
+    "p_clean": Column(NUMBER, words="Probability of the first token, 0 to 1."),
+    "generated_blind": Column(
+        TEXT, words="The answer with the image removed: no other position attends to its tokens."
+    ),
+    "correct_blind": Column(FLAG, words="Whether the answer with the image removed is correct."),
+    "p_blind": Column(NUMBER, words="Probability of `first_token` with the image removed, 0 to 1."),
+    "tokens": Column(WHOLE, words="Length of the prompt in positions, visual tokens included."),
+    "options_coincide": Column(
+        FLAG, words="Whether both options begin with the same token, so that there is no margin; empty without options."
+    ),
+    "generated_zeroed": Column(TEXT, words="The answer to zeroed pixels; empty unless the study asks for it."),
+    "correct_zeroed": Column(FLAG, words="Whether the answer to zeroed pixels is correct."),
+    "p_zeroed": Column(NUMBER, words="Probability of `first_token` with zeroed pixels, 0 to 1."),
+    "generated_swapped": Column(
+        TEXT, words="The answer to the image of another question; empty unless the study asks for it."
+    ),
+    "correct_swapped": Column(FLAG, words="Whether the answer to another question's image is correct."),
+    "p_swapped": Column(NUMBER, words="Probability of `first_token` with another question's image, 0 to 1."),
+    "answer_tokens": Column(LIST, words="Token ids of the whole answer, the end token included."),
+}
+ANSWERS, LENS = schema_of(ANSWER_COLUMNS), schema_of(LENS_COLUMNS)
 _METADATA = b"crossflow"
 
 
@@ -83,12 +103,17 @@ def write_csv(path: Path, columns: Columns, rows: Iterable[Mapping[str, Any]]) -
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
-            cells = ((row[name], kind) for name, kind in columns.items())
+            cells = ((row[name], column.kind) for name, column in columns.items())
             writer.writerow("" if value is None else _WRITE[kind](value) for value, kind in cells)
 
 
-def read_csv(path: Path, columns: Columns) -> list[dict[str, Any]]:
+def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read a table; ids keep their leading zeros.
+
+    Args:
+        path: The file.
+        columns: See `crossflow.core.columns`.
+        later: The last columns, if the table may be of an older version without them; their cells are then empty.
 
     Returns:
         Rows of text, numbers and flags as ``columns`` says; an empty cell is ``""``, None (whole) or NaN (number).
@@ -102,18 +127,43 @@ def read_csv(path: Path, columns: Columns) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if list(reader.fieldnames or ()) != list(columns):
-                raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(columns)}.")
+            found, older = list(reader.fieldnames or ()), [name for name in columns if name not in later]
+            if found not in (list(columns), older):
+                raise CrossflowError(f"{path} has the columns {found}, expected {list(columns)}.")
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
     # A cell too many has no column, and a column without a cell is None.
     if any(None in row or None in row.values() for row in rows):
-        raise CrossflowError(f"{path} has a row that has not {len(columns)} cells; is it cut short?")
+        raise CrossflowError(f"{path} has a row that has not {len(found)} cells; is it cut short?")
     try:
-        return [{name: _READ[kind](row[name]) for name, kind in columns.items()} for row in rows]
+        return [{name: _READ[column.kind](row.get(name, "")) for name, column in columns.items()} for row in rows]
     except (ValueError, KeyError) as error:
         raise CrossflowError(f"{path} holds a cell that is not as its column says ({error}).") from error
+
+
+def question_rows(
+    schema: pa.Schema, entries: Iterable[tuple[ChosenQuestion, Mapping[str, Sequence[Any]]]]
+) -> list[dict[str, Any]]:
+    """Rows of a table from each question's part of it.
+
+    Args:
+        schema: The table's; its first two columns are the ids of the question and of its image.
+        entries: Questions, each with the other columns of its rows.
+    """
+    names = schema.names[2:]
+    return [
+        {"question_id": question.question_id, "image_id": question.image_id}
+        | {name: columns[name][index] for name in names}
+        for question, columns in entries
+        for index in range(len(columns[names[0]]))
+    ]
+
+
+def data_frame(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows under ``schema``, as `read_parquet` returns them once they are written."""
+    frame: pd.DataFrame = pa.Table.from_pylist(list(rows), schema=schema).to_pandas()
+    return frame
 
 
 def write_parquet(

@@ -1,4 +1,4 @@
-"""Boxes moved to another place of their image, for the control ``related~moved->target``."""
+"""Boxes outside their image, and boxes moved to another place of it, for the control ``related~moved->target``."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,11 @@ import numpy as np
 from crossflow.core.records import Box
 
 MOVES = 100
+
+
+def lies_outside(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a box shares no pixel with an image of ``size`` (width, height)."""
+    return box.x >= size[0] or box.y >= size[1] or box.x + box.w <= 0 or box.y + box.h <= 0
 
 
 def moved_boxes(boxes: Sequence[Box], size: tuple[int, int], seed: int) -> list[Box]:

@@ -224,4 +224,5 @@ def attach_objects(classified: Classified, scene: SceneGraph | None) -> ChosenQu
             ChosenObject(reference.role, reference.id, reference.name, scene.objects[reference.id].box)
             for reference in classified.objects
         ),
+        scene.size,
     )

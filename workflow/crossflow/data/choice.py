@@ -75,7 +75,7 @@ def write_questions(
 
     Args:
         source: Where they come from.
-        category: The category.
+        category: Category of the questions, for example ChooseAttr.
         output: Table of the chosen questions (CSV).
         rejections: Table of the reasons against the others (CSV).
         number: How many questions, or all.

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crossflow.core.columns import QUESTIONS
+from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenObject, ChosenQuestion
 from crossflow.core.tables import read_csv, write_csv
@@ -19,12 +19,18 @@ def chosen_row(question: ChosenQuestion) -> dict[str, Any]:
         {"role": chosen.role, "id": chosen.id, "name": chosen.name} | chosen.box._asdict()
         for chosen in question.objects
     ]
-    return asdict(question) | {"objects": json.dumps(objects, ensure_ascii=False)}
+    size = question.image_size and "x".join(map(str, question.image_size))
+    return asdict(question) | {"objects": json.dumps(objects, ensure_ascii=False), "image_size": size}
 
 
 def write_chosen(path: Path, questions: Sequence[ChosenQuestion]) -> None:
     """Write ``questions/{category}.csv``."""
     write_csv(path, QUESTIONS, map(chosen_row, questions))
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    width, _, height = text.partition("x")
+    return (int(width), int(height)) if text else None
 
 
 def read_chosen(path: Path) -> list[ChosenQuestion]:
@@ -34,7 +40,7 @@ def read_chosen(path: Path) -> list[ChosenQuestion]:
         CrossflowError: the file is absent, has other columns, holds an id twice, or a row is not as written.
     """
     chosen: dict[str, ChosenQuestion] = {}
-    for row in read_csv(path, QUESTIONS):
+    for row in read_csv(path, QUESTIONS, later=LATER_QUESTIONS):
         question_id = row["question_id"]
         if question_id in chosen:
             raise CrossflowError(f"{path} holds question {question_id} twice.")
@@ -47,9 +53,11 @@ def read_chosen(path: Path) -> list[ChosenQuestion]:
                 )
                 for entry in json.loads(row["objects"])
             )
+            size = _size(row["image_size"])
         except (*NOT_AS_IN_GQA, RecursionError) as error:
             raise CrossflowError(
-                f"{path}: the objects of question {question_id} are not a JSON list of role, id, name, x, y, w, h."
+                f"{path}: the objects of question {question_id} are not a JSON list of role, id, name, x, y, w, h, or "
+                f"its image_size {row['image_size']!r} is not width x height."
             ) from error
         chosen[question_id] = ChosenQuestion(
             question_id,
@@ -61,5 +69,6 @@ def read_chosen(path: Path) -> list[ChosenQuestion]:
             row["true_option"] or None,
             row["false_option"] or None,
             objects,
+            size,
         )
     return list(chosen.values())

@@ -136,6 +136,16 @@ def read_questions(root: Path, split: str, *, progress: bool = False) -> Iterato
             raise CrossflowError(f"{path}: question {question_id} is not as in GQA's layout ({error!r}).") from error
 
 
+def _size(record: Any) -> tuple[int, int] | None:
+    """Width and height that a scene graph gives for its image; None if it gives none."""
+    if "width" not in record and "height" not in record:
+        return None
+    width, height = _read_numbers([record["width"], record["height"]])
+    if min(width, height) < 1:
+        raise ValueError(f"its image has the size {width} x {height}")
+    return width, height
+
+
 def _scene(image_id: str, record: Any) -> SceneGraph:
     return SceneGraph(
         image_id,
@@ -143,6 +153,7 @@ def _scene(image_id: str, record: Any) -> SceneGraph:
             object_id: SceneObject(object_id, read_text(entry, "name"), read_box(entry))
             for object_id, entry in record["objects"].items()
         },
+        _size(record),
     )
 
 

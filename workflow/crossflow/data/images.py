@@ -3,6 +3,10 @@
     <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
 A table of one's own has a folder of images, and an image's id is its file name.
+
+An image is shown as its EXIF orientation says, as browsers and cameras do. Where the data give the size of the image in
+which boxes are measured, the image must have the same shape, upright or as stored; if it has another scale, for example
+because it was halved to save space, the boxes are scaled with it.
 """
 
 import io
@@ -10,12 +14,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.records import Box, ChosenQuestion
 
 # Pillow detects the format by content and would run Ghostscript on PostScript; a .jpg never justifies that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
@@ -34,6 +40,73 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
     if len(content) > LARGEST_IMAGE:
         raise BrokenQuestion(f"the image {where} has more than {LARGEST_IMAGE >> 20} MiB")
     return content
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says; EXIF data that can not be read say nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return image
+
+
+def in_rgb(image: Image.Image, where: str) -> Image.Image:
+    """An image in RGB with 8 bits; transparency is dropped, as LLaVA does, and shows the colour below it.
+
+    Raises:
+        BrokenQuestion: its numbers have no known white.
+    """
+    if image.mode.startswith("I;16"):
+        # Pillow would cut everything above 255 to white.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BrokenQuestion(
+            f"the image {where} has 32-bit numbers, of which none is known to be white: save it with 8 bits"
+        )
+    return image.convert("RGB")
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of an upright image, from the head of its file; None if it does not say."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
+            return (image.height, image.width) if turned else image.size
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return None
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other in another scale, each side rounded to whole pixels."""
+    (width, height), (other_width, other_height) = size, other
+    return (
+        abs(width * other_height / other_width - height) <= 1 or abs(height * other_width / other_height - width) <= 1
+    )
+
+
+def fitted(question: ChosenQuestion, size: tuple[int, int]) -> ChosenQuestion:
+    """The question with its boxes in pixels of its image, which has ``size`` (width, height).
+
+    Raises:
+        BrokenQuestion: the image has another shape than the data give for it.
+    """
+    given = question.image_size
+    if given is None or given == size:
+        return question
+    if not _same_shape(size, given):
+        raise BrokenQuestion(
+            f"the image {question.image_id} has {size[0]} x {size[1]} pixels, but its boxes are given for an image of "
+            f"{given[0]} x {given[1]}"
+        )
+    across, down = size[0] / given[0], size[1] / given[1]
+
+    def scaled(box: Box) -> Box:
+        left, right = round(box.x * across), round((box.x + box.w) * across)
+        top, bottom = round(box.y * down), round((box.y + box.h) * down)
+        return Box(left, top, right - left, bottom - top)
+
+    objects = tuple(replace(chosen, box=scaled(chosen.box)) for chosen in question.objects)
+    return replace(question, objects=objects, image_size=size)
 
 
 class Images:
@@ -98,8 +171,13 @@ class Images:
         except UNREADABLE_ZIP as error:
             raise BrokenQuestion(f"the image {where} can not be read ({error})") from error
 
-    def open(self, image_id: str) -> Image.Image:
-        """The decoded image, in RGB.
+    def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
+        """The decoded image, upright, in RGB with 8 bits.
+
+        Args:
+            image_id: The image.
+            size: Width and height that the data give for it. If they fit the image as it is stored and not as its EXIF
+                orientation says, it is left as it is stored.
 
         Raises:
             BrokenQuestion: the image is missing, does not decode, or is too large.
@@ -107,9 +185,22 @@ class Images:
         where, encoded = self._bytes(image_id)
         try:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-                return image.convert("RGB")
+                turned = upright(image)
+                contradicted = size is not None and not _same_shape(turned.size, size) and _same_shape(image.size, size)
+                return in_rgb(image if contradicted else turned, where)
+        except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
+            raise BrokenQuestion(f"the image {where} does not decode (it is none of {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
+
+    def open_for(self, question: ChosenQuestion) -> tuple[ChosenQuestion, Image.Image]:
+        """A question's image, and the question with its boxes in pixels of that image.
+
+        Raises:
+            BrokenQuestion: as `open` and `fitted`.
+        """
+        image = self.open(question.image_id, question.image_size)
+        return fitted(question, image.size), image
 
 
 @dataclass(frozen=True)

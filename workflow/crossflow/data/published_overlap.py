@@ -5,11 +5,12 @@ are expected, *missing* and *differing* ones are not.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from crossflow.core.columns import QUESTIONS, TEXT, WHOLE, Columns
+from crossflow.core.columns import QUESTION_ID, QUESTIONS, TEXT, WHOLE, Column, Columns
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import write_csv
 from crossflow.data.categories import Rejection
@@ -24,84 +25,52 @@ EXTRA = "extra"
 NOT_IN_SPLIT = "not in the split"
 
 
-class Difference(NamedTuple):
-    """One difference between the filter and a published set.
+_CATEGORY = Column(TEXT, words="The category of the questions.")
+COUNTS: Columns = {
+    "category": _CATEGORY,
+    "filter": Column(WHOLE, words="Questions that this project's filter chooses in the split."),
+    "published": Column(WHOLE, words="Questions of the published set."),
+    "both": Column(WHOLE, words="Questions in both."),
+    "missing": Column(WHOLE, words="Published questions that the filter does not choose."),
+    "extra": Column(WHOLE, words="Questions that the filter chooses and that were not published."),
+    "differing": Column(WHOLE, words="Questions in both that differ in some column."),
+}
+DIFFERENCES: Columns = {
+    "category": _CATEGORY,
+    "question_id": QUESTION_ID,
+    "difference": Column(TEXT, words="`missing`, `extra`, or the column in which a question of both differs."),
+    "published": Column(TEXT, words="The published set's value in that column."),
+    "filter": Column(TEXT, words="The filter's value in that column; for a missing question, the reason against it."),
+}
 
-    Attributes:
-        question_id: The question.
-        difference: `MISSING` (published, not chosen), `EXTRA` (chosen, not published), or the column in which a
-            question of both differs.
-        published: The published set's value in that column.
-        filter: The filter's value in that column; for a missing question, the reason against it.
-    """
-
-    question_id: str
-    difference: str
-    published: str
-    filter: str
-
-
-class Overlap(NamedTuple):
-    """The comparison for one category.
-
-    Attributes:
-        filter: How many questions the filter chooses.
-        published: How many were published.
-        both: How many are in both.
-        differing: How many of those differ in some column.
-        differences: All differences, by question id.
-    """
-
-    filter: int
-    published: int
-    both: int
-    differing: int
-    differences: Sequence[Difference]
+Questions = dict[str, ChosenQuestion]
+"""By question id."""
 
 
-def _differing(published: ChosenQuestion, chosen: ChosenQuestion) -> list[Difference]:
-    ours, theirs = chosen_row(chosen), chosen_row(published)
-    return [
-        Difference(chosen.question_id, column, theirs[column] or "", ours[column] or "")
-        for column in QUESTIONS
-        if ours[column] != theirs[column]
-    ]
-
-
-def _compare(
-    published: Mapping[str, ChosenQuestion], chosen: Mapping[str, ChosenQuestion], reasons: Mapping[str, str]
-) -> Overlap:
-    differences: list[Difference] = []
-    differing = 0
+def _differences(published: Questions, chosen: Questions, reasons: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Give the rows of `DIFFERENCES` of one category, by question id."""
     for question_id in sorted(published.keys() | chosen.keys()):
+        row = {"question_id": question_id, "published": "", "filter": ""}
         if question_id not in chosen:
-            differences.append(Difference(question_id, MISSING, "", reasons.get(question_id, NOT_IN_SPLIT)))
+            yield row | {"difference": MISSING, "filter": reasons.get(question_id, NOT_IN_SPLIT)}
         elif question_id not in published:
-            differences.append(Difference(question_id, EXTRA, "", ""))
+            yield row | {"difference": EXTRA}
         else:
-            found = _differing(published[question_id], chosen[question_id])
-            differing += bool(found)
-            differences += found
-    return Overlap(len(chosen), len(published), len(published.keys() & chosen.keys()), differing, differences)
+            # A published set does not give the sizes of its images.
+            theirs, ours = map(chosen_row, (published[question_id], replace(chosen[question_id], image_size=None)))
+            for column in QUESTIONS:
+                if ours[column] != theirs[column]:
+                    values = {"published": theirs[column] or "", "filter": ours[column] or ""}
+                    yield row | {"difference": column} | values
 
 
-def compare_with_published(
-    root: Path, split: str, published: Mapping[str, Sequence[ChosenQuestion]]
-) -> dict[str, Overlap]:
-    """Compare all questions that the filter chooses in a split with the published ones, category by category.
+def _choose(root: Path, split: str, published: Mapping[str, Questions]) -> tuple[dict[str, Questions], dict[str, str]]:
+    """Category -> all questions that the filter chooses in a split, and why it does not choose published ones.
 
     One pass over the split for all categories.
-
-    Args:
-        root: A data set in GQA's layout.
-        split: One of its splits.
-        published: Category -> its published questions.
-
-    Raises:
-        CrossflowError: a file of the split is absent or broken.
     """
-    asked = {question.question_id for questions in published.values() for question in questions}
-    chosen: dict[str, dict[str, ChosenQuestion]] = {category: {} for category in published}
+    asked = {question_id for questions in published.values() for question_id in questions}
+    chosen: dict[str, Questions] = {category: {} for category in published}
     reasons: dict[str, str] = {}
     for question_id, result in filter_questions(root, split, published.keys()):
         if not isinstance(result, Rejection):
@@ -109,16 +78,7 @@ def compare_with_published(
             reasons[question_id] = f"chosen for {result.category}"
         elif question_id in asked:
             reasons[question_id] = result.reason
-    return {
-        category: _compare({question.question_id: question for question in questions}, chosen[category], reasons)
-        for category, questions in published.items()
-    }
-
-
-COUNTS: Columns = {"category": TEXT} | dict.fromkeys(
-    ("filter", "published", "both", "missing", "extra", "differing"), WHOLE
-)
-DIFFERENCES: Columns = dict.fromkeys(("category", "question_id", "difference", "published", "filter"), TEXT)
+    return chosen, reasons
 
 
 def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: Path, differences: Path) -> None:
@@ -126,7 +86,7 @@ def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: P
 
     Args:
         root: Data set in GQA's layout; images are not needed.
-        split: For example val_balanced.
+        split: Split of the data set, for example val_balanced.
         published: Published question sets (CSV; named as published, or {category}.csv), or a folder of them.
         output: Table of counts, by category (CSV).
         differences: Table of the questions that differ (CSV).
@@ -136,29 +96,29 @@ def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: P
     """
     files = find_published(published)
     # Read first, so that their errors show before the long pass over the split.
-    sets = {category: read_published(files[category], category) for category in sorted(files)}
-    overlaps = compare_with_published(root, split, sets)
-    counts = [
-        {
-            "category": category,
-            "filter": overlap.filter,
-            "published": overlap.published,
-            "both": overlap.both,
-            "missing": overlap.published - overlap.both,
-            "extra": overlap.filter - overlap.both,
-            "differing": overlap.differing,
-        }
-        for category, overlap in overlaps.items()
-    ]
-    for row in counts:
-        log.info(", ".join(f"{name} {value}" for name, value in row.items()))
-    write_csv(
-        differences,
-        DIFFERENCES,
-        (
-            {"category": category} | difference._asdict()
-            for category, overlap in overlaps.items()
-            for difference in overlap.differences
-        ),
-    )
+    sets = {
+        category: {question.question_id: question for question in read_published(files[category], category)}
+        for category in sorted(files)
+    }
+    chosen, reasons = _choose(root, split, sets)
+    rows: list[dict[str, str]] = []
+    counts: list[dict[str, Any]] = []
+    for category, theirs in sets.items():
+        ours = chosen[category]
+        both = theirs.keys() & ours.keys()
+        found = list(_differences(theirs, ours, reasons))
+        rows += ({"category": category} | row for row in found)
+        counts.append(
+            {
+                "category": category,
+                "filter": len(ours),
+                "published": len(theirs),
+                "both": len(both),
+                "missing": len(theirs) - len(both),
+                "extra": len(ours) - len(both),
+                "differing": len(both & {row["question_id"] for row in found}),
+            }
+        )
+        log.info(", ".join(f"{name} {value}" for name, value in counts[-1].items()))
+    write_csv(differences, DIFFERENCES, rows)
     write_csv(output, COUNTS, counts)

@@ -21,7 +21,9 @@ from pathlib import Path, PurePosixPath
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenObject, ChosenQuestion
+from crossflow.data.boxes import lies_outside
 from crossflow.data.gqa import NOT_AS_IN_GQA, read_box, read_text
+from crossflow.data.images import size_of
 
 NEEDED = ("question_id", "image", "question", "answer")
 OPTIONAL = ("category", "true_option", "false_option", "objects")
@@ -78,6 +80,10 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
         raise _BadRow(f"the true option {options[0]!r} is not the answer {cells['answer']!r}")
     if options[0] is not None and options[0] == options[1]:
         raise _BadRow(f"both options are {options[0]!r}")
+    objects, size = _objects(cells.get("objects", "")), size_of(images / image)
+    for chosen in objects:
+        if size is not None and lies_outside(chosen.box, size):
+            raise _BadRow(f"the box of {chosen.name!r} lies outside the image, which has {size[0]} x {size[1]} pixels")
     return ChosenQuestion(
         cells["question_id"],
         str(image),
@@ -86,16 +92,13 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
         cells["question"],
         cells["answer"],
         *options,
-        _objects(cells.get("objects", "")),
+        objects,
+        size,
     )
 
 
 def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
     """Read all questions of a table, in its order; ``image_id`` is the image's file name.
-
-    Args:
-        path: The table.
-        images: The folder of images.
 
     Raises:
         CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows can not be used;

@@ -189,7 +189,7 @@ def write_answers(
     device = take_device(job.device)
     announce(job.settings, questions, device)
     model = load_model(job.settings, device)
-    determined = job.determining() | {"baselines": list(baselines), "seed": seed}
+    determined = job.determining(model.prompt) | {"baselines": list(baselines), "seed": seed}
     swapped = swapped_images(questions, seed) if "swapped" in baselines else {}
 
     def requests(question: ChosenQuestion) -> list[PrepareRequest]:

@@ -22,7 +22,7 @@ from crossflow.core.progress import progress_of
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.images import ImageSource
 from crossflow.models.folder import ModelSource
-from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
+from crossflow.models.model import ROUNDING, ModelSettings, MultimodalModel, Prepared
 from crossflow.models.preparing import PrepareRequest, prepared_ahead, workers_for
 
 _LIBRARIES = ("torch", "transformers", "pillow")
@@ -53,14 +53,19 @@ class Job:
         """The model's folder and settings."""
         return ModelSettings.of(self.model)
 
-    def determining(self) -> dict[str, Any]:
-        """What determines the numbers of any experiment: parameters and hashes, no path and no time."""
+    def determining(self, prompt: str) -> dict[str, Any]:
+        """What determines the numbers of any experiment: parameters and hashes, no path and no time.
+
+        Args:
+            prompt: `MultimodalModel.prompt`; a template may write today's date into it.
+        """
         model = self.model
         return {
             "version": __version__,
             "questions": hash_file(self.questions),
             "model": model.sha256,
             "prompt": model.prompt,
+            "prompt_text": prompt,
             "image": model.image,
             "patches": model.patches,
             "dtype": model.dtype,
@@ -148,6 +153,39 @@ def finished_entries(
                 give_away(partial(keep, batch, run(batch, given)))
                 progress.update(len(batch))
         yield journal.finished, broken
+
+
+def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str) -> None:
+    """Refuse a table of answers that were given to another prompt; tables of version 0.1 do not say to which.
+
+    Raises:
+        CrossflowError: the prompts differ.
+    """
+    answered = metadata.get("prompt_text", prompt)
+    if answered != prompt:
+        raise CrossflowError(
+            f"The answers in {answers} were given to the prompt {answered!r}, but now the model's template writes "
+            f"{prompt!r}: make the template independent of the day and the machine, and answer again."
+        )
+
+
+def require_same_clean_run(question_id: str, answered: float, now: float, dtype: str) -> None:
+    """Refuse a question whose answer is no longer as probable as it was when the model gave it.
+
+    Args:
+        question_id: The question.
+        answered: Probability of the answer's first token when it was given.
+        now: Its probability in this job's clean run.
+        dtype: Type of the weights, on which rounding depends.
+
+    Raises:
+        CrossflowError: they differ by more than rounding.
+    """
+    if not abs(now - answered) <= ROUNDING[dtype]:
+        raise CrossflowError(
+            f"Question {question_id}: its answer had the probability {answered:.4f} when it was given and now has "
+            f"{now:.4f}: the prompt, the image or the model is not the same any more; answer again."
+        )
 
 
 def still_usable(given: Given, question: ChosenQuestion) -> Prepared:

@@ -12,19 +12,28 @@ import torch
 from torch import Tensor
 
 from crossflow.core.devices import take_device
-from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file
-from crossflow.core.flows import BOTTOM, MOVED, TOP, Window, parse_flow
+from crossflow.core.flows import MOVED, Window, parse_flow, require_window
 from crossflow.core.measures import KNOCKOUT
+from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
-from crossflow.core.tables import ANSWERS, read_parquet, write_parquet
+from crossflow.core.tables import ANSWERS, question_rows, read_parquet, write_parquet
 from crossflow.data.chosen import read_chosen
 from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engine.engines import ENGINES, Engine
 from crossflow.engine.forward import Readout, run_clean_together
 from crossflow.engine.planning import announce
-from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
+from crossflow.experiments.job import (
+    Given,
+    Item,
+    Job,
+    Outcome,
+    finished_entries,
+    require_same_clean_run,
+    require_same_prompt,
+    still_usable,
+)
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
 from crossflow.experiments.selection import Select, selected
 from crossflow.models.loading import load_model
@@ -38,11 +47,16 @@ _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "atten
 
 
 class Answered(NamedTuple):
-    """A question, the model's clean answer to it, and the answer's tokens."""
+    """A question, the model's clean answer to it, and the answer's tokens.
+
+    Attributes:
+        own_edges: Name -> what it blocks, for knockouts that are no flows.
+    """
 
     prepared: Prepared
     generated: str
     tokens: Sequence[int]
+    own_edges: Mapping[str, Sequence[Edges]] = {}
 
 
 def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
@@ -132,7 +146,7 @@ def knock_out(
     Args:
         model: The model.
         questions: They are run together.
-        flows: Name -> its centre layers.
+        flows: Name -> its centre layers; names are flows, or of each question's own edges.
         window: The window: a width, ``bottom`` or ``top``.
         engine: How knockouts are computed.
         seed: Seed of random source sets.
@@ -142,12 +156,17 @@ def knock_out(
     tokenizer = model.processor.tokenizer
     special = set(tokenizer.all_special_ids)
     planned: list[tuple[Prepared, KnockedOut]] = []
-    for prepared, generated, tokens in questions:
+    for prepared, generated, tokens, own_edges in questions:
         question, positions = prepared.question, prepared.positions
         answer = [token for token in tokens if token not in special]
         scored = whole_answer and answer[:1] == tokens[:1]
         prompt = prepared.answered_by(answer) if scored else prepared
-        edges = {name: edges_of(parse_flow(name), positions, seed, question.question_id) for name in flows}
+        edges = {
+            name: own_edges[name]
+            if name in own_edges
+            else edges_of(parse_flow(name), positions, seed, question.question_id)
+            for name in flows
+        }
         rows: list[Row] = []
         for name, found in edges.items():
             longer = [each.extended_by(positions.length - 1, prompt.length - positions.length) for each in found]
@@ -216,14 +235,18 @@ class KnockoutSettings:
         return found | {name: list(range(0, layers, self.stride)) for name in self.controls}
 
 
-def _require_fitting(window: str, layers: int, model: Path) -> None:
-    if window not in (BOTTOM, TOP) and not window.isdecimal():
-        raise CrossflowError(f"The window {window!r} is neither a number of layers nor {BOTTOM} or {TOP}.")
-    if window not in (BOTTOM, TOP) and not 1 <= int(window) < 2 * layers:
-        raise CrossflowError(
-            f"A window of {window} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
-            "layer would knock out the whole model."
-        )
+def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
+    """What is prepared for a question's knockouts; with a seed, its objects' boxes are moved, too."""
+    places = None if seed is None else derived_seed(seed, question.question_id, MOVED)
+    return PrepareRequest(question, question.image_id, places)
+
+
+def _checked(item: Item, knocked_out: KnockedOut, dtype: str) -> dict[str, Any]:
+    columns = knocked_out.columns()
+    for probability in columns["p_clean"]:
+        if probability is not None:
+            require_same_clean_run(item.question.question_id, item.answer.p_clean, probability, dtype)
+    return columns
 
 
 def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -242,7 +265,7 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question can not be used, or the window does not fit the model.
     """
-    answers, _ = read_parquet(settings.answers, ANSWERS)
+    answers, answered = read_parquet(settings.answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), answers, settings.select)
     moved = any(parse_flow(name).is_moved for name in settings.names)
     device = take_device(job.device)
@@ -255,9 +278,10 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     )
     model = load_model(job.settings, device)
     layers = len(model.layers)
-    _require_fitting(settings.window, layers, job.settings.path)
+    require_window(settings.window, layers, job.settings.path)
+    require_same_prompt(settings.answers, answered, model.prompt)
     centres = settings.centres(layers)
-    determined = job.determining() | {
+    determined = job.determining(model.prompt) | {
         "answers": hash_file(settings.answers),
         "window": settings.window,
         "flows": settings.names,
@@ -279,12 +303,13 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         ]
         engine = ENGINES[settings.engine]
         knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
-        return [each.columns for each in knocked_out]
+        return [
+            partial(_checked, item, each, model.settings.dtype) for item, each in zip(batch, knocked_out, strict=True)
+        ]
 
     items = []
     for question, row in chosen:
-        places = derived_seed(settings.seed, question.question_id, MOVED) if moved else None
-        items.append(Item(question, [PrepareRequest(question, question.image_id, places)], row))
+        items.append(Item(question, [request_of(question, settings.seed if moved else None)], row))
     at_once = 1 if plan is None else plan.questions
     batches = [items[first : first + at_once] for first in range(0, len(items), at_once)]
     with finished_entries(job, model, __name__, determined, batches, run) as (finished, _):
@@ -292,11 +317,6 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         floors = {name: _noise_floor(entries, name) for name in ("noise_floor", "noise_floor_percent")}
         if floors["noise_floor"] is not None:
             log.info("noise floor: a no-op knockout changes a probability by at most %.1e", floors["noise_floor"])
-        rows = [
-            {"question_id": question.question_id, "image_id": question.image_id}
-            | {name: entry[name][index] for name in KNOCKOUT.names[2:]}
-            for (question, _), entry in zip(chosen, entries, strict=True)
-            for index in range(len(entry["flow"]))
-        ]
+        rows = question_rows(KNOCKOUT, zip((question for question, _ in chosen), entries, strict=True))
         counts = {"layers": layers, "selected": len(chosen), "excluded": len(answers) - len(chosen)}
         write_parquet(job.output, KNOCKOUT, rows, determined | counts | floors)

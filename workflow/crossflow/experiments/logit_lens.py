@@ -19,11 +19,20 @@ from torch import Tensor, nn
 from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file
-from crossflow.core.tables import ANSWERS, LENS, read_parquet, write_parquet
+from crossflow.core.tables import ANSWERS, LENS, question_rows, read_parquet, write_parquet
 from crossflow.data.chosen import read_chosen
 from crossflow.engine.forward import full_forward
 from crossflow.engine.planning import announce
-from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries, still_usable
+from crossflow.experiments.job import (
+    Given,
+    Item,
+    Job,
+    Outcome,
+    finished_entries,
+    require_same_clean_run,
+    require_same_prompt,
+    still_usable,
+)
 from crossflow.experiments.selection import Select, selected
 from crossflow.models.attention import Plain
 from crossflow.models.loading import load_model
@@ -42,14 +51,14 @@ def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dic
 
 
 @contextmanager
-def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
-    """Collect the last position's hidden state, entering every decoder layer and the final norm."""
+def _states(model: MultimodalModel, places: slice) -> Iterator[list[Tensor]]:
+    """Collect the hidden states of some positions, entering every decoder layer and the final norm."""
     states: list[Tensor] = []
 
     def keep(module: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         hidden = positional[0] if positional else named["hidden_states"]
         # A view would keep the whole prompt's hidden states of every layer alive.
-        states.append(hidden[0, -1].clone())
+        states.append(hidden[0, places].clone())
 
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*model.layers, model.norm)]
     try:
@@ -59,13 +68,20 @@ def _last_states(model: MultimodalModel) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
-    """The hidden states of the last position: embeddings, then after every decoder layer, before the final norm.
+def hidden_states(
+    model: MultimodalModel, prepared: Prepared, places: slice = slice(None)
+) -> Float[Tensor, "states positions width"]:
+    """The hidden states of the clean run: embeddings, then after every decoder layer, before the final norm.
+
+    Args:
+        model: The model.
+        prepared: A question.
+        places: Which positions; by default all.
 
     Raises:
         CrossflowError: a layer was not called exactly once.
     """
-    with _last_states(model) as states:
+    with _states(model, places) as states:
         full_forward(model, prepared, Plain())
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
@@ -86,7 +102,14 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
     Returns:
         Columns ``layer`` (0 .. number of layers), ``normed``, ``token`` (its name) and ``probability`` (0..1).
     """
-    states = last_states(model, prepared)
+    return _read_off(model, _last_states(model, prepared), tokens)
+
+
+def _last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
+    return hidden_states(model, prepared, slice(-1, None))[:, 0]
+
+
+def _read_off(model: MultimodalModel, states: Tensor, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"layer": [], "normed": [], "token": [], "probability": []}
     with torch.inference_mode():
         for normed in (False, True):
@@ -98,6 +121,26 @@ def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int])
                 columns["token"] += list(tokens)
                 columns["probability"] += row
     return columns
+
+
+def track_options(model: MultimodalModel, prepared: Prepared, answered: Any = None) -> dict[str, list[Any]]:
+    """The logit lens of a question: `track` of its `tracked_tokens`.
+
+    Args:
+        model: The model.
+        prepared: The question.
+        answered: Its row of the answers table; if given, the answer must still be as probable.
+
+    Raises:
+        CrossflowError: it is not.
+    """
+    question, states = prepared.question, _last_states(model, prepared)
+    if answered is not None:
+        with torch.inference_mode():
+            probabilities = torch.softmax(model.logits(model.norm(states[-1:])).double(), dim=-1)
+        found = float(probabilities[0, answered.first_token])
+        require_same_clean_run(question.question_id, answered.p_clean, found, model.settings.dtype)
+    return _read_off(model, states, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
 
 
 def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> None:
@@ -113,26 +156,20 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     Raises:
         CrossflowError: the model or a question can not be used.
     """
-    table, _ = read_parquet(answers, ANSWERS)
-    chosen = [question for question, _ in selected(read_chosen(job.questions), table, select)]
+    table, answered = read_parquet(answers, ANSWERS)
+    chosen = selected(read_chosen(job.questions), table, select)
     device = take_device(job.device)
-    announce(job.settings, chosen, device)
+    announce(job.settings, [question for question, _ in chosen], device)
     model = load_model(job.settings, device)
-    determined = job.determining() | {"answers": hash_file(answers), "select": select}
+    require_same_prompt(answers, answered, model.prompt)
+    determined = job.determining(model.prompt) | {"answers": hash_file(answers), "select": select}
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         ((item,), (prepared,)) = batch, given
-        question = item.question
-        tokens = tracked_tokens(model.processor.tokenizer, question.answer, question.false_option)
-        columns = track(model, still_usable(prepared, question), tokens)
+        columns = track_options(model, still_usable(prepared, item.question), item.answer)
         return [lambda: columns]
 
-    batches = [[Item(question, [PrepareRequest(question, question.image_id)])] for question in chosen]
+    batches = [[Item(question, [PrepareRequest(question, question.image_id)], row)] for question, row in chosen]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, _):
-        rows = [
-            {"question_id": question.question_id, "image_id": question.image_id}
-            | {name: entries[question.question_id][name][index] for name in LENS.names[2:]}
-            for question in chosen
-            for index in range(len(entries[question.question_id]["layer"]))
-        ]
+        rows = question_rows(LENS, ((question, entries[question.question_id]) for question, _ in chosen))
         write_parquet(job.output, LENS, rows, determined | {"layers": len(model.layers), "selected": len(chosen)})

@@ -1,4 +1,4 @@
-"""One question and one image: the answer, the flows' curves, and where in the image it comes from.
+"""A question of one's own about one image, and where in the image its answer comes from.
 
 The *map* cuts the image into cells. A cell's visual tokens are those that show it, by the same rule that finds the
 tokens of an object; they are hidden from a target in a window of layers, and the change of the answer's probability is
@@ -7,48 +7,72 @@ the cell's value at that centre layer.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 
-from crossflow.core.flows import parse_flow
+from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
-from crossflow.engine.edges import Edges, Row, edges_of, rows_of
-from crossflow.engine.forward import run_clean
-from crossflow.engine.shared_prefix import run_knockouts
-from crossflow.experiments.answers import Answer, answer
-from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.data.boxes import lies_outside
+from crossflow.engine.edges import Edges
+from crossflow.engine.engines import ENGINES
+from crossflow.experiments.knockouts import Answered, knock_out
+from crossflow.models.model import MultimodalModel
 
-SEED = 0  # of random controls, where a flow is one
+SEED = 0
+"""Of random sources and moved boxes, where a flow is a control."""
 
 
-class Trace(NamedTuple):
-    """What was found.
+def box_of(given: str | Sequence[int]) -> Box:
+    """A box from left, top, width and height in pixels: four numbers, or a text with commas.
 
-    Attributes:
-        answer: The model's greedy answer.
-        p_clean: Probability of its first token, 0..1.
-        curves: Flow -> change of that probability in percent, by centre layer; flows without edges are left out.
-        missing: Flows that block no edge.
-        map: Change in percent, ``(layers, rows of cells, columns of cells)``; NaN for a cell that no token shows.
-        target: What the cells are hidden from.
+    Raises:
+        CrossflowError: it is none, or has no area.
     """
+    try:
+        box = Box(*map(int, given.split(",") if isinstance(given, str) else given))
+    except (TypeError, ValueError) as error:
+        raise CrossflowError(f"The box {given!r} is not left, top, width and height in pixels.") from error
+    if box.w < 1 or box.h < 1:
+        raise CrossflowError(f"The box {given!r} has no area; its numbers are left, top, width and height in pixels.")
+    return box
 
-    answer: Answer
-    p_clean: float
-    curves: dict[str, Float[np.ndarray, " layers"]]
-    missing: list[str]
-    map: Float[np.ndarray, "layers rows columns"]
-    target: str
 
+def own_question(
+    question: str,
+    boxes: Sequence[Box],
+    names: Sequence[str] = (),
+    *,
+    image_id: str = "image",
+    answer: str | None = None,
+    options: tuple[str, str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> ChosenQuestion:
+    """A question of one's own; its text is its id.
 
-def own_question(question: str, boxes: Sequence[Box]) -> ChosenQuestion:
-    """A question of one's own, about the objects in some boxes."""
-    objects = tuple(ChosenObject("object", str(number), "", box) for number, box in enumerate(boxes))
-    return ChosenQuestion("question", "image", "", "", question, "", None, None, objects)
+    Args:
+        question: The text.
+        boxes: Of the objects that the question is about.
+        names: Of these objects; without them, the set ``object`` is empty.
+        image_id: Name of the image.
+        answer: The gold answer, if there is one; by default the first option.
+        options: The two options that the question offers, the true one first.
+        size: Width and height of the image.
+
+    Raises:
+        CrossflowError: a box lies outside the image.
+    """
+    for box in boxes:
+        if size is not None and lies_outside(box, size):
+            raise CrossflowError(
+                f"The box {','.join(map(str, box))} lies outside the image, which has {size[0]} x {size[1]} pixels."
+            )
+    named = zip(names or [""] * len(boxes), boxes, strict=True)
+    objects = tuple(ChosenObject("object", str(number), name, box) for number, (name, box) in enumerate(named))
+    true_option, false_option = options or (None, None)
+    gold = answer or true_option or ""
+    return ChosenQuestion(question, image_id, "", "", question, gold, true_option, false_option, objects, size)
 
 
 def cells_of(size: tuple[int, int], most: int) -> list[list[Box]]:
@@ -74,66 +98,37 @@ def _tokens_of(model: MultimodalModel, image: Image.Image, question: ChosenQuest
     return found.positions["related"]
 
 
-def trace(
+def knock_out_cells(
     model: MultimodalModel,
     image: Image.Image,
-    question: ChosenQuestion,
-    flows: Sequence[str],
-    width: int,
+    answered: Answered,
     cells: int,
-    target: str = "question",
-) -> Trace:
-    """Answer one question and knock out its flows and the image's cells.
+    target: str,
+    centres: Sequence[int],
+    window: str,
+) -> Float[np.ndarray, "centres rows columns"]:
+    """Hide each cell of an image from a target.
 
     Args:
         model: The model.
         image: The image.
-        question: From `own_question`.
-        flows: Flows whose curves are wanted.
-        width: Width of the window, in layers.
+        answered: The question.
         cells: Cells along the longer side of the image.
         target: The position set from which the cells are hidden.
+        centres: Centre layers.
+        window: The window: a width, ``bottom`` or ``top``.
 
-    Raises:
-        BrokenQuestion: the question does not fit the prompt.
-        CrossflowError: a flow is none.
+    Returns:
+        Change of the probability of the answer's first token in percent; NaN for a cell that no token shows.
     """
-    prepared: Prepared = model.prepare(question, image)
-    found = answer(model, prepared)
-    layers = len(model.layers)
-    rows: list[Row] = []
-    missing = []
-    for name in flows:
-        edges = edges_of(parse_flow(name), prepared.positions, SEED, question.question_id)
-        if edges:
-            rows.extend(rows_of(name, edges, str(width), layers))
-        else:
-            missing.append(name)
-    grid = cells_of(image.size, cells)
-    for row, boxes in enumerate(grid):
-        for column, box in enumerate(boxes):
-            sources = _tokens_of(model, image, question, box)
-            if len(sources):
-                edges = (Edges(sources, prepared.positions[target]),)
-                rows.extend(rows_of(f"cell {row} {column}", edges, str(width), layers))
-    first_token = found.tokens[0]
-    clean = run_clean(model, prepared, min(row.start for row in rows))
-    p_clean = float(torch.softmax(clean.logits.double(), -1)[first_token])
-    p_knockout = torch.softmax(run_knockouts(model, clean, rows).logits.double(), -1)[:, first_token].tolist()
-    change = {(row.flow, row.layer): 100 * (p - p_clean) / p_clean for row, p in zip(rows, p_knockout, strict=True)}
-    return Trace(
-        found,
-        p_clean,
-        {name: np.array([change[name, layer] for layer in range(layers)]) for name in flows if name not in missing},
-        missing,
-        np.array(
-            [
-                [
-                    [change.get((f"cell {row} {column}", layer), np.nan) for column in range(len(grid[row]))]
-                    for row in range(len(grid))
-                ]
-                for layer in range(layers)
-            ]
-        ),
-        target,
-    )
+    prepared = answered.prepared
+    grid = np.array(cells_of(image.size, cells))
+    places = list(np.ndindex(*grid.shape[:2]))
+    edges: dict[str, Sequence[Edges]] = {}
+    for place in places:
+        sources = _tokens_of(model, image, prepared.question, Box(*grid[place].tolist()))
+        edges[f"cell {place}"] = (Edges(sources, prepared.positions[target]),) if len(sources) else ()
+    flows = dict.fromkeys(edges, centres)
+    (found,) = knock_out(model, [answered._replace(own_edges=edges)], flows, window, ENGINES["knockout"], SEED)
+    changes = np.array(found.columns()["change_percent"], dtype=float)
+    return np.moveaxis(changes.reshape(*grid.shape[:2], len(centres)), -1, 0)

@@ -6,8 +6,6 @@ An unfinished file is stored beside its final place as ``<file>.part`` and survi
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +57,8 @@ def new_session() -> requests.Session:
     return session
 
 
-@contextmanager
-def _one_sentence(url: str) -> Iterator[None]:
-    try:
-        yield
-    except requests.HTTPError as error:
-        raise CrossflowError(f"{url} could not be fetched: the server says {error.response.status_code}.") from error
-    except requests.RequestException as error:
-        raise CrossflowError(
-            f"{url} could not be reached ({type(error).__name__}): look at the network and run again, what was fetched "
-            "is kept."
-        ) from error
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check free disk space before a download begins.
+def require_space(folder: Path, needed: int, what: str, hint: str = "") -> None:
+    """Check free disk space before a download begins; ``hint`` says what else may be done.
 
     Raises:
         CrossflowError: less than ``needed`` bytes are free.
@@ -83,11 +68,16 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise CrossflowError(
             f"{what} needs {needed / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} GB free; nothing was "
-            "fetched."
+            f"fetched.{hint}"
         )
 
 
-def _require_size(remote: RemoteFile, size: int) -> None:
+def require_size(remote: RemoteFile, size: int) -> None:
+    """Refuse a file whose size is not the recorded one, if there is one.
+
+    Raises:
+        CrossflowError: it is not.
+    """
     if remote.bytes is not None and size != remote.bytes:
         raise CrossflowError(
             f"{remote.url} has {size} bytes where {TABLE} says {remote.bytes}: it is cut short, or another version."
@@ -125,7 +115,7 @@ def _append(session: requests.Session, remote: RemoteFile, part: Path, start: in
             "Content-Length", ""
         )
         if total.isdecimal():
-            _require_size(remote, int(total))
+            require_size(remote, int(total))
             if stop is None:
                 require_space(part.parent, int(total) - have, remote.url)
         expected = int(response.headers.get("Content-Length", -1))
@@ -159,18 +149,17 @@ def fetch_part(
             disk is full.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
-    whole = stop is None
-    total = remote.bytes if whole else stop - start  # type: ignore[operator]
+    total = remote.bytes if stop is None else stop - start
     have = part.stat().st_size if part.exists() else 0
     failures = 0
-    with progress_of(part.stem, total, have, unit="B") as bar, _one_sentence(remote.url):
+    with progress_of(part.stem, total, have, unit="B") as bar:
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:
                 _append(session, remote, part, start, stop, bar)
                 return
             except NoRangesError:
-                if not (whole and before):
+                if stop is not None or not before:
                     raise
                 # It can not be resumed: start over.
                 part.unlink()
@@ -182,9 +171,16 @@ def fetch_part(
                         f"{remote.url} breaks off again and again; what was fetched is kept, run again later."
                     ) from error
                 time.sleep(_BACKOFF * 2**failures)
+            except requests.HTTPError as error:
+                raise CrossflowError(
+                    f"{remote.url} could not be fetched: the server says {error.response.status_code}."
+                ) from error
+            except requests.RequestException as error:
+                raise CrossflowError(
+                    f"{remote.url} could not be reached ({type(error).__name__}): look at the network and run again, "
+                    "what was fetched is kept."
+                ) from error
             except OSError as error:
-                if isinstance(error, requests.RequestException):
-                    raise
                 raise CrossflowError(
                     f"{part} could not be written ({error.strerror or error}); what was fetched is kept, run again."
                 ) from error

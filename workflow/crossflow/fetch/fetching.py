@@ -55,7 +55,7 @@ def write_fetched(source: str, output: Path, member: str | None = None, sources:
 
     Args:
         source: Name of a line of the table.
-        output: The file.
+        output: File that is written.
         member: Fetch only this member of the zip.
         sources: The table of sources (CSV).
 
@@ -100,4 +100,4 @@ def write_images(
     there = fetch_images(new_session(), remote, root, wanted, full=images == "full")
     if wanted and not there:
         raise CrossflowError(f"{remote.url} holds none of the {len(wanted)} images of {questions}.")
-    write_csv(output, COLUMNS, (image._asdict() for image in there))
+    write_csv(output, COLUMNS, there)

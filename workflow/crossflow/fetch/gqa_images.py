@@ -12,11 +12,11 @@ import shutil
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import requests
 
-from crossflow.core.columns import TEXT, WHOLE, Columns
+from crossflow.core.columns import IMAGE_ID, TEXT, WHOLE, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.locks import alone
@@ -25,16 +25,12 @@ from crossflow.fetch.download import NoRangesError, fetch_file, require_space
 from crossflow.fetch.remote_zip import Member, fetch_members, read_directory
 from crossflow.fetch.sources import RemoteFile
 
-COLUMNS: Columns = {"image_id": TEXT, "bytes": WHOLE, "crc32": TEXT}
+COLUMNS: Columns = {
+    "image_id": IMAGE_ID,
+    "bytes": Column(WHOLE, words="Size of the image file, in bytes."),
+    "crc32": Column(TEXT, words="Its checksum in the zip, 8 hex digits."),
+}
 log = logging.getLogger(__name__)
-
-
-class FetchedImage(NamedTuple):
-    """An image in the zip: one line of the list that a job writes."""
-
-    image_id: str
-    bytes: int
-    crc32: str
 
 
 def _name(image_id: str) -> str:
@@ -95,7 +91,7 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
 
 def fetch_images(
     session: requests.Session, remote: RemoteFile, root: Path, image_ids: Collection[str], *, full: bool
-) -> list[FetchedImage]:
+) -> list[dict[str, Any]]:
     """Ensure that images are in ``<root>/images.zip``; images already there are not downloaded again.
 
     Args:
@@ -104,7 +100,7 @@ def fetch_images(
         full: Download the whole zip, as is also done if the server supports no ranges.
 
     Returns:
-        The needed images, by id, without those that GQA does not have.
+        Rows of `COLUMNS`: the needed images, by id, without those that GQA does not have.
 
     Raises:
         CrossflowError: a download or a write failed; finished downloads are kept.
@@ -123,7 +119,7 @@ def fetch_images(
                 fetch_file(session, remote, archive)
         inside = _inside(archive)
     return [
-        FetchedImage(image_id, entry.file_size, f"{entry.CRC:08x}")
+        {"image_id": image_id, "bytes": entry.file_size, "crc32": f"{entry.CRC:08x}"}
         for image_id in sorted(set(image_ids))
         if (entry := inside.get(_name(image_id))) is not None
     ]

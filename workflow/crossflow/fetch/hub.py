@@ -5,12 +5,8 @@ need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``
 holds are not downloaded again.
 """
 
-import hashlib
 import logging
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -21,9 +17,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.sha import git_hash
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file, write_json
+from crossflow.fetch.download import require_space
 from crossflow.fetch.sources import require_safe
 from crossflow.models.folder import PATTERNS, Manifest, ModelFile, cached_file, files_in, is_model_file, lacking
 
@@ -37,55 +36,31 @@ for client in ("httpx", "httpx2"):  # one log line per request is too much
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
-class HubFile(NamedTuple):
-    """A file as the hub describes it: its size, and its SHA-256 or (for small files) git's hash of it."""
-
-    size: int
-    sha256: str | None
-    blob: str | None
-
-
-def _on_hub(repo: str, revision: str) -> dict[str, HubFile]:
+def _on_hub(repo: str, revision: str) -> dict[str, RepoSibling]:
     """The files of a model as the hub describes them."""
     api = HfApi()
     api.auth_check(repo)
-    files = {}
-    for file in api.model_info(repo, revision=revision, files_metadata=True).siblings or []:
-        if is_model_file(file.rfilename):
-            sha256 = file.lfs.sha256 if file.lfs is not None else None
-            files[file.rfilename] = HubFile(file.size or 0, sha256, file.blob_id)
-    return files
-
-
-def _git_hash(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    files = api.model_info(repo, revision=revision, files_metadata=True).siblings or []
+    return {file.rfilename: file for file in files if is_model_file(file.rfilename)}
 
 
 def _local(repo: str, revision: str) -> Path:
     return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS, local_files_only=True))
 
 
-def _require_space(repo: str, revision: str, files: Mapping[str, HubFile]) -> None:
-    needed = sum(file.size for name, file in files.items() if cached_file(repo, revision, name) is None)
-    cache = Path(constants.HF_HUB_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
-    if needed > free:
-        raise CrossflowError(
-            f"{repo} needs {needed / 1e9:.1f} GB, but the disk of {cache} has {free / 1e9:.1f} GB free; nothing was "
-            "fetched. Make room, or name another disk in HF_HOME."
-        )
+def _is_as_on_hub(path: Path, found: ModelFile, file: RepoSibling) -> bool:
+    """Compare sizes and hashes; the hub knows the SHA-256 of large files, and git's hash of small ones."""
+    if file.lfs is not None:
+        same = found.sha256 == file.lfs.sha256
+    else:
+        same = file.blob_id is None or git_hash(path.read_bytes()) == file.blob_id
+    return found.bytes == file.size and same
 
 
-def _check(folder: Path, name: str, file: HubFile | None) -> ModelFile:
+def _check(folder: Path, name: str, file: RepoSibling | None) -> ModelFile:
     path = folder / name
     found = ModelFile(path.stat().st_size, hash_file(path))
-    if file is not None and (
-        found.bytes != file.size
-        or (file.sha256 is not None and found.sha256 != file.sha256)
-        or (file.sha256 is None and file.blob is not None and _git_hash(path) != file.blob)
-    ):
+    if file is not None and not _is_as_on_hub(path, found, file):
         raise CrossflowError(f"{path} is not the file that the hub has: delete {path.resolve()} and run again.")
     return found
 
@@ -137,7 +112,7 @@ def fetch(repo: str, revision: str) -> Manifest:
     page = f"https://huggingface.co/{repo}"
     try:
         try:
-            files: dict[str, HubFile] | None = _on_hub(repo, revision)
+            files: dict[str, RepoSibling] | None = _on_hub(repo, revision)
         except (OfflineModeIsEnabled, TransportError) as error:
             if isinstance(error, HfHubHTTPError):
                 raise
@@ -146,7 +121,9 @@ def fetch(repo: str, revision: str) -> Manifest:
         if files is not None:
             if not any(name.endswith(".safetensors") for name in files):
                 raise CrossflowError(f"{repo} has no safetensors at revision {revision}; nothing else is read.")
-            _require_space(repo, revision, files)
+            absent = [file for name, file in files.items() if cached_file(repo, revision, name) is None]
+            needed = sum(file.size or 0 for file in absent)
+            require_space(Path(constants.HF_HUB_CACHE), needed, repo, " Make room, or name another disk in HF_HOME.")
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=sorted(files)))
     except GatedRepoError as error:
         raise CrossflowError(

@@ -22,8 +22,8 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.progress import progress_of
 from crossflow.data.images import UNREADABLE_ZIP
-from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_space
-from crossflow.fetch.sources import TABLE, RemoteFile
+from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_size, require_space
+from crossflow.fetch.sources import RemoteFile
 
 _TRIES = 3
 _HEADER = 30  # bytes before a member's name; the name and the extra field after it have up to 65535 bytes each
@@ -100,10 +100,7 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # missing or unreadable: request it again
     size, members = _ask_directory(session, remote)
-    if remote.bytes not in (None, size):
-        raise CrossflowError(
-            f"{remote.url} has {size} bytes where {TABLE} says {remote.bytes}: it is cut short, or another version."
-        )
+    require_size(remote, size)
     if remote.bytes is not None:
         with replacing(kept) as temporary:
             temporary.write_text(json.dumps({"url": remote.url, "bytes": remote.bytes, "members": members}))

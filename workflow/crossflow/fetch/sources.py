@@ -5,6 +5,7 @@ Nothing heavy is imported: the workflow reads the table at every start.
 """
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -60,10 +61,8 @@ def read_sources(path: Path) -> dict[str, RemoteFile]:
         raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(COLUMNS)}.")
     sources = {}
     for row in rows:
-        size, sha256 = row["bytes"], row["sha256"]
-        if (size and not size.isdecimal()) or (
-            sha256 and (len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"))
-        ):
+        size, sha256 = row["bytes"] or "", row["sha256"] or ""
+        if not re.fullmatch(r"\d*", size) or not re.fullmatch("([0-9a-f]{64})?", sha256):
             raise CrossflowError(f"{path}: the bytes or sha256 of {row['name']} are not in their form.")
         require_safe(row["url"])
         sources[row["name"]] = RemoteFile(row["name"], row["url"], int(size) if size else None, sha256 or None)

@@ -34,7 +34,6 @@ def line_of(flow: str, curves: Mapping[str, Sequence[Row]], bands: Mapping[str, 
     """A line with its band and its controls.
 
     Args:
-        flow: The flow.
         curves: Flow -> its rows of effects.csv in one panel, by layer.
         bands: Flow -> its rows of bands.csv; may be empty.
     """

@@ -2,27 +2,25 @@
 
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
-from crossflow.core.errors import CrossflowError
+from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
+from crossflow.figures.flows import Curves, draw_flows
 from crossflow.figures.overlay import panels
-from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, arrow, look_of, own_settings, save, window_in_words
+from crossflow.figures.style import BOX, PAGE_WIDTH, SETTINGS, own_settings, save, window_in_words
 from crossflow.models.folder import ModelSource
 from crossflow.models.loading import sketch_model
 from crossflow.models.model import ModelSettings, MultimodalModel
@@ -46,7 +44,7 @@ class Example(NamedTuple):
     p_clean: float
     image: Image.Image
     tokens: Image.Image | None
-    curves: Mapping[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]
+    curves: Curves
 
 
 def choose_examples(table: Knockouts) -> dict[str, str]:
@@ -54,37 +52,17 @@ def choose_examples(table: Knockouts) -> dict[str, str]:
 
     The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
     """
-    falls: dict[str, float] = {}
-    for flow, curve in table.curves.items():
-        if "~" not in flow:
-            for question, lowest in zip(curve.question_ids, curve.change.min(axis=1), strict=True):
-                falls[question] = min(falls.get(question, 0.0), float(lowest))
-    order = sorted(falls, key=lambda question: (falls[question], question))
+    falls = table.largest(np.negative)
+    order = sorted(falls, key=lambda question: (-falls[question], question))
     if not order:
         return {}
     reasons = {order[len(order) // 2]: "in the middle"}
     return {order[0]: "suffers most"} | reasons
 
 
-def curves_of(table: Knockouts, question_id: str) -> dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]]:
-    """A question's own curves; flows that are missing and controls are left out."""
-    found: dict[str, tuple[Sequence[int], Float[np.ndarray, " layers"]]] = {}
-    for flow, curve in table.curves.items():
-        (places,) = np.nonzero(curve.question_ids == question_id)
-        if len(places) and "~" not in flow:
-            found[flow] = (curve.centres, curve.change[places[0]])
-    return found
-
-
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
-    """One row per question; call and save it within `style.own_settings`.
-
-    Args:
-        examples: From none to a few; without any the figure says so.
-        heading: Stands above.
-    """
+    """One row per question, or a note without any; call and save it within `style.own_settings`."""
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 2.5 * max(1, len(examples))), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(heading, x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     if not examples:
         figure.text(0.5, 0.5, "no question selected", ha="center")
@@ -103,15 +81,7 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
         said = f"{example.generated!r} (p = {example.p_clean:.3f}; gold {asked.answer!r})"
         question = textwrap.fill(f"{example.why}: {asked.question}", 44)
         left.set_title(f"{question}\n{said}", loc="left", parse_math=False)  # a dollar sign is one
-        for flow, (centres, change) in example.curves.items():
-            look = look_of(flow)
-            step = max(1, len(centres) // 8)
-            right.plot(
-                centres, change, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step,
-                label=arrow(flow),
-            )  # fmt: skip
-        right.axhline(0, color="0.55", linewidth=0.6, zorder=1)
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        draw_flows(right, example.curves)
         right.set_xlabel("centre layer")
         right.set_ylabel("change in answer\nprobability (%)")
     handles = {str(line.get_label()): line for right in grid[:, 2] for line in right.get_lines()[:-1]}
@@ -123,17 +93,13 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
 
 
 def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
-    """The examples of one category.
+    """The examples of one category; a question whose image can not be used any more is left out.
 
     Args:
-        table: The category's knockouts.
-        results: The study's results.
         sketch: The model, without weights.
-        images: The images of its questions.
 
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
     rows = results.answers(table.model, table.category).set_index("question_id").to_dict("index")
     chosen = read_chosen(results.results / "questions" / f"{table.category}.csv")
@@ -141,13 +107,16 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
     found = []
     for question_id, why in choose_examples(table).items():
         question, row = questions[question_id], rows[question_id]
-        image = images.open(question.image_id)
         try:
+            question, image = images.open_for(question)
             tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
+        except BrokenQuestion as reason:
+            log.warning("question %s is not drawn: %s", question_id, reason)
+            continue
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
             tokens = None
-        curves = curves_of(table, question_id)
+        curves = table.of_question(question_id)
         found.append(Example(why, question, row["generated"], row["p_clean"], image, tokens, curves))
     return found
 
@@ -163,7 +132,6 @@ def write_examples(results: Results, model: ModelSource, images: ImageSource, ou
 
     Raises:
         CrossflowError: a table or the model's folder can not be used.
-        BrokenQuestion: an image can not be used.
     """
     sketch = sketch_model(ModelSettings.of(model), torch.device("cpu"))
     with images.open() as opened, own_settings():

@@ -8,8 +8,9 @@ their image and their own curves.
 import base64
 import io
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -22,6 +23,7 @@ from PIL import Image
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
 from crossflow.analysis.tables import COLUMNS
+from crossflow.core.errors import BrokenQuestion
 from crossflow.core.files import replacing
 from crossflow.core.measures import MEASURES
 from crossflow.core.records import ChosenQuestion
@@ -30,6 +32,8 @@ from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
 from crossflow.figures.style import BOX, look_of
+
+log = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 300
 _THUMBNAIL = 224  # pixels of the longer side
@@ -77,18 +81,8 @@ def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, An
 
 
 def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
-    """Which questions are shown, and why: id -> reason; half by the largest change, half a random sample.
-
-    Args:
-        table: The knockouts of a category.
-        most: At most so many.
-        seed: The study's seed.
-    """
-    largest: dict[str, float] = {}
-    for flow, curve in table.curves.items():
-        if "~" not in flow:
-            for question, value in zip(curve.question_ids, np.abs(curve.change).max(axis=1), strict=True):
-                largest[question] = max(largest.get(question, 0.0), float(value))
+    """Which questions are shown, at most ``most``, and why: id -> reason; half with the largest change, half random."""
+    largest = table.largest(np.abs)
     order = sorted(largest, key=lambda question: (-largest[question], question))
     if len(order) <= most:
         return dict.fromkeys(order, "all questions are shown")
@@ -101,11 +95,7 @@ def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
 
 def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any, Any], why: str) -> dict[str, Any]:
     """What the page shows of one question; its curves are those of the study's flows, without controls."""
-    curves = {}
-    for flow, curve in table.curves.items():
-        (places,) = np.nonzero(curve.question_ids == question.question_id)
-        if len(places) and "~" not in flow:
-            curves[flow] = [_short(float(value)) for value in curve.change[places[0]]]
+    own = table.of_question(question.question_id)
     options = [question.true_option, question.false_option] if question.true_option else None
     return {
         "model": table.model,
@@ -120,7 +110,7 @@ def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any
         "options": options,
         "boxes": [list(chosen.box) for chosen in question.objects],
         "why": why,
-        "curves": curves,
+        "curves": {flow: [_short(float(value)) for value in change] for flow, (_, change) in own.items()},
     }
 
 
@@ -134,7 +124,7 @@ def thumbnail(image: Image.Image) -> dict[str, Any]:
     return {"uri": uri, "width": image.width, "height": image.height}
 
 
-def looks(flows: Sequence[str]) -> dict[str, dict[str, str]]:
+def looks(flows: Iterable[str]) -> dict[str, dict[str, str]]:
     """Flow -> colour, dash and symbol, as in the figures."""
     found = {}
     for flow in flows:
@@ -144,48 +134,30 @@ def looks(flows: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def measure_names() -> dict[str, str]:
-    """Measure -> its name and unit, as the page writes them."""
-    return {measure.name: measure.words for measure in MEASURES}
-
-
-def page_sources() -> Iterator[Path]:
-    """The files that the page is made of."""
-    yield from (_PAGE / name for name in ("page.html", "page.css", "page.js"))
-
-
 def page(data: Mapping[str, Any], title: str) -> str:
     """The whole page. What comes from data can not end the script that holds it, or be taken for a tag."""
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
-    template, style, script = (path.read_text(encoding="utf-8") for path in page_sources())
+    template, style, script = (
+        (_PAGE / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
+    )
     return Template(template).substitute(
         title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script
     )
 
 
-def _curves_and_flows(results: Results) -> tuple[list[dict[str, Any]], list[str]]:
-    summary = results.results / "summary"
-    rows = read_csv(summary / "effects.csv", COLUMNS["effects"]) + read_csv(
-        summary / "measures.csv", COLUMNS["measures"]
-    )
-    curves = curves_of(rows, read_csv(summary / "bands.csv", COLUMNS["bands"]))
-    return curves, list(dict.fromkeys(curve["flow"] for curve in curves))
-
-
 def collect(results: Results, images: Images) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
 
-    Args:
-        results: The study's results.
-        images: The images of its questions.
-
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
-    curves, flows = _curves_and_flows(results)
+    effects, measures, bands = (
+        read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table])
+        for table in ("effects", "measures", "bands")
+    )
+    curves = curves_of(effects + measures, bands)
     most = max(2, MOST_QUESTIONS // len(results.categories))
     questions: list[dict[str, Any]] = []
     notes: dict[str, str] = {}
@@ -197,8 +169,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
             table = results.knockouts(model, window, category)
             centres[model] = {flow: list(curve.centres) for flow, curve in table.curves.items()}
             ticks[model] = max(1, round(table.layers / 8))
-            rows = results.answers(model, category).to_dict("records")
-            by_id = {row["question_id"]: row for row in rows}
+            answers = results.answers(model, category).set_index("question_id").to_dict("index")
             chosen = {one.question_id: one for one in read_chosen(results.results / "questions" / f"{category}.csv")}
             found = chosen_questions(table, most, results.seed)
             whole = len(found) == len(table.question_ids)
@@ -208,15 +179,19 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
             )
             for question_id, why in found.items():
                 question = chosen[question_id]
-                questions.append(question_row(table, question, by_id[question_id], why))
-                if question.image_id not in thumbnails:
-                    thumbnails[question.image_id] = thumbnail(images.open(question.image_id))
+                try:
+                    question, image = images.open_for(question)
+                    if question.image_id not in thumbnails:
+                        thumbnails[question.image_id] = thumbnail(image)
+                except BrokenQuestion as reason:
+                    log.warning("question %s is shown without its image: %s", question_id, reason)
+                questions.append(question_row(table, question, answers[question_id], why))
     return {
         "models": list(results.windows),
         "windows": results.windows,
         "categories": list(results.categories),
-        "measures": measure_names(),
-        "looks": looks(flows),
+        "measures": {measure.name: measure.words for measure in MEASURES},
+        "looks": looks(dict.fromkeys(curve["flow"] for curve in curves)),
         "box": BOX,
         "ticks": ticks,
         "centres": centres,
@@ -238,7 +213,6 @@ def write_explorer(results: Results, images: ImageSource, output: Path) -> None:
 
     Raises:
         CrossflowError: a table is absent or damaged.
-        BrokenQuestion: an image can not be used.
     """
     with images.open() as opened:
         data = collect(results, opened)

@@ -8,17 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from crossflow.core.errors import CrossflowError
 from crossflow.figures.curves import Row, by_panel, cut_layers, line_of
-from crossflow.figures.panels import Panel, draw_panel, handle_of, legend_columns_for, legend_handles, limits, ticks
+from crossflow.figures.panels import Panel, draw_legend, draw_panel, handle_of, legend_handles, limits, ticks
 from crossflow.figures.request import FigureRequest
 from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, arrow, series_looks, window_in_words
 
@@ -29,23 +26,7 @@ _DIVERGING = LinearSegmentedColormap.from_list("falls", ["#08306b", "#2f7fbc", "
 
 def _page(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(PAGE_WIDTH, rows * height + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D | Patch], heading: str) -> None:
-    figure.legend(
-        handles=handles,
-        title=heading,
-        title_fontsize=SETTINGS["axes.labelsize"],
-        alignment="left",
-        loc="outside upper left",
-        ncols=legend_columns_for(handles, PAGE_WIDTH),
-        frameon=False,
-        borderpad=0.1,
-        handlelength=3.2,
-        columnspacing=1.4,
-    )
 
 
 def _own(flows: Sequence[str]) -> list[str]:
@@ -59,13 +40,7 @@ def _group(flow: str) -> str:
 
 
 def overview(rows: Sequence[Row], bands: Sequence[Row], model: str, window: str, categories: Sequence[str]) -> Figure:
-    """All flows on one page: a row of panels per category, a column per target.
-
-    Args:
-        rows, bands: Rows of effects.csv and bands.csv.
-        model, window: Whose.
-        categories: In this order.
-    """
+    """All flows on one page, with the bands of bands.csv: a row of panels per category, a column per target."""
     curves, outer = by_panel(rows, model, window), by_panel(bands, model, window)
     flows = _own(list(curves[categories[0]]))
     groups: dict[str, list[str]] = {}
@@ -91,7 +66,7 @@ def overview(rows: Sequence[Row], bands: Sequence[Row], model: str, window: str,
     figure.supxlabel("centre layer", fontsize=SETTINGS["axes.labelsize"])
     figure.supylabel(_UP, fontsize=SETTINGS["axes.labelsize"])
     everything = [Panel("", [line_of(flow, curves[categories[0]], {}) for flow in flows], 1, 0, 0, cut=cut)]
-    _legend(figure, legend_handles(everything), f"{model}, {window_in_words(window)}")
+    draw_legend(figure, legend_handles(everything), f"{model}, {window_in_words(window)}", spacing=1.4)
     return figure
 
 
@@ -138,8 +113,6 @@ def _lines(
 
     Args:
         curves: Name of the line -> category -> flow -> rows.
-        categories: In this order.
-        heading: Stands above.
         relative: Layers as a share of the model's depth.
     """
     shared = set.intersection(*(set(found[category]) for found in curves.values() for category in categories))
@@ -162,7 +135,7 @@ def _lines(
         axes.set_title(arrow(flow), pad=3)
     handles = [handle_of(name, look) for name, look in looks.items()]
     figure.supxlabel("centre layer, as a share of the model's depth" if relative else "centre layer", fontsize=7.5)
-    _legend(figure, handles, heading)
+    draw_legend(figure, handles, heading, spacing=1.4)
     return figure
 
 
@@ -175,7 +148,7 @@ def _line(axes: Axes, rows: Sequence[Row], look: Look, relative: bool) -> None:
     mean, low, high = (np.array([row[name] for row in rows]) for name in ("mean", "low", "high"))
     axes.fill_between(layers, low, high, color=look.colour, alpha=0.15, linewidth=0)
     step = max(1, len(rows) // 6)
-    axes.plot(layers, mean, color=look.colour, linestyle=look.dash, marker=look.marker, markevery=step)
+    axes.plot(layers, mean, **look.line, markevery=step)
 
 
 def window_sweep(rows: Sequence[Row], model: str, windows: Sequence[str], categories: Sequence[str]) -> Figure:

@@ -19,8 +19,7 @@ def lens_panels(
     """Pick a figure's panels out of lens.csv, in percent.
 
     Args:
-        rows: lens.csv.
-        model: Slug of the model.
+        rows: Rows of lens.csv.
         categories: One panel each, in this order.
         published: Without the final norm but after the last layer, as the published program does; otherwise with it.
 

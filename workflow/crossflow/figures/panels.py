@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -118,12 +117,10 @@ def draw_panels(
     rows = math.ceil(len(panels) / columns)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
     handles = legend_handles(panels)
-    legend_columns = legend_columns_for(handles, width)
-    legend_rows = math.ceil(len(handles) / legend_columns)
+    legend_rows = math.ceil(len(handles) / legend_columns_for(handles, width))
     note_rows = max(panel.note.count("\n") + 1 if panel.selected and panel.note else 0 for panel in panels)
     height = rows * (PANEL_HEIGHT + LINE_HEIGHT * note_rows) + LINE_HEIGHT * (legend_rows + 1) + 0.4
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         draw_panel(axes, panel)
@@ -133,23 +130,27 @@ def draw_panels(
     for column in range(columns):
         lowest = max(row for row in range(rows) if row * columns + column < len(panels))
         grid[lowest, column].tick_params(labelbottom=True)
-    label_size = SETTINGS["axes.labelsize"]
-    figure.supxlabel(across, fontsize=label_size)
+    figure.supxlabel(across, fontsize=SETTINGS["axes.labelsize"])
     for axes in grid[:, 0]:
         axes.set_ylabel(up)
+    draw_legend(figure, handles, heading, spacing=1.6)
+    return figure
+
+
+def draw_legend(figure: Figure, handles: Sequence[Line2D | Patch], heading: str, spacing: float) -> None:
+    """Draw a legend above all panels, under a heading; ``spacing`` separates its columns, in font sizes."""
     figure.legend(
         handles=handles,
         title=heading,
-        title_fontsize=label_size,
+        title_fontsize=SETTINGS["axes.labelsize"],
         alignment="left",
         loc="outside upper left",
-        ncols=legend_columns,
+        ncols=legend_columns_for(handles, figure.get_figwidth()),
         frameon=False,
         borderpad=0.1,
         handlelength=3.2,
-        columnspacing=1.6,
+        columnspacing=spacing,
     )
-    return figure
 
 
 def legend_columns_for(handles: Sequence[Line2D | Patch], width: float) -> int:
@@ -160,7 +161,7 @@ def legend_columns_for(handles: Sequence[Line2D | Patch], width: float) -> int:
 
 def handle_of(name: str, look: Look) -> Line2D:
     """The entry of a line in a legend."""
-    return Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, label=name)
+    return Line2D([], [], **look.line, label=name)
 
 
 def legend_handles(panels: Sequence[Panel]) -> list[Line2D | Patch]:
@@ -197,16 +198,8 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
             axes.plot(places, mean, color=look.colour, linewidth=0.9, linestyle=CONTROLS[control][0], zorder=3)
         # Markers of different lines stand at different layers where there is room.
         first = (index * step) // len(panel.lines)
-        sparse = len(line.mean) < layers
-        axes.plot(
-            line.at,
-            line.mean,
-            color=look.colour,
-            linestyle=look.dash,
-            marker=look.marker,
-            markevery=1 if sparse else (first, step),
-            zorder=3,
-        )
+        markers = 1 if len(line.mean) < layers else (first, step)
+        axes.plot(line.at, line.mean, **look.line, markevery=markers, zorder=3)
     title = [panel.title, panel.note] if panel.selected and panel.note else [panel.title]
     axes.set_title("\n".join(title), pad=3)
     if panel.selected:

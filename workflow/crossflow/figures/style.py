@@ -62,6 +62,11 @@ class Look(NamedTuple):
     dash: tuple[float, Sequence[float]]
     marker: str
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of a line in matplotlib."""
+        return {"color": self.colour, "linestyle": self.dash, "marker": self.marker}
+
 
 _BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 _PURPLE, _ORANGE, _SKY = "#CC79A7", "#E69F00", "#56B4E9"

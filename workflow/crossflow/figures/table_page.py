@@ -35,8 +35,8 @@ def write_page(table: Path, title: str, output: Path) -> None:
     """Write a table as a page for the report: numbers with four digits, text as it is, escaped.
 
     Args:
-        table: A table (CSV).
-        title: Its title.
+        table: Table that is shown (CSV).
+        title: Title of the page.
         output: The page (HTML).
 
     Raises:

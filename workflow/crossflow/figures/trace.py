@@ -4,17 +4,17 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import pandas as pd
+from jaxtyping import Float
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from crossflow.core.records import Box
-from crossflow.experiments.trace import Trace
-from crossflow.figures.style import BOX, PAGE_WIDTH, SMALLEST_SPAN, arrow, look_of
+from crossflow.figures.flows import draw_flows, mean_curves
+from crossflow.figures.style import BOX, PAGE_WIDTH, SMALLEST_SPAN, arrow
 
 _MOST_PANELS = 16
 
@@ -26,54 +26,71 @@ def _show(axes, image: Image.Image, boxes: Sequence[Box], grey: bool = False) ->
     axes.set_axis_off()
 
 
-def draw_curves(found: Trace, image: Image.Image, boxes: Sequence[Box], question: str, heading: str) -> Figure:
-    """The image with its boxes, question and answer, and the flows' curves; see `style.own_settings`."""
+def draw_curves(table: pd.DataFrame, image: Image.Image, boxes: Sequence[Box], title: str, heading: str) -> Figure:
+    """The image with its boxes, and the flows' curves; call it within `style.own_settings`.
+
+    Args:
+        table: The question's knockouts, with the columns of a knockout table.
+        image: Its image.
+        boxes: Of its objects.
+        title: Stands above the image.
+        heading: Stands above the curves.
+    """
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.9))
     _show(left, image, boxes)
-    said = found.answer.text or "(nothing)"
-    left.set_title(f"{question}\n{said} (p = {found.p_clean:.3f})", wrap=True, parse_math=False)
-    for name, curve in found.curves.items():
-        look = look_of(name)
-        right.plot(curve, color=look.colour, linestyle=look.dash, marker=look.marker, label=arrow(name))
-    numbers = np.concatenate([np.zeros(1), *found.curves.values()])
+    left.set_title(title, wrap=True, parse_math=False)
+    curves = dict(mean_curves(table, names="flow", numbers="change_percent"))
+    draw_flows(right, curves)
+    numbers = np.concatenate([np.zeros(1), *(changes for _, changes in curves.values())])
     low, high = float(numbers.min()), float(numbers.max())
     lacking = max(0.0, SMALLEST_SPAN - (high - low)) / 2
     right.set_ylim(low - lacking - 0.05 * (high - low), high + lacking + 0.05 * (high - low))
-    right.axhline(0, color="0.55", linewidth=0.6)
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_xlabel("centre layer")
     right.set_ylabel("change in answer\nprobability (%)")
-    note = f"\nmissing: {', '.join(map(arrow, found.missing))}" if found.missing else ""
+    missing = [arrow(flow) for flow in table["flow"].unique() if flow not in curves]
+    note = f"\nmissing: {', '.join(missing)}" if missing else ""
     right.set_title(heading + note)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=3.2)
     return figure
 
 
-def draw_map(found: Trace, image: Image.Image, boxes: Sequence[Box], heading: str) -> Figure:
-    """The image once per centre layer (at most 16 of them), its cells coloured by the effect of hiding them."""
-    layers = len(found.map)
+def draw_map(
+    changes: Float[np.ndarray, "centres rows columns"],
+    centres: Sequence[int],
+    image: Image.Image,
+    boxes: Sequence[Box],
+    heading: str,
+) -> Figure:
+    """The image once per centre layer (at most 16 of them), its cells coloured by the effect of hiding them.
+
+    Args:
+        changes: From `crossflow.experiments.trace.knock_out_cells`.
+        centres: Its centre layers.
+        image: The image.
+        boxes: Of the question's objects.
+        heading: Stands above.
+    """
+    layers = len(centres)
     shown = np.unique(np.linspace(0, layers - 1, min(layers, _MOST_PANELS)).round().astype(int)).tolist()
     columns = min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
     rows = math.ceil(len(shown) / columns)
     width = PAGE_WIDTH / columns
     figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
-    most = max(SMALLEST_SPAN, float(np.nanmax(np.abs(found.map)))) if np.isfinite(found.map).any() else SMALLEST_SPAN
+    most = max(SMALLEST_SPAN, float(np.nanmax(np.abs(changes)))) if np.isfinite(changes).any() else SMALLEST_SPAN
     norm = TwoSlopeNorm(0, -most, most)
-    for axes, layer in zip(grid.flat, shown, strict=False):
+    for axes, place in zip(grid.flat, shown, strict=False):
         _show(axes, image, boxes, grey=True)
         axes.imshow(
-            found.map[layer],
+            changes[place],
             extent=(-0.5, image.width - 0.5, image.height - 0.5, -0.5),
             cmap="RdBu",
             norm=norm,
             alpha=0.65,
             interpolation="nearest",
         )
-        axes.set_title(f"layer {layer}", pad=2)
+        axes.set_title(f"layer {centres[place]}", pad=2)
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(norm, "RdBu"), ax=grid, location="bottom", aspect=50, shrink=0.6, pad=0.02)

@@ -56,7 +56,7 @@ def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], imag
     right = dict.fromkeys(CONDITIONS, 0)
     with progress_of(questions[0].category, len(questions)) as progress:
         for question in questions:
-            prepared = model.prepare(question, images.open(question.image_id))
+            prepared = model.prepare(*images.open_for(question))
             given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
             for condition, answered in zip(CONDITIONS, given, strict=True):
                 right[condition] += is_correct(answered.text, question.answer)

@@ -76,23 +76,8 @@ def _initialise(network: Any, seed: int) -> None:
                 weight.copy_(rotation + 0.3 * weight)
 
 
-def _at(
-    states: Float[Tensor, "segments positions width"], where: Int[Tensor, "words 2"]
-) -> Float[Tensor, "words width"]:
-    """States at segments' positions."""
-    segment, position = where.T
-    return states[segment, position]
-
-
 class TrainingModel(nn.Module):
-    """The model with its read-outs, in training.
-
-    Args:
-        recipe: What to build.
-    """
-
-    _mean: Tensor
-    _spread: Tensor
+    """The model of a recipe with its read-outs, in training."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -109,9 +94,8 @@ class TrainingModel(nn.Module):
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.check.weight)
         images = self.processor.image_processor
-        mean, spread = (torch.tensor(values)[:, None, None] for values in (images.image_mean, images.image_std))
-        self.register_buffer("_mean", mean, persistent=False)
-        self.register_buffer("_spread", spread, persistent=False)
+        self._mean = nn.Buffer(torch.tensor(images.image_mean)[:, None, None], persistent=False)
+        self._spread = nn.Buffer(torch.tensor(images.image_std)[:, None, None], persistent=False)
         self._patch_words = [self.tokenizer.convert_tokens_to_ids(list(group)) for group in PATCH_WORDS]
         self._before = TrainingBatches(self.tokenizer, recipe.geometry.patch_size, 0, 1, 0).prompt("")[0]
 
@@ -166,20 +150,18 @@ class TrainingModel(nn.Module):
                 lambda layer, inputs, output: states.update({number: output})
             )
 
-        handles = [watch(number) for number in (self.middle, self.check_layer)]
+        cache = DynamicCache()
+        before = torch.tensor([self._before], device=tokens.device)
         whole = decoder.config.num_hidden_layers
         decoder.config.num_hidden_layers = layers
         try:
-            cache = DynamicCache()
-            before = torch.tensor([self._before], device=tokens.device)
-            decoder(input_ids=before, past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(len(features))
-            decoder(inputs_embeds=features, past_key_values=cache, use_cache=True)
-            cache.batch_repeat_interleave(len(tokens) // len(features))
-            last = decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
+            with watch(self.middle), watch(self.check_layer):
+                decoder(input_ids=before, past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(features))
+                decoder(inputs_embeds=features, past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(tokens) // len(features))
+                last = decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
         finally:
-            for handle in handles:
-                handle.remove()
             decoder.config.num_hidden_layers = whole
         return states, last
 
@@ -192,10 +174,10 @@ class TrainingModel(nn.Module):
             return Losses(seeing, nothing, nothing, nothing, nothing)
         whole = self.network.config.text_config.num_hidden_layers
         states, last = self._decode(features, batch.tokens, whole if stage.answering else self.middle)
-        reading = self._reading(_at(states[self.middle], batch.noun_at), batch.noun_facts)
+        reading = self._reading(states[self.middle][tuple(batch.noun_at.T)], batch.noun_facts)
         if not stage.answering:
             return Losses(seeing, reading, nothing, nothing, nothing)
-        checking = self._checking(_at(states[self.check_layer], batch.check_at), batch.checks)
+        checking = self._checking(states[self.check_layer][tuple(batch.check_at.T)], batch.checks)
         rows = torch.arange(len(last), device=last.device)
         logits = self.network.lm_head(last[rows, batch.answer_at])
         ends = self.network.lm_head(last[rows, batch.answer_at + 1])

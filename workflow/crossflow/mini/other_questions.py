@@ -10,11 +10,7 @@ from dataclasses import replace
 from crossflow.core.records import Step
 from crossflow.mini.programs import KIND, MiniQuestion, QuestionWriter, find, in_any_order, phrase
 from crossflow.mini.questions import SIDES, YES_NO
-from crossflow.mini.scenes import ATTRIBUTES, NAMES, PLURALS, Attribute, Scene, Toy, aside, clear_pairs
-
-
-def _mention(scene: Scene, *toys: Toy) -> dict[str, str]:
-    return {toy.name: scene.toy_id(scene.toys.index(toy)) for toy in toys}
+from crossflow.mini.scenes import ATTRIBUTES, NAMES, PLURALS, Attribute, Scene, aside, clear_pairs
 
 
 def verify_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
@@ -24,14 +20,11 @@ def verify_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     value = true if answer == "yes" else rng.choice([other for other in ATTRIBUTES[attribute] if other != true])
     return MiniQuestion(
         "verifyAttr" if answer == "yes" else "verifyAttrC",
-        "attr",
-        "verify",
         f"Is the {toy.name} {phrase(attribute, value)}?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is {phrase(attribute, true)}.",
         (find(scene, toy.name), Step(f"verify {attribute}", (0,), value)),
         f"06-{toy.name}_{value}",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -40,15 +33,12 @@ def direct_which(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     toy = rng.choice(scene.toys)
     return MiniQuestion(
         "directWhich",
-        "attr",
-        "query",
         f"Which color is the {toy.name}?",
         toy.color,
         f"The {toy.name} is {toy.color}.",
         (find(scene, toy.name), Step("query", (0,), "color")),
         f"10q-{toy.name}_color",
         overall="color",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -59,14 +49,11 @@ def exist(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     name = rng.choice(present if answer == "yes" else [name for name in NAMES if name not in present])
     return MiniQuestion(
         "exist" if answer == "yes" else "existC",
-        "obj",
-        "verify",
         f"Is there a {name} in the picture?",
         answer,
         f"Yes, there is a {name}." if answer == "yes" else f"No, there are no {PLURALS[name]}.",
         (find(scene, name), Step("exist", (0,), "?")),
         f"03-{name}",
-        mentioned=_mention(scene, *(toy for toy in scene.toys if toy.name == name)),
     )
 
 
@@ -77,8 +64,6 @@ def exist_or(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     options = in_any_order(rng, PLURALS[toy.name], PLURALS[missing])
     return MiniQuestion(
         "existOr",
-        "obj",
-        "logical",
         f"Are there any {options['a']} or {options['b']}?",
         "yes",
         f"Yes, there is a {toy.name}.",
@@ -90,7 +75,6 @@ def exist_or(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("or", (1, 3), ""),
         ),
         f"09existOr-{'_'.join(sorted((toy.name, missing)))}",
-        mentioned={PLURALS[toy.name]: scene.toy_id(scene.toys.index(toy))},
     )
 
 
@@ -103,14 +87,11 @@ def position_verify(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     answer = "yes" if asked == side else "no"
     return MiniQuestion(
         "positionVerify" if answer == "yes" else "positionVerifyC",
-        "attr",
-        "verify",
         f"Is the {toy.name} on the {asked} side of the picture?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is on the {side} of the picture.",
         (find(scene, toy.name), Step("verify hposition", (0,), asked)),
         f"06-{toy.name}_{asked}",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -120,8 +101,6 @@ def two_same(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     answer = "yes" if first.color == second.color else "no"
     return MiniQuestion(
         "twoSame" if answer == "yes" else "twoSameC",
-        "attr",
-        "compare",
         f"Do the {first.name} and the {second.name} have the same color?",
         answer,
         f"{answer.capitalize()}, the {first.name} is {first.color} and the {second.name} is {second.color}.",
@@ -131,7 +110,6 @@ def two_same(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("same color", (0, 1), ""),
         ),
         f"09same-{'_'.join(sorted((first.name, second.name)))}",
-        mentioned=_mention(scene, first, second),
     )
 
 
@@ -148,8 +126,6 @@ def category_that(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     toy, attribute, value = rng.choice(unique)
     return MiniQuestion(
         "categoryThat",
-        "cat",
-        "query",
         f"Which toy is {phrase(attribute, value)}?",
         toy.name,
         f"The {KIND} is a {toy.name}.",
@@ -160,8 +136,6 @@ def category_that(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         ),
         f"12q-{KIND}_{value}",
         overall=KIND,
-        mentioned={KIND: scene.toy_id(scene.toys.index(toy))},
-        answer_id=scene.toy_id(scene.toys.index(toy)),
     )
 
 
@@ -170,23 +144,19 @@ def choose_above_below(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     pairs = clear_pairs(scene, "y")
     if not pairs:
         return None
-    index, other = rng.choice(pairs)
-    toy, anchor = scene.toys[index], scene.toys[other]
+    toy, anchor = rng.choice(pairs)
     true, false = ("above", "below") if toy.y < anchor.y else ("below", "above")
     options = in_any_order(rng, true, false)
     return MiniQuestion(
         "relChooser",
-        "rel",
-        "choose",
         f"Is the {toy.name} {options['a']} or {options['b']} the {anchor.name}?",
         true,
         f"The {toy.name} is {true} the {anchor.name}.",
         (
             find(scene, anchor.name),
-            Step("choose rel", (0,), f"{toy.name},{true}|{false},s ({scene.toy_id(index)})"),
+            Step("choose rel", (0,), f"{toy.name},{true}|{false},s ({scene.toy_ids[toy.name]})"),
         ),
         f"13-{anchor.name}_{toy.name}",
-        mentioned=_mention(scene, toy, anchor),
     )
 
 
@@ -198,8 +168,6 @@ def position_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | Non
     toy, side = rng.choice(sides)
     return MiniQuestion(
         "positionQuery",
-        "attr",
-        "query",
         f"On which side of the picture is the {toy.color} {toy.name}?",
         side,
         f"The {toy.name} is on the {side} of the picture.",
@@ -209,7 +177,6 @@ def position_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | Non
             Step("query", (1,), "hposition"),
         ),
         f"10q-{toy.name}_hposition",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -220,8 +187,6 @@ def choose_attr_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | 
     options = in_any_order(rng, toy.size, false)
     return MiniQuestion(
         "chooseAttr",
-        "attr",
-        "choose",
         f"Is the {toy.color} {toy.name} {options['a']} or {options['b']}?",
         toy.size,
         f"The {toy.name} is {toy.size}.",
@@ -232,7 +197,6 @@ def choose_attr_of_filtered(scene: Scene, rng: random.Random) -> MiniQuestion | 
         ),
         f"10c-{toy.name}_size",
         overall="size",
-        mentioned=_mention(scene, toy),
     )
 
 
@@ -245,8 +209,6 @@ def verify_attrs(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     joint = "and" if answer == "yes" else "but"
     return MiniQuestion(
         "verifyAttrs" if answer == "yes" else "verifyAttrsC",
-        "attr",
-        "logical",
         f"Is the {toy.name} {asked.color} and {asked.size}?",
         answer,
         f"{answer.capitalize()}, the {toy.name} is {toy.color} {joint} {toy.size}.",
@@ -257,7 +219,6 @@ def verify_attrs(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step("and", (1, 2), ""),
         ),
         f"05-{'_'.join(sorted((asked.color, asked.size)))}",
-        mentioned=_mention(scene, toy),
     )
 
 

@@ -56,8 +56,7 @@ def _elsewhere(scene: Scene, attribute: Attribute, candidates: Sequence[str]) ->
 
 def choose_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "Is the ball red or blue?"."""
-    index = rng.randrange(len(scene.toys))
-    toy = scene.toys[index]
+    toy = rng.choice(scene.toys)
     (attribute,) = rng.choices(tuple(ATTRIBUTES), _ANSWER_WEIGHTS)
     true = toy.value(attribute)
     false = rng.choice(_elsewhere(scene, attribute, [value for value in ATTRIBUTES[attribute] if value != true]))
@@ -65,39 +64,30 @@ def choose_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     wording = rng.choice(WORDINGS["ChooseAttr material" if material else "ChooseAttr"])
     return MiniQuestion(
         "materialChoose" if material else "chooseAttr",
-        "attr",
-        "choose",
         wording.format(name=toy.name, **in_any_order(rng, true, false)),
         true,
         f"The {toy.name} is {phrase(attribute, true)}.",
         (find(scene, toy.name), Step(f"choose {attribute}", (0,), f"{true}|{false}")),
         f"10c-{toy.name}_{attribute}",
         overall=attribute,
-        mentioned={toy.name: scene.toy_id(index)},
     )
 
 
 def choose_cat(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "Which toy is red, the ball or the star?", where one of them is; both are in the image."""
-    pairs = list(permutations(range(len(scene.toys)), 2))
-    differing: dict[Attribute, list[tuple[int, int]]] = {
+    differing = {
         attribute: [
-            (first, second)
-            for first, second in pairs
-            if scene.toys[first].value(attribute) != scene.toys[second].value(attribute)
+            (toy, other) for toy, other in permutations(scene.toys, 2) if toy.value(attribute) != other.value(attribute)
         ]
         for attribute in ATTRIBUTES
     }
     # The twins differ in two attributes, so one is always left to ask about.
     attribute = rng.choice([attribute for attribute, found in differing.items() if found])
-    index, other = rng.choice(differing[attribute])
-    toy, wrong = scene.toys[index], scene.toys[other]
+    toy, wrong = rng.choice(differing[attribute])
     value = toy.value(attribute)
     first, second = rng.sample((toy.name, wrong.name), 2)
     return MiniQuestion(
         "categoryThatChoose",
-        "cat",
-        "choose",
         rng.choice(WORDINGS["ChooseCat"]).format(
             value=phrase(attribute, value), **in_any_order(rng, toy.name, wrong.name)
         ),
@@ -110,8 +100,6 @@ def choose_cat(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         ),
         f"12c-{KIND}_{value}",
         overall=KIND,
-        mentioned={KIND: scene.toy_id(index), toy.name: scene.toy_id(index), wrong.name: scene.toy_id(other)},
-        answer_id=scene.toy_id(index),
     )
 
 
@@ -123,13 +111,10 @@ def choose_rel(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     pairs = clear_pairs(scene, "x")
     if not pairs:
         return None
-    index, other = rng.choice(pairs)
-    toy, anchor = scene.toys[index], scene.toys[other]
+    toy, anchor = rng.choice(pairs)
     true, false = SIDES if toy.x < anchor.x else SIDES[::-1]
     return MiniQuestion(
         "relChooser",
-        "rel",
-        "choose",
         rng.choice(WORDINGS["ChooseRel"]).format(first=toy.name, second=anchor.name, **in_any_order(rng, true, false)),
         true,
         f"The {toy.name} is to the {true} of the {anchor.name}.",
@@ -138,11 +123,10 @@ def choose_rel(scene: Scene, rng: random.Random) -> MiniQuestion | None:
             Step(
                 "choose rel",
                 (0,),
-                f"{toy.name},to the {true} of|to the {false} of,s ({scene.toy_id(index)})",
+                f"{toy.name},to the {true} of|to the {false} of,s ({scene.toy_ids[toy.name]})",
             ),
         ),
         f"13-{anchor.name}_{toy.name}",
-        mentioned={toy.name: scene.toy_id(index), anchor.name: scene.toy_id(other)},
     )
 
 
@@ -151,21 +135,17 @@ def compare_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
 
     Asked about the twins, which share each attribute in a third of the scenes.
     """
-    index, other = rng.sample(scene.twins, 2)
-    toy, twin = scene.toys[index], scene.toys[other]
+    toy, twin = (scene.toys[index] for index in rng.sample(scene.twins, 2))
     (attribute,) = shared(toy, twin)
     common = phrase(attribute, toy.value(attribute))
     first, second = sorted((toy.name, twin.name))
     return MiniQuestion(
         "twoCommon",
-        "attr",
-        "compare",
         rng.choice(WORDINGS["CompareAttr"]).format(a=toy.name, b=twin.name),
         attribute,
         f"The {attribute}, both the {toy.name} and the {twin.name} are {common}.",
         (find(scene, toy.name), find(scene, twin.name, later=True), Step("common", (0, 1), "")),
         f"09common-{first}_{second}",
-        mentioned={toy.name: scene.toy_id(index), twin.name: scene.toy_id(other)},
     )
 
 
@@ -205,20 +185,13 @@ def logical_obj(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         or _logical_candidates(scene, attribute, negated, answer, not both, shown)
         or _logical_candidates(scene, attribute, negated, answer, False, values)
     )
-    numbers = {toy.name: number for number, toy in enumerate(scene.toys)}
+    toys = {toy.name: toy for toy in scene.toys}
     deciding = next(
-        (
-            name
-            for name in (first, second)
-            if name in numbers and holds(scene.toys[numbers[name]], attribute, value, negated)
-        ),
-        first,
+        (name for name in (first, second) if name in toys and holds(toys[name], attribute, value, negated)), first
     )
-    but = phrase(attribute, scene.toys[numbers[deciding]].value(attribute))
+    but = phrase(attribute, toys[deciding].value(attribute))
     return MiniQuestion(
         "existThatOr" if answer == "yes" else "existThatOrC",
-        "obj",
-        "logical",
         rng.choice(WORDINGS["LogicalObj"]).format(
             value=phrase(attribute, value, negated), **in_any_order(rng, PLURALS[first], PLURALS[second])
         ),
@@ -237,29 +210,22 @@ def logical_obj(scene: Scene, rng: random.Random) -> MiniQuestion | None:
         )
         + (Step("or", (2, 5), ""),),
         f"04-{deciding}_{'n#' if negated else ''}{value}",
-        mentioned={PLURALS[name]: scene.toy_id(numbers[name]) for name in (first, second) if name in numbers},
     )
 
 
 def query_attr(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """As in "On which side of the picture is the ball?". None if every toy is near the middle."""
-    on_a_side = [index for index, toy in enumerate(scene.toys) if aside(toy)]
-    if not on_a_side:
+    sides = [(toy, side) for toy in scene.toys if (side := aside(toy))]
+    if not sides:
         return None
-    index = rng.choice(on_a_side)
-    toy = scene.toys[index]
-    side = aside(toy)
-    assert side is not None
+    toy, side = rng.choice(sides)
     return MiniQuestion(
         "positionQuery",
-        "attr",
-        "query",
         rng.choice(WORDINGS["QueryAttr"]).format(name=toy.name),
         side,
         f"The {toy.name} is on the {side} of the picture.",
         (find(scene, toy.name), Step("query", (0,), "hposition")),
         f"10q-{toy.name}_hposition",
-        mentioned={toy.name: scene.toy_id(index)},
     )
 
 

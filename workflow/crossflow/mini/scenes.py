@@ -17,6 +17,7 @@ to one of them only.
 
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Literal
@@ -131,6 +132,11 @@ class Scene:
         """The id of a toy in the scene graph."""
         return f"{self.image_id}{index:02d}"
 
+    @property
+    def toy_ids(self) -> dict[str, str]:
+        """Name of each toy -> its id in the scene graph."""
+        return {toy.name: self.toy_id(index) for index, toy in enumerate(self.toys)}
+
 
 def shared(first: Toy, second: Toy) -> list[Attribute]:
     """The attributes in which two toys agree."""
@@ -233,47 +239,32 @@ def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
     )
 
 
-def _relations(scene: Scene, index: int, ground_id: str) -> list[dict[str, str]]:
-    toy = scene.toys[index]
-    relations = [{"object": ground_id, "name": "on"}]
-    for other, neighbour in enumerate(scene.toys):
-        right, down = toy.x - neighbour.x, toy.y - neighbour.y
+def _relations(scene: Scene, toy: Toy) -> Iterator[dict[str, str]]:
+    """What a toy is beside: all toys that are clearly apart from it, along either axis."""
+    for index, other in enumerate(scene.toys):
+        right, down = toy.x - other.x, toy.y - other.y
         if abs(right) >= CLEARLY_APART:
-            name = "to the right of" if right > 0 else "to the left of"
-            relations.append({"object": scene.toy_id(other), "name": name})
+            yield {"object": scene.toy_id(index), "name": "to the right of" if right > 0 else "to the left of"}
         if abs(down) >= CLEARLY_APART:
-            relations.append({"object": scene.toy_id(other), "name": "below" if down > 0 else "above"})
-    return relations
+            yield {"object": scene.toy_id(index), "name": "below" if down > 0 else "above"}
 
 
 def scene_graph(scene: Scene, toy_boxes: list[Box], clutter_boxes: list[Box]) -> dict[str, Any]:
-    """The scene graph of a scene, in GQA's form: everything that the image shows.
-
-    Args:
-        scene: The scene.
-        toy_boxes: Boxes of ``scene.toys``, as drawn.
-        clutter_boxes: Boxes of ``scene.clutter``, as drawn.
-    """
-    everything: dict[str, Any] = {}
-    ground_id = scene.toy_id(len(scene.toys))
-    for index, (toy, box) in enumerate(zip(scene.toys, toy_boxes, strict=True)):
-        everything[scene.toy_id(index)] = {
-            "name": toy.name,
-            **box._asdict(),
-            "attributes": [toy.color, toy.size, toy.material],
-            "relations": _relations(scene, index, ground_id),
-        }
-    whole = Box(0, 0, IMAGE_SIZE, IMAGE_SIZE)
-    everything[ground_id] = {"name": scene.ground, **whole._asdict(), "attributes": [], "relations": []}
-    for index, (thing, box) in enumerate(zip(scene.clutter, clutter_boxes, strict=True), len(scene.toys) + 1):
-        on_ground = [{"object": ground_id, "name": "on"}]
-        everything[scene.toy_id(index)] = {
-            "name": thing.name,
-            **box._asdict(),
-            "attributes": ["small"],
-            "relations": on_ground,
-        }
-    return {"width": IMAGE_SIZE, "height": IMAGE_SIZE, "objects": everything}
+    """The scene graph of a scene, in GQA's form: everything that the image shows, with its boxes as drawn."""
+    on_ground = {"object": scene.toy_id(len(scene.toys)), "name": "on"}
+    things: list[tuple[str, Box, list[str], list[dict[str, str]]]] = [
+        (toy.name, box, [toy.color, toy.size, toy.material], [on_ground, *_relations(scene, toy)])
+        for toy, box in zip(scene.toys, toy_boxes, strict=True)
+    ]
+    things.append((scene.ground, Box(0, 0, IMAGE_SIZE, IMAGE_SIZE), [], []))
+    things += [
+        (thing.name, box, ["small"], [on_ground]) for thing, box in zip(scene.clutter, clutter_boxes, strict=True)
+    ]
+    objects = {
+        scene.toy_id(index): {"name": name, **box._asdict(), "attributes": attributes, "relations": relations}
+        for index, (name, box, attributes, relations) in enumerate(things)
+    }
+    return {"width": IMAGE_SIZE, "height": IMAGE_SIZE, "objects": objects}
 
 
 def aside(toy: Toy) -> str | None:
@@ -284,10 +275,10 @@ def aside(toy: Toy) -> str | None:
     return "right" if offset > 0 else "left"
 
 
-def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[int, int]]:
+def clear_pairs(scene: Scene, axis: Literal["x", "y"]) -> list[tuple[Toy, Toy]]:
     """Ordered pairs of toys whose centres are clearly apart along an axis."""
     return [
         (first, second)
-        for first, second in permutations(range(len(scene.toys)), 2)
-        if abs(getattr(scene.toys[first], axis) - getattr(scene.toys[second], axis)) >= CLEARLY_APART
+        for first, second in permutations(scene.toys, 2)
+        if abs(getattr(first, axis) - getattr(second, axis)) >= CLEARLY_APART
     ]

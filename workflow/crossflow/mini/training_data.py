@@ -17,7 +17,8 @@ A batch is the same for the same seed and step, on every machine.
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,10 +118,11 @@ def patch_words(scene: Scene, boxes: list[Box], patch_size: int) -> Int[np.ndarr
     return words
 
 
+@dataclass(frozen=True)
 class TrainingBatches(Dataset[TrainingBatch]):
     """The batches of a training, by step.
 
-    Args:
+    Attributes:
         tokenizer: The model's tokenizer.
         patch_size: Side of a patch, in pixels of the image as drawn.
         seed: Seed of scenes and questions.
@@ -130,30 +132,26 @@ class TrainingBatches(Dataset[TrainingBatch]):
         shares: Relative frequency of each kind of question.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        patch_size: int,
-        seed: int,
-        scenes: int,
-        questions: int,
-        first: int = 0,
-        shares: Mapping[str, int] = SHARES,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._patch_size = patch_size
-        self._seed = seed
-        self._scenes = scenes
-        self._questions = questions
-        self._first = first
-        self._shares = shares
-        self._numbers = {
-            tokenizer.convert_tokens_to_ids(form): name for name, plural in PLURALS.items() for form in (name, plural)
+    tokenizer: Any
+    patch_size: int
+    seed: int
+    scenes: int
+    questions: int
+    first: int = 0
+    shares: Mapping[str, int] = field(default_factory=lambda: SHARES)
+
+    @cached_property
+    def _numbers(self) -> dict[int, str]:
+        """Token of a toy's name, singular or plural -> the name."""
+        return {
+            self.tokenizer.convert_tokens_to_ids(form): name
+            for name, plural in PLURALS.items()
+            for form in (name, plural)
         }
 
     def _ask(self, scene: Scene, rng: random.Random) -> tuple[str, MiniQuestion]:
         while True:
-            (category,) = rng.choices(tuple(self._shares), tuple(self._shares.values()))
+            (category,) = rng.choices(tuple(self.shares), tuple(self.shares.values()))
             if asked := QUESTION_WRITERS[category](scene, rng):
                 return category, asked
 
@@ -166,7 +164,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
         argument = asked.program[1].argument
         negated = argument.startswith("not(")
         value = argument.removeprefix("not(").removesuffix(")")
-        at = tokens.index(self._tokenizer.convert_tokens_to_ids(value))
+        at = tokens.index(self.tokenizer.convert_tokens_to_ids(value))
         found: dict[int, list[int]] = {}
         for position, token in enumerate(tokens):
             if token in self._numbers:
@@ -177,35 +175,35 @@ class TrainingBatches(Dataset[TrainingBatch]):
 
     def prompt(self, question: str) -> tuple[list[int], list[int]]:
         """The tokens of a question's prompt before and after the image's marker."""
-        text = render("vicuna-v1", question, SimpleNamespace(image_token=self._tokenizer.image_token)).text
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        marker = ids.index(self._tokenizer.image_token_id)
+        text = render("vicuna-v1", question, SimpleNamespace(image_token=self.tokenizer.image_token)).text
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        marker = ids.index(self.tokenizer.image_token_id)
         return ids[:marker], ids[marker + 1 :]
 
     def __getitem__(self, step: int) -> TrainingBatch:
-        start = self._first + step * self._scenes
-        rng = random.Random(f"crossflow batches {self._seed} {start}")
+        start = self.first + step * self.scenes
+        rng = random.Random(f"crossflow batches {self.seed} {start}")
         images, patches, noun_at, noun_facts = [], [], [], []
         segments: list[Tensor] = []
         answer_at, answers, categories = [], [], []
         check_at, checks = [], []
-        for number in range(self._scenes):
-            scene = draw_scene(self._seed, start + number, "train")
+        for number in range(self.scenes):
+            scene = draw_scene(self.seed, start + number, "train")
             image, boxes, _ = draw_image(scene)
             images.append(np.asarray(image).transpose(2, 0, 1))
-            patches.append(patch_words(scene, boxes, self._patch_size))
+            patches.append(patch_words(scene, boxes, self.patch_size))
             toys = {toy.name: toy for toy in scene.toys}
             told = []
-            for _ in range(self._questions):
+            for _ in range(self.questions):
                 category, asked = self._ask(scene, rng)
                 told.append(self.prompt(asked.question)[1])
                 for position, found in self._checks(asked, toys, told[-1]).items():
                     check_at.append((len(segments) + len(told) - 1, position))
                     checks.append(found)
                 answer_at.append(len(told[-1]) - 1)
-                answers.append(self._tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
+                answers.append(self.tokenizer.convert_tokens_to_ids(asked.answer.capitalize()))
                 categories.append(tuple(QUESTION_WRITERS).index(category))
-                told[-1] += [answers[-1], self._tokenizer.eos_token_id]
+                told[-1] += [answers[-1], self.tokenizer.eos_token_id]
             if not told:
                 told.append(rng.sample(tuple(self._numbers), len(self._numbers)))
             for segment in told:
@@ -218,7 +216,7 @@ class TrainingBatches(Dataset[TrainingBatch]):
         return TrainingBatch(
             torch.from_numpy(np.stack(images)),
             torch.from_numpy(np.stack(patches)),
-            torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self._tokenizer.pad_token_id),
+            torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=self.tokenizer.pad_token_id),
             torch.tensor(noun_at),
             torch.tensor(noun_facts),
             torch.tensor(check_at, dtype=torch.int64).reshape(-1, 2),

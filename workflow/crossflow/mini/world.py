@@ -55,8 +55,8 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
 
     Args:
         root: Folder for questions/, sceneGraphs/ and images.zip.
-        scenes: How many images.
-        seed: Which world.
+        scenes: Number of scenes, one image each.
+        seed: Seed of the world: the same number draws the same scenes.
 
     Raises:
         CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
@@ -77,7 +77,7 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
             graphs[scene.image_id] = scene_graph(scene, toy_boxes, clutter_boxes)
             for number, asked in enumerate(questions_about(scene)):
                 question_id = f"{scene.image_id}{number:02d}"
-                questions[question_id] = asked.record(question_id, scene.image_id)
+                questions[question_id] = asked.record(question_id, scene)
             progress.update()
     _write_json(root / "sceneGraphs" / "val_sceneGraphs.json", graphs)
     _write_json(root / "questions" / "val_balanced_questions.json", questions)

@@ -6,7 +6,7 @@ Only safetensors are read, nothing is downloaded, and no code of the folder runs
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from crossflow.models.processors import load_processor
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The configuration of a model, refused if its architecture is not supported."""
+    """The configuration of a model, refused if its architecture is not supported or it has an adapter."""
+    _require_no_adapter(path)
     file = path / "config.json"
     if not file.is_file():
         raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
@@ -87,6 +88,39 @@ def _require_finite(path: Path, network: nn.Module) -> None:
             raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
 
 
+# Buffers that every network computes itself.
+_COMPUTED = ("inv_freq", "position_ids")
+_VISION = {"vision_tower", "vision_model", "visual"}
+
+
+def _is_harmless(name: str, vision: Collection[str]) -> bool:
+    """Whether a weight that the network has no place for changes nothing: a second copy of the vision tower's."""
+    parts = name.split(".")
+    if parts[-1] in _COMPUTED:
+        return True
+    places = [place for place, part in enumerate(parts) if part in _VISION]
+    return bool(places) and any(known.endswith(".".join(parts[places[-1] + 1 :])) for known in vision)
+
+
+def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str]) -> None:
+    """Refuse weights that the network has no place for: the configuration is of another model."""
+    vision = [name for name, _ in network.named_parameters() if _VISION & set(name.split("."))]
+    lost = sorted(name for name in unexpected if not _is_harmless(name, vision))
+    if lost:
+        raise CrossflowError(
+            f"{path} holds {len(lost)} weights that its config.json has no place for, the first is {lost[0]}; the "
+            "configuration is of another model."
+        )
+
+
+def _require_no_adapter(path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        raise CrossflowError(
+            f"{path} holds an adapter (adapter_config.json), which would not be applied: merge it into the weights "
+            "(merge_and_unload of the package peft), and delete the file."
+        )
+
+
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """A model without weights, from its configuration alone: it prepares questions but can not answer them.
 
@@ -119,8 +153,8 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     """Load a model from its folder.
 
     Raises:
-        CrossflowError: the folder is missing or incomplete, its architecture is unknown, or weights are missing, NaN or
-            infinite.
+        CrossflowError: the folder is missing or incomplete, its architecture is unknown, it holds an adapter, or
+            weights are missing, without a place, NaN or infinite.
     """
     architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
     with _loading(settings.path):
@@ -139,6 +173,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
+    _require_placed(settings.path, network, loading["unexpected_keys"])
     _require_image_token(processor, network, settings.path)
     network = network.eval().to(device)
     _require_finite(settings.path, network)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from crossflow.core.errors import CrossflowError
+from crossflow.core.errors import BrokenQuestion, CrossflowError, blaming_question
 from crossflow.core.records import Box, ChosenQuestion
 from crossflow.models.architectures import ARCHITECTURES, Architecture
 from crossflow.models.folder import ModelSource
@@ -30,6 +30,8 @@ from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 _OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ROUNDING = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest difference of a probability that rounding may cause, by the type of the weights."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,18 @@ class MultimodalModel:
         parts = torch.split(weight, max(1, CONVERTED_AT_ONCE // weight.shape[1]))
         return torch.cat([normed @ part.to(normed.dtype).T for part in parts], dim=-1)
 
+    @cached_property
+    def prompt(self) -> str:
+        """The prompt of a question, with the image's marker and the word QUESTION where the question goes.
+
+        Raises:
+            CrossflowError: the template can not be used.
+        """
+        try:
+            return render(self.settings.prompt, "QUESTION", self.processor).text
+        except BrokenQuestion as reason:
+            raise CrossflowError(f"{self.settings.path}: {reason}.") from reason
+
     def prepare(self, question: ChosenQuestion, image: Image.Image, moved: Sequence[Box] = ()) -> Prepared:
         """Turn a question and its image into model inputs and position sets.
 
@@ -229,7 +243,8 @@ class MultimodalModel:
             tiling,
             moved,
         )
-        processed = self.processor.image_processor(image, return_tensors="np", **tiling.options)
+        with blaming_question("the image processor"):
+            processed = self.processor.image_processor(image, return_tensors="np", **tiling.options)
         expansion = self.architecture.expand(self.processor, processed, len(shown), config.image_token_id)
         tokens = tokenize(prompt, self.processor, expansion)
         if tokens.visual.sum() != len(shown):

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.boxes import moved_boxes
-from crossflow.data.images import Images
+from crossflow.data.images import Images, fitted
 from crossflow.models.loading import sketch_model
 from crossflow.models.model import MultimodalModel, Prepared
 
@@ -33,12 +34,25 @@ class PrepareRequest(NamedTuple):
     moved: int | None = None
 
 
-def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
-    image = images.open(request.image_id)
+def prepare(model: MultimodalModel, request: PrepareRequest, image: Image.Image) -> Prepared:
+    """Prepare a question with its image, and move the objects' boxes if the request asks for it.
+
+    Raises:
+        BrokenQuestion, CrossflowError: as `MultimodalModel.prepare`.
+    """
+    question = request.question
+    if request.image_id == question.image_id:
+        question = fitted(question, image.size)
     moved = []
     if request.moved is not None:
-        moved = moved_boxes([chosen.box for chosen in request.question.objects], image.size, request.moved)
-    return model.prepare(request.question, image, moved)
+        moved = moved_boxes([chosen.box for chosen in question.objects], image.size, request.moved)
+    return model.prepare(question, image, moved)
+
+
+def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
+    own = request.image_id == request.question.image_id
+    image = images.open(request.image_id, request.question.image_size if own else None)
+    return prepare(model, request, image)
 
 
 class _Requests(Dataset[Prepared | Exception]):

@@ -2,13 +2,22 @@
 
 `AutoProcessor` also loads the video processors of architectures that have one, which need torchvision. The processors
 of these architectures are assembled here without it.
+
+Pillow resizes one axis after the other and rounds in between, so the order shows in the pixels. Up to version 12 the
+horizontal pass comes first; version 13 begins with the vertical one where an image is taller than wide. The published
+geometries (``pad`` and ``anyres``) always take the horizontal pass first, as the published program's Pillow did; other
+processors keep the pixels of the Pillow that is installed.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from transformers import AutoProcessor, AutoTokenizer, LlavaImageProcessorPil, ProcessorMixin
+from transformers.image_utils import SizeDict
 
 # Up to 5.17, the one in transformers' top-level namespace requires torchvision, whatever the backend.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -39,6 +48,13 @@ def _without_video(path: Path, name: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     settings, _ = kind.get_processor_dict(path, local_files_only=True)
     return kind.from_args_and_dict([images, tokenizer, None], settings)
+
+
+def _horizontal_first(resize: Callable[..., np.ndarray], image: np.ndarray, size: Any, **options: Any) -> np.ndarray:
+    """An image processor's ``resize`` of an image ``(3, height, width)``, in two passes of one axis each."""
+    if size.height and size.width:
+        image = resize(image, SizeDict(height=image.shape[-2], width=size.width), **options)
+    return resize(image, size, **options)
 
 
 def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
@@ -74,4 +90,7 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
             f"{path} is asked for image: anyres, but its {type(processor.image_processor).__name__} does not tile; "
             "use image: processor or pad."
         )
+    if image in ("pad", "anyres"):
+        # An image that is padded to a square is resized by its shortest edge, where the order is the same everywhere.
+        processor.image_processor.resize = partial(_horizontal_first, processor.image_processor.resize)
     return processor

@@ -8,6 +8,9 @@ overlaps one of its characters, and the question's tokens must decode to the que
 The published program tokenises the text before the image and the text after it separately. With Llama's tokenizer, the
 second text then begins with a blank token; whether it does if the whole prompt is tokenised at once depends on the
 tokenizer's ``legacy`` and on the version of transformers. The published templates therefore follow the program.
+
+A model generates after the last token of the template. Tokens that a tokenizer adds behind it, such as ``</s>``, are
+left out; before it, only one begin-of-text token may be added.
 """
 
 from collections.abc import Callable
@@ -16,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
+from jinja2 import TemplateSyntaxError
 
-from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.errors import BrokenQuestion, CrossflowError, blaming_question
 
 _INSTRUCTION = " \nAnswer the question using a single word or phrase."
 _VICUNA_SYSTEM = (
@@ -67,18 +71,54 @@ def _llava_llama_3(user: str, processor: Any) -> str:
     )
 
 
-def _chat_template(user: str, processor: Any) -> str:
-    text = user.removeprefix(f"{processor.image_token}\n")
-    content = [{"type": "image"}, {"type": "text", "text": text}]
-    if getattr(processor, "chat_template", None) is None:
+def _own_template(processor: Any) -> str:
+    """The chat template of a model's folder: its processor's, or else its tokenizer's; of several, the default one.
+
+    Raises:
+        CrossflowError: there is none, or none of several is the default.
+    """
+    held = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
+    found = next((template for template in held if template), None)
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}
+    if isinstance(found, dict):
+        if "default" not in found and len(found) > 1:
+            raise CrossflowError(f"The model's folder holds the chat templates {', '.join(found)}, none named default.")
+        found = found.get("default") or next(iter(found.values()), None)
+    if found is None:
         raise CrossflowError(
             "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
         )
-    rendered = str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    return str(found)
+
+
+def _chat_template(user: str, processor: Any) -> str:
+    template, marker = _own_template(processor), processor.image_token
+    text = user.removeprefix(f"{marker}\n")
+
+    def rendered(content: object) -> str:
+        message = [{"role": "user", "content": content}]
+        return str(processor.apply_chat_template(message, chat_template=template, add_generation_prompt=True))
+
+    # Templates of multimodal models expect a list; those of language models a text, and write a list as Python does.
+    given: tuple[object, ...] = ([{"type": "image"}, {"type": "text", "text": text}], user)
+    found, errors = [], []
+    for content in given:
+        try:
+            found.append(rendered(content))
+        except TemplateSyntaxError as error:
+            raise CrossflowError(f"The model's chat template does not parse ({error}).") from error
+        except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
+            errors.append(error)
+    right = (prompt for prompt in found if prompt.count(marker) == 1 and prompt.count(text) == 1)
+    prompt = next(right, None) or next(iter(found), None)
+    if prompt is None:
+        with blaming_question("the chat template"):
+            raise errors[0]
     tokenizer = processor.tokenizer
     # Most tokenizers add the begin-of-text token; SmolVLM's does not, and its template begins with it.
     adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return rendered.removeprefix(tokenizer.bos_token) if adds else rendered
+    return prompt.removeprefix(tokenizer.bos_token) if adds else prompt
 
 
 class Template(NamedTuple):
@@ -177,6 +217,28 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
+def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added behind it.
+
+    Raises:
+        CrossflowError: the tokenizer adds tokens among those of the prompt, or other tokens before it than one
+            begin-of-text token.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, whole, begin = encoded["input_ids"], tokenizer(text)["input_ids"], tokenizer.bos_token_id
+    start = next((n for n in range(len(whole) - len(ids) + 1) if whole[n : n + len(ids)] == ids), None)
+    if start is None:
+        raise CrossflowError("The model's tokenizer changes the tokens of a prompt when it adds special tokens to it.")
+    added = whole[:start]
+    if added and (added != [begin] or ids[:1] == [begin]):
+        written = tokenizer.convert_ids_to_tokens([*added, *ids[:1]])
+        raise CrossflowError(
+            f"The model's tokenizer begins a prompt with {' '.join(written)}, where one begin-of-text token is "
+            "expected: mend the post-processor in the folder's tokenizer.json."
+        )
+    return [*added, *ids], [*((0, 0) for _ in added), *encoded["offset_mapping"]]
+
+
 def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of the expanded prompt, and the characters of the unexpanded text that each stands for.
 
@@ -187,7 +249,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
     start = prompt.text.index(marker)
     stop = start + len(marker)
     if prompt.begins is None:
-        encoded = tokenizer(prompt.text.replace(marker, expansion), return_offsets_mapping=True)
+        ids, offsets = _as_generated_after(tokenizer, prompt.text.replace(marker, expansion))
         longer = len(expansion) - len(marker)
 
         def unexpanded(character: int, inside: int) -> int:
@@ -195,8 +257,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
                 return character
             return character - longer if character >= stop + longer else inside
 
-        spans = [(unexpanded(first, start), unexpanded(last, stop)) for first, last in encoded["offset_mapping"]]
-        return list(encoded["input_ids"]), spans
+        return ids, [(unexpanded(first, start), unexpanded(last, stop)) for first, last in offsets]
     if tokenizer.bos_token_id is None:
         raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
     before, image, after = (
@@ -226,7 +287,8 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
-    encoded, spans = _encode(prompt, processor, expansion.text)
+    with blaming_question("the tokenizer"):
+        encoded, spans = _encode(prompt, processor, expansion.text)
     ids = np.asarray(encoded, dtype=np.int64)
     visual = ids == expansion.visual
     if not visual.any():

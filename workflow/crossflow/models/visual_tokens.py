@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from crossflow.core.errors import CrossflowError
+from crossflow.core.errors import CrossflowError, blaming_question
 from crossflow.core.records import Box
 
 _RED, _GREEN, _WHITE, _BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
@@ -123,9 +123,10 @@ class ToTiles:
     tiling: Tiling
 
     def __call__(self, image: Image.Image) -> UInt8[np.ndarray, "tiles 3 height width"]:
-        processed = self.image_processor(
-            image, do_rescale=False, do_normalize=False, return_tensors="np", **self.tiling.options
-        )
+        with blaming_question("the image processor"):
+            processed = self.image_processor(
+                image, do_rescale=False, do_normalize=False, return_tensors="np", **self.tiling.options
+            )
         # Whole numbers, but some processors return them in fp32.
         return np.asarray(np.rint(self.tiling.tiles(self.image_processor, processed)), dtype=np.uint8)
 

@@ -1,8 +1,8 @@
 """What snakemake prints while it makes a study: one line for each job that is done, and why a job failed.
 
 The console gets another filter and formatter; the run's log file (.snakemake/log) keeps every detail. The logger plugin
-`rich` was tried and left aside: in a file or a pipe it shows no job, and on a terminal it draws a panel over the progress
-bars of the jobs.
+`rich` was tried and left aside: in a file or a pipe it shows no job, and on a terminal it draws a panel over the jobs'
+progress bars.
 """
 
 import copy
@@ -120,8 +120,9 @@ class Console(logging.Formatter):
         self.started = record.created
         self.total = getattr(record, "stats", {}).get("total", 0)
         width = len(f"{self.total} of {self.total}")
+        jobs = "1 job" if self.total == 1 else f"{self.total} jobs"
         return (
-            f"Study {self.study}: {self.total} job{'s' * (self.total != 1)}. What a job prints is kept in {self.logs}.\n"
+            f"Study {self.study}: {jobs}. What a job prints is kept in {self.logs}.\n"
             f"{'done':>{width}}  elapsed  job took"
         )
 

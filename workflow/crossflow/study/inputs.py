@@ -43,18 +43,12 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     dataset = config["datasets"][name]
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
-    if dataset["kind"] == "table":
-        if not _is(Path.is_dir, dataset["pictures"]):
-            raise CrossflowError(
-                f"params.yaml, datasets.{name}.pictures: the folder {dataset['pictures']} does not exist."
-            )
-        return str(dataset["pictures"]).rstrip("/")
-    root = dataset.get("root")
-    if root is None:
+    if is_fetched(config, name):
         return FETCHED_GQA
-    if not _is(Path.is_dir, root):
-        raise CrossflowError(f"params.yaml, datasets.{name}.root: the folder {root} does not exist.")
-    return str(root).rstrip("/")
+    key = "pictures" if dataset["kind"] == "table" else "root"
+    if not _is(Path.is_dir, dataset[key]):
+        raise CrossflowError(f"params.yaml, datasets.{name}.{key}: the folder {dataset[key]} does not exist.")
+    return str(dataset[key]).rstrip("/")
 
 
 def is_fetched(config: Mapping[str, Any], name: str) -> bool:

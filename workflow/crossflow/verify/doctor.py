@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import require_window
+from crossflow.core.provenance import version_of
 from crossflow.data.images import Images
 from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
@@ -66,15 +68,13 @@ def check_packages() -> Iterator[Finding]:
         yield Finding(NOTE, "packages", f"{LOCK} is not here: run from the repository's root to compare versions")
         return
     locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
-    absent, other = [], []
-    for name, wanted in locked.items():
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            absent.append(name)
-            continue
-        if found.partition("+")[0] != wanted:
-            other.append(f"{name} {found} (locked {wanted})")
+    found = {name: version_of(name) for name in locked}
+    absent = [name for name, version in found.items() if version is None]
+    other = [
+        f"{name} {version} (locked {locked[name]})"
+        for name, version in found.items()
+        if version is not None and version.partition("+")[0] != locked[name]
+    ]
     if absent:
         yield Finding(
             NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs what is locked"
@@ -104,27 +104,23 @@ def check_device() -> Iterator[Finding]:
         )
 
 
-def _writable(folder: Path) -> str | None:
-    """Why a folder, or the place where it would be created, is not writable; None if it is."""
-    while not folder.exists():
-        folder = folder.parent
-    probe = folder / f".crossflow-doctor-{os.getpid()}"
+def _unwritable(folder: Path) -> str | None:
+    """Why a folder is not writable; None if it is."""
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            return None
     except OSError as error:
         return error.strerror or str(error)
-    return None
 
 
 def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
     """Whether folders are writable and have room for the bytes that a study needs there."""
     disks: dict[int, int] = {}
     for folder, more in needed.items():
-        if reason := _writable(folder):
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if reason := _unwritable(there):
             yield Finding(MISSING, "disk", f"{folder} can not be written ({reason}): change its owner or rights")
             continue
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         disk = there.stat().st_dev
         disks[disk] = disks.get(disk, 0) + more
         free = shutil.disk_usage(there).free
@@ -149,14 +145,13 @@ def _require_whole(folder: Path) -> None:
 
 
 def _require_windows(study: Study, slug: str, layers: int) -> None:
-    """Refuse a window that covers the whole model at every centre layer, before answers are computed in vain.
+    """Refuse a window that does not fit the model, before answers are computed in vain.
 
     Raises:
-        CrossflowError: a window does.
+        CrossflowError: see `require_window`.
     """
     for window in study.windows[slug]:
-        if window.isdecimal() and int(window) >= 2 * layers:
-            raise CrossflowError(f"A window of {window} layers does not fit {slug}, which has {layers}.")
+        require_window(window, layers, slug)
 
 
 def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
@@ -221,10 +216,8 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
     _require_windows(study, slug, sizes.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fits, said = _fits(study, sizes, device)
-    if fits:
-        yield Finding(OK, what, f"{where}; {said}")
-    else:
-        yield Finding(MISSING, what, f"{where}; {said}: take a larger device or a dtype of half the size")
+    hint = "" if fits else ": take a larger device or a dtype of half the size"
+    yield Finding(OK if fits else MISSING, what, f"{where}; {said}{hint}")
 
 
 def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, RemoteFile]) -> list[RemoteFile]:

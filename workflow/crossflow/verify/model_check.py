@@ -4,12 +4,12 @@ Geometry is checked with a *blinkered* network, whose vision tower lets no patch
 receives at a visual token then depends on that token's own patches only. Whether two forwards differ is decided
 exactly, without a tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits.
 Forwards of different shapes, as those of the engine and the reference, differ by rounding and are compared within
-`TOLERANCES`.
+`ROUNDING`.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,11 +25,8 @@ from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.engine.edges import Edges, Row, edges_of, rows_of
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
-from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.model import ROUNDING, MultimodalModel, Prepared
 from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles
-
-TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
-"""Largest difference of a probability that rounding may cause, by the type of the weights."""
 
 _FLOWS = ("question->last", "image->last", "image->question", "related->question")
 _CHANGES = 32  # noisy images; about half of them distinguish a given pair of tokens
@@ -56,10 +53,6 @@ class Check(NamedTuple):
 class _Received(Exception):
     """Carries the input of the first decoder layer; nothing after it has to be computed."""
 
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
 
 def _received(model: MultimodalModel, inputs: dict[str, Tensor]) -> Float[Tensor, "positions width"]:
     """What the language model receives at each position.
@@ -71,14 +64,11 @@ def _received(model: MultimodalModel, inputs: dict[str, Tensor]) -> Float[Tensor
     def keep(layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         raise _Received(positional[0] if positional else named["hidden_states"])
 
-    handle = model.layers[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        with torch.inference_mode():
+        with model.layers[0].register_forward_pre_hook(keep, with_kwargs=True), torch.inference_mode():
             model.network.base_model(**inputs, use_cache=False)
     except _Received as received:
-        hidden = received.hidden[0]
-    finally:
-        handle.remove()
+        hidden: Tensor = received.args[0][0]
     if not hidden.isfinite().all():
         raise CrossflowError(f"what the language model receives is not finite in {model.settings.dtype}")
     return hidden
@@ -94,15 +84,11 @@ def _nothing(attention: nn.Module, inputs: Any, output: Any) -> Any:
 def _blinkered(model: MultimodalModel) -> Iterator[None]:
     """Silence the vision tower's attention inside the ``with`` block, so that no patch sees another."""
     decoder = set(model.layers.modules())
-    seeing = [
-        module for module in model.network.modules() if "Attention" in type(module).__name__ and module not in decoder
-    ]
-    handles = [module.register_forward_hook(_nothing) for module in seeing]
-    try:
+    with ExitStack() as hooks:
+        for module in model.network.modules():
+            if "Attention" in type(module).__name__ and module not in decoder:
+                hooks.enter_context(module.register_forward_hook(_nothing))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _differs(one: Tensor, other: Tensor) -> Bool[np.ndarray, " positions"]:
@@ -149,9 +135,7 @@ def check_geometry(model: MultimodalModel, prepared: Prepared, size: tuple[int, 
     """Noise on random patches changes exactly the visual tokens that the packing makes of them, 32 times.
 
     Args:
-        model: The model.
-        prepared: A question.
-        size: Width and height of its image.
+        size: Width and height of the question's image.
     """
     side, rng = model.patch_size, np.random.default_rng(0)
     tiles, _, height, width = ToTiles(model.processor.image_processor, model.architecture.tiling)(
@@ -261,13 +245,10 @@ def _states(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Float[Ten
     def keep(layer: nn.Module, positional: Any, output: Any) -> None:
         states.append((output[0] if isinstance(output, tuple) else output)[0].clone())
 
-    handles = [layer.register_forward_hook(keep) for layer in model.layers]
-    try:
-        with torch.inference_mode():
-            model.network.base_model(**inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in model.layers:
+            hooks.enter_context(layer.register_forward_hook(keep))
+        model.network.base_model(**inputs, use_cache=False)
     return states
 
 
@@ -314,7 +295,7 @@ def check_floor(model: MultimodalModel, prepared: Prepared, width: int) -> Check
     ]
     clean = run_clean(model, prepared, int(positions["question"][0]))
     logits = ENGINES["knockout"](model, [(clean, rows)])[0].logits
-    floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), TOLERANCES[model.settings.dtype]
+    floor, most = _largest_difference(logits, clean.logits.expand_as(logits)), ROUNDING[model.settings.dtype]
     found = f"a no-op knockout changes a probability by at most {floor:.1e} (allowed {most:.0e})"
     return Check("floor", floor <= most, found)
 
@@ -329,7 +310,7 @@ def check_engine(model: MultimodalModel, prepared: Prepared, width: int) -> Chec
         rows += rows_of(name, edges, str(width), layers, centres) if edges else []
     clean = run_clean(model, prepared, int(prepared.positions["question"][0]))
     ours, theirs = (ENGINES[name](model, [(clean, rows)])[0].logits for name in ("knockout", "reference"))
-    apart, most = _largest_difference(ours, theirs), TOLERANCES[model.settings.dtype]
+    apart, most = _largest_difference(ours, theirs), ROUNDING[model.settings.dtype]
     effect = _largest_difference(theirs, clean.logits.expand_as(theirs))
     found = (
         f"{len(rows)} knockouts differ from full forwards by at most {apart:.1e} (allowed {most:.0e}), and change a "
@@ -359,9 +340,7 @@ def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image,
     """Run all checks in order; those of geometry on the image and on the turned image.
 
     Args:
-        model: The model.
         question: A question about objects in at least one box.
-        image: Its image.
         width: Width of the window of the knockouts, in layers.
     """
     both = [(question, image), turned(question, image)]

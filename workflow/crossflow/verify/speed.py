@@ -19,6 +19,7 @@ suffixes and their output embeddings) at the rate of large matrix products, meas
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -273,6 +274,9 @@ def measure_speed(
     def published(row: Row) -> Readout:
         return full_forward(model, prepared, Published(row, prepared.length, device))
 
+    def reference(row: Row) -> Readout:
+        return run_reference(model, clean, [row])
+
     engine()  # warm-up: the first run allocates memory and thread pools
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -285,12 +289,8 @@ def measure_speed(
     found: dict[str, list[Tensor]] = {"published": [], "reference": []}
     token = int(clean.logits.argmax())
     for turn, number in enumerate(chosen):
-        row = rows[number]
-        for name, work in (
-            ("published", lambda row=row: published(row)),
-            ("reference", lambda row=row: run_reference(model, clean, [row])),
-        ):
-            reading, taken = timed(work, device)
+        for name, way in (("published", published), ("reference", reference)):
+            reading, taken = timed(partial(way, rows[number]), device)
             seconds[name].append(taken)
             found[name].append(_token_probabilities(reading, token)[0])
         if (turn + 1) * repeats // forwards > turn * repeats // forwards:

@@ -138,9 +138,7 @@ function drawQuestions() {
   $("questions-note").textContent = `${note} Change by ${flow ? arrow(flow) : "–"}, the first of the chosen flows, at the layer where it is largest. Choose a row to see its image.`;
 }
 
-function drawOne(one) {
-  $("one").hidden = false;
-  const thumbnail = data.images[one.image];
+function drawImage(one, thumbnail) {
   const image = make("img", null, { src: thumbnail.uri, alt: "the question's image" });
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", `0 0 ${thumbnail.width} ${thumbnail.height}`);
@@ -151,6 +149,13 @@ function drawOne(one) {
     svg.append(box);
   }
   $("image").replaceChildren(image, svg);
+}
+
+function drawOne(one) {
+  $("one").hidden = false;
+  const thumbnail = data.images[one.image];
+  if (!thumbnail) $("image").replaceChildren(make("div", "Its image can not be shown.", { class: "note" }));
+  else drawImage(one, thumbnail);
   const lines = [make("strong", one.question), make("div", `answer: ${one.generated} (p = ${one.p.toPrecision(3)}), ${one.correct ? "correct" : "wrong"}; gold: ${one.answer}`)];
   if (one.options) lines.push(make("div", `options: ${one.options.join(" | ")}`));
   lines.push(make("div", `${one.id}, image ${one.image}; ${one.why}`, { class: "note" }));
