@@ -1,4 +1,4 @@
-# make demo | make test: everything on a fresh machine, in .venv; nothing is installed elsewhere.
+# Everything on a fresh machine, in .venv; nothing is installed elsewhere. `make` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,22 +13,27 @@ JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(
 
 # Files of tests side by side, each by one worker and one thread, in the order of tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+# The checks of `make lint`, longest first; .pre-commit-config.yaml runs the same.
+CHECKS := check-types check-workflow check-code check-layers
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help environment demo test test-workflow test-all lint benchmark docs pictures
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures
 
-help:
-	@echo "make demo         run the study mini of params.yaml, say where its figures are, compare with what is expected"
-	@echo "make test         format, lint, layers, types, unit tests, the smallest study through Snakemake and DVC"
-	@echo "make test-workflow  what else runs Snakemake, DVC, fetching and Slurm, and long tests"
-	@echo "make test-all     every test, the slow ones too"
-	@echo "make benchmark    the engine against one full forward per number, at LLaVA-1.5's token counts"
-	@echo "make docs         build the documentation in site/, with the tutorial executed"
-	@echo "make pictures     draw README's pictures anew"
-	@echo "make environment  only set up $(VENV)"
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
-environment: $(VENV)/complete
+demo: environment ## run the study mini of params.yaml (minutes), compare its tables, say where to look
+	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
+	@echo
+	@echo "The tables agree with those in resources/expected/mini. Now look into results/mini:"
+	@echo "  explorer.html  curves, claims and single questions on one page, in a browser"
+	@echo "  claims.md      what the numbers say about each claim of the study"
+	@echo "  figures/       the figures as PNG and PDF; overview-mini-llava-w3 shows the whole study"
+	@echo "  summary/       the tables behind them"
+
+environment: $(VENV)/complete ## only set up .venv, with the versions of envs/lock.txt
 
 # PyTorch first: whatever comes after it is satisfied with the build that is there.
 $(VENV)/complete: envs/lock.txt pyproject.toml
@@ -41,33 +46,34 @@ $(VENV)/complete: envs/lock.txt pyproject.toml
 	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[workflow,test]'
 	@touch $@
 
-demo: environment
-	$(SNAKEMAKE) $(JOBS) --config study=mini
-	@echo
-	@echo "The figures are in results/mini/figures, the tables in results/mini/summary, what they say about the"
-	@echo "study's claims in results/mini/claims.md; results/mini/explorer.html is a page to look around in."
-	@echo "Comparing the tables with resources/expected/mini ..."
-	@$(SNAKEMAKE) --quiet all --config study=mini -- compare
+lint: environment ## format, lint, workflow, layers, types: all checks that run nothing
+	@$(MAKE) --no-print-directory --jobs $(CORES) --keep-going $(CHECKS)
 
-lint: environment
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/snakefmt --check Snakefile workflow
-	$(BIN)/snakemake --lint
-	PYTHONPATH=workflow $(BIN)/lint-imports --no-cache
+check-types:
 	$(BIN)/mypy
 
-test: lint
+check-workflow:
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+check-code:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+check-layers:
+	PYTHONPATH=workflow $(BIN)/lint-imports --no-cache
+
+test: lint ## lint, unit tests, and the smallest study through Snakemake and DVC
 	$(PYTEST) -m "not slow and not workflow and not long"
 
 # The documentation is built by a test.
-test-workflow: $(VENV)/complete-docs
+test-workflow: $(VENV)/complete-docs ## what else runs Snakemake, DVC, downloads and Slurm, and long tests
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint $(VENV)/complete-docs
+test-all: lint $(VENV)/complete-docs ## lint and every test, the slow ones too
 	$(PYTEST)
 
-benchmark: environment
+benchmark: environment ## the engine against one full forward per number, at LLaVA-1.5's token counts
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
 
 # What only the documentation needs is not in the environment that everything else uses.
@@ -75,11 +81,11 @@ $(VENV)/complete-docs: $(VENV)/complete
 	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[docs]'
 	@touch $@
 
-docs: $(VENV)/complete-docs
+docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutorial executed
 	PYTHONPATH=workflow $(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@PYTHONPATH=workflow $(BIN)/python docs/offline.py site
 	@echo "Open site/index.html; it needs no network."
 
-pictures: environment
+pictures: environment ## draw README's pictures anew
 	PYTHONPATH=workflow $(BIN)/python docs/pictures.py

@@ -50,3 +50,5 @@ rule all:
         FILES["figures"],
         FILES["explorer"],
         FILES["record"],
+    message:
+        f"study {STUDY.name}"

@@ -38,12 +38,13 @@ for name, summary in results.summaries(STUDY).items():
             },
             # Answers and the logit lens know no windows: another one makes none of their tables again.
             results=results_options(None if "knockout" in summary.needs else [f"{model}:any" for model in STUDY.models]),
+        message:
+            f"summary: {', '.join(summary.tables)}"
         shell:
             crossflow("summary --summary {params.summary} {params.results:q}")
 
 
 rule metrics:
-    """The few numbers by which DVC compares two runs."""
     input:
         effects=f"{RESULTS}/summary/effects.csv",
         answers=f"{RESULTS}/summary/answers.csv",
@@ -56,12 +57,14 @@ rule metrics:
     params:
         code=code("analysis.metrics"),
         record=record,
+    """The few numbers by which DVC compares two runs."""
+    message:
+        "summary: metrics"
     shell:
         crossflow("metrics --effects {input.effects:q} --answers {input.answers:q} --output {output:q}")
 
 
 rule claims:
-    """Hold the study's claims against the tables, from each model's first window."""
     input:
         FILES["knockout"],
         FILES["lens"],
@@ -77,12 +80,14 @@ rule claims:
         record=record,
         results=results_options(),
         lens=["--lens"] if STUDY.lens else [],
+    """Hold the study's claims against the tables, from each model's first window."""
+    message:
+        "claims"
     shell:
         crossflow("claims {params.results:q} {params.lens} --output {output.json:q}")
 
 
 rule compare:
-    """Compare the summary tables with the expected ones that are kept in the repository."""
     input:
         summary=[f"{RESULTS}/summary/{table}.csv" for table in EXPECTED],
         expected=[f"resources/expected/{STUDY.name}/{table}.csv" for table in EXPECTED],
@@ -96,6 +101,9 @@ rule compare:
         code=code("analysis.expected"),
         summary=lambda wildcards, input: str(Path(input.summary[0]).parent),
         expected=lambda wildcards, input: str(Path(input.expected[0]).parent),
+    """Compare the summary tables with the expected ones that are kept in the repository."""
+    message:
+        f"comparison with resources/expected/{STUDY.name}"
     shell:
         crossflow(
             "compare --summary {params.summary:q} --expected {params.expected:q} --output {output:q}", record=False

@@ -1,21 +1,25 @@
 """What all rules share: the checked study, wildcard constraints, and the one form of a command.
 
 A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an installed copy of the package. What it
-prints is shown and kept; the exit status is the verb's, because snakemake's shells set pipefail. What code shapes a
-result stands in the rule's parameter ``code``: see `crossflow.core.code_version`.
+prints goes to the rule's log. A rule's message names the job on the console (`crossflow.study.console`); a rule without
+one is counted there, but has no line. What code shapes a result stands in the rule's parameter ``code``: see
+`crossflow.core.code_version`.
 """
 
 import json
+import logging
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 from crossflow.analysis.tables import EXPECTED
 from crossflow.core.code_version import code_version
 from crossflow.core.errors import CrossflowError
+from crossflow.core.progress import TERMINAL
 from crossflow.fetch.sources import TABLE, read_sources
 from crossflow.figures.kinds import FIGURES, figures_of, flows_by_kind
-from crossflow.study import config_files, inputs, parameters, results
+from crossflow.study import config_files, console, inputs, parameters, results
 
 ROOT = Path(workflow.basedir)
 
@@ -43,6 +47,10 @@ PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if n
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
 
+# Dry runs, --verbose and the jobs that snakemake starts elsewhere are printed as snakemake prints them.
+if workflow.exec_mode == ExecMode.DEFAULT and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
+    console.tidy(logging.getLogger("snakemake.logging"), STUDY.name, LOGS)
+
 
 wildcard_constraints:
     model="|".join(STUDY.models),
@@ -53,7 +61,8 @@ wildcard_constraints:
 def crossflow(command: str, record: bool = True) -> str:
     """The shell command of a verb, for a rule with a log; with ``record``, it keeps versions, machine and time."""
     kept = " --provenance {params.record:q}" if record else ""
-    return f"PYTHONPATH=workflow OMP_NUM_THREADS={{threads}} python -m crossflow {command}{kept} 2>&1 | tee {{log:q}}"
+    settings = f"PYTHONPATH=workflow OMP_NUM_THREADS={{threads}} {TERMINAL}=3"
+    return f"{settings} python -m crossflow {command}{kept} 3>&2 > {{log:q}} 2>&1"
 
 
 def record(wildcards, output) -> str:

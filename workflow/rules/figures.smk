@@ -49,6 +49,8 @@ for kind in FIGURES_OF_STUDY:
             curves=curves_shown,
             categories=STUDY.categories,
             flows=flows_shown(kind),
+        message:
+            "figure: " + FIGURES[kind].file.replace("{", "{wildcards.")
         shell:
             crossflow(
                 "figure --summary {params.summary:q} --kind {params.kind} {params.curves}"
@@ -57,7 +59,6 @@ for kind in FIGURES_OF_STUDY:
 
 
 rule examples:
-    """Two questions of each category: their images with the related visual tokens, beside their own curves."""
     input:
         IMAGE_FILES.values(),
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -83,6 +84,9 @@ rule examples:
         results=lambda wildcards: results_options([f"{wildcards.model}:{STUDY.windows[wildcards.model][0]}"]),
         images=IMAGES,
         model=model_options(inputs.KNOCKOUT_SETTINGS),
+    """Two questions of each category: their images with the related visual tokens, beside their own curves."""
+    message:
+        "figures: single questions, {wildcards.model}"
     shell:
         crossflow(
             "examples {params.results:q} {params.images:q} {params.model:q} --output {output.pdf:q} {output.png:q}"
@@ -90,7 +94,6 @@ rule examples:
 
 
 rule explorer:
-    """One page to look around in the study: curves, claims, and single questions with their images."""
     input:
         [f"{RESULTS}/summary/{table}.csv" for table in ("effects", "measures", "bands")],
         FILES["claims"],
@@ -110,6 +113,9 @@ rule explorer:
         record=record,
         results=results_options(),
         images=IMAGES,
+    """One page to look around in the study: curves, claims, and single questions with their images."""
+    message:
+        "explorer"
     shell:
         crossflow("explorer {params.results:q} {params.images:q} --output {output:q}")
 
@@ -118,7 +124,6 @@ EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]
 
 
 rule expected_figure:
-    """Draw a figure from the expected summary tables, which are kept in the repository."""
     input:
         f"resources/expected/{STUDY.name}/effects.csv",
         f"resources/expected/{STUDY.name}/counts.csv",
@@ -136,6 +141,9 @@ rule expected_figure:
         summary=lambda wildcards, input: str(Path(input[0]).parent),
         categories=STUDY.categories,
         flows=lambda wildcards: flows_shown(wildcards.kind),
+    """Draw a figure from the expected summary tables, which are kept in the repository."""
+    message:
+        "figure of expected tables: {wildcards.kind}, {wildcards.model}, window {wildcards.window}"
     shell:
         crossflow(
             "figure --summary {params.summary:q} --kind {wildcards.kind} --models {wildcards.model}"
@@ -146,7 +154,6 @@ rule expected_figure:
 
 
 rule expected_figures:
-    """All figures of the expected tables: seconds, without a model or an image."""
     input:
         [
             f"{RESULTS}/expected/{name}.{suffix}"
@@ -154,3 +161,6 @@ rule expected_figures:
             for name in FIGURES_OF_STUDY[kind]
             for suffix in ("pdf", "png")
         ],
+    """All figures of the expected tables: seconds, without a model or an image."""
+    message:
+        "figures of the expected tables"

@@ -17,7 +17,6 @@ _results = [
 
 
 rule provenance:
-    """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
     input:
         _results,
         hashes=FILES["data"][0],
@@ -33,6 +32,9 @@ rule provenance:
         code=code("analysis.provenance"),
         jobs=list(dict.fromkeys(results.record_of(file) for file in _results)),
         study=json.dumps(parameters.recorded(config, STUDY), sort_keys=True),
+    """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
+    message:
+        "provenance: parameters, versions, times"
     shell:
         crossflow(
             "provenance --jobs {params.jobs:q} --parameters {params.study:q} --hashes {input.hashes:q}"

@@ -1,16 +1,39 @@
 """Progress of long work: a bar with the rate and the time left."""
 
-from typing import NoReturn
+import os
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+TERMINAL = "CROSSFLOW_TERMINAL"
+"""Environment variable with the number of an open file: the console of the workflow that runs this job.
 
-def progress_of(name: str, total: int, finished: int = 0) -> "tqdm[NoReturn]":
-    """A bar over questions; call its ``update`` with the number that was finished.
+A rule sends what its job prints to the job's log, and leaves the console open under this number.
+"""
+
+
+def progress_of(
+    name: str, total: int | None, finished: int = 0, unit: str = "question", shown: bool = True
+) -> "tqdm[NoReturn]":
+    """A bar; call its ``update`` with the number that was finished.
+
+    It is drawn on the terminal of the workflow and vanishes when the work is done; without one, on standard error.
 
     Args:
         name: What is done.
-        total: Number of questions.
+        total: Number of units, if it is known.
         finished: Those that an earlier run finished; they do not count for the rate.
+        unit: What is counted; thousands and millions of bytes (B) are written as k and M.
+        shown: Whether there is a bar at all.
     """
-    return tqdm(desc=name, total=total, initial=finished, unit="question")
+    return tqdm(
+        desc=name, total=total, initial=finished, unit=unit, unit_scale=unit == "B", disable=not shown, **_on_terminal()
+    )
+
+
+def _on_terminal() -> dict[str, Any]:
+    number = os.environ.get(TERMINAL, "")
+    if not number.isdecimal() or not os.isatty(int(number)):
+        return {}
+    terminal = os.fdopen(int(number), "w", closefd=False)
+    return {"file": terminal, "leave": False, "dynamic_ncols": True, "mininterval": 0.5}

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ijson
-from tqdm import tqdm
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.progress import progress_of
 from crossflow.core.records import Box, Question, SceneGraph, SceneObject, Step
 
 
@@ -56,7 +56,7 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
                     raise CrossflowError(f"{path} holds text that is none: one half of a pair of surrogates.")
             file.seek(0)
             size = path.stat().st_size
-            with tqdm(desc=path.name, total=size, unit="B", unit_scale=True, disable=not progress) as bar:
+            with progress_of(path.name, size, unit="B", shown=progress) as bar:
                 for member in ijson.kvitems(file, "", use_float=True):
                     bar.update(file.tell() - bar.n)
                     yield member

@@ -11,11 +11,11 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3.util.retry import Retry
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file, replacing
+from crossflow.core.progress import progress_of
 from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
 
 CONNECTIONS = 8
@@ -152,7 +152,7 @@ def fetch_part(
     total = remote.bytes if stop is None else stop - start
     have = part.stat().st_size if part.exists() else 0
     failures = 0
-    with tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True) as bar:
+    with progress_of(part.stem, total, have, unit="B") as bar:
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:

@@ -17,10 +17,10 @@ from typing import IO, NamedTuple
 
 import requests
 from remotezip import RangeNotSupported, RemoteIOError, RemoteZip, RemoteZipError
-from tqdm import tqdm
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.progress import progress_of
 from crossflow.data.images import UNREADABLE_ZIP
 from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_size, require_space
 from crossflow.fetch.sources import RemoteFile
@@ -156,7 +156,7 @@ def fetch_members(
     total = sum(member.packed for member in members.values())
     with (
         ThreadPoolExecutor(CONNECTIONS) as pool,
-        tqdm(desc=remote.name, total=total, unit="B", unit_scale=True) as bar,
+        progress_of(remote.name, total, unit="B") as bar,
     ):
         waiting = {pool.submit(fetch, name): name for name in members}
         try:

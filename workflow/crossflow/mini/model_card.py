@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file, replacing
+from crossflow.core.progress import progress_of
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.filtering import find_questions
 from crossflow.data.images import Images
@@ -55,11 +54,13 @@ class Accuracy(NamedTuple):
 def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], images: Images) -> dict[str, Accuracy]:
     """Correct answers in each of `CONDITIONS`; correct means that the generated text is the answer."""
     right = dict.fromkeys(CONDITIONS, 0)
-    for question in tqdm(questions, desc=questions[0].category, unit="question"):
-        prepared = model.prepare(*images.open_for(question))
-        given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
-        for condition, answered in zip(CONDITIONS, given, strict=True):
-            right[condition] += is_correct(answered.text, question.answer)
+    with progress_of(questions[0].category, len(questions)) as progress:
+        for question in questions:
+            prepared = model.prepare(*images.open_for(question))
+            given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
+            for condition, answered in zip(CONDITIONS, given, strict=True):
+                right[condition] += is_correct(answered.text, question.answer)
+            progress.update()
     return {condition: Accuracy(count, len(questions)) for condition, count in right.items()}
 
 

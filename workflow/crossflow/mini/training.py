@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.progress import progress_of
 from crossflow.mini.network import TrainingModel, write_model
 from crossflow.mini.recipe import Recipe, Stage
 from crossflow.mini.training_data import QUESTION_WRITERS, TrainingBatch, TrainingBatches
@@ -192,7 +192,7 @@ def write_mini_llava(
     reports: dict[str, list[float]] = defaultdict(list)
     training = train(recipe, checkpoint, take_device(device), workers)
     trained = next(training)
-    with tqdm(total=recipe.steps, initial=trained.step, desc="mini-llava", unit="step") as progress:
+    with progress_of("mini-llava", recipe.steps, trained.step, unit="step") as progress:
         for trained in training:
             progress.update()
             for name, value in (trained.report or {}).items():

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
+from crossflow.core.progress import progress_of
 from crossflow.mini.drawing import draw_image
 from crossflow.mini.other_questions import OTHERS
 from crossflow.mini.programs import MiniQuestion
@@ -65,8 +65,12 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         raise CrossflowError(f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0.")
     questions: dict[str, Any] = {}
     graphs: dict[str, Any] = {}
-    with replacing(root / "images.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for index in tqdm(range(scenes), desc="scenes", unit="scene"):
+    with (
+        replacing(root / "images.zip") as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+        progress_of("scenes", scenes, unit="scene") as progress,
+    ):
+        for index in range(scenes):
             scene = draw_scene(seed, index)
             image, toy_boxes, clutter_boxes = draw_image(scene)
             archive.writestr(zipfile.ZipInfo(f"images/{scene.image_id}.jpg", _NO_TIME), _jpeg(image))
@@ -74,5 +78,6 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
             for number, asked in enumerate(questions_about(scene)):
                 question_id = f"{scene.image_id}{number:02d}"
                 questions[question_id] = asked.record(question_id, scene)
+            progress.update()
     _write_json(root / "sceneGraphs" / "val_sceneGraphs.json", graphs)
     _write_json(root / "questions" / "val_balanced_questions.json", questions)
