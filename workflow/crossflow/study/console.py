@@ -163,7 +163,8 @@ class Console(logging.Formatter):
 def _lines_of(log: Path) -> list[str]:
     """The lines of a log; of a progress bar, which overwrites itself, what it came to."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        # Not as text, which would end a line wherever a bar overwrites itself.
+        text = log.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return []
     return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()]
