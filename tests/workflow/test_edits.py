@@ -55,7 +55,7 @@ NEW_TABLE = _both(
     _replacing(
         "analysis/tables.py",
         "SUMMARIES = {",
-        'SUMMARIES = {\n    "sizes": Summary("crossflow.analysis.sizes", {"sizes": {"n": WHOLE}}, ("answers",)),',
+        'SUMMARIES = {\n    "sizes": Summary("crossflow.analysis.sizes", {"sizes": {"n": Column(WHOLE, "x")}}, ("answers",)),',
     ),
 )
 NEW_FIGURE = _both(
@@ -73,7 +73,7 @@ EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
     "a help text": (
         _replacing("experiments/knockouts.py", "flows: Flows, source->target,", "flows: Some flows,"), {},
     ),
-    "a message": (_replacing("experiments/knockouts.py", "would knock out the whole model", "would be too wide"), {}),
+    "a message": (_replacing("core/flows.py", "would knock out the whole model", "would be too wide"), {}),
     "a logged line": (_replacing("experiments/knockouts.py", "noise floor: a no-op knockout", "a no-op knockout"), {}),
     "a comment": (_appending("data/gqa.py", "\n# a comment\n"), {}),
     "a docstring": (_replacing("models/attention.py", '"""', '"""Now. '), {}),
