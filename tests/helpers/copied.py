@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ AFTER_KNOCKOUT = {**SUMMARY, **FIGURES, **QUESTIONS_SHOWN, **RECORD}
 AFTER_ANSWERS = {"knockout": 1, **ACCURACY, **AFTER_KNOCKOUT}
 
 
+def jobs_of(output: str) -> dict[str, int]:
+    """Rule -> number of jobs that ran, as `snakemake --verbose` prints them, whoever called it."""
+    return dict(Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE)))
+
+
 class Tree:
     """A folder with the project's files."""
 
@@ -36,7 +42,8 @@ class Tree:
         """Run a tool of the environment and return what it printed; it must succeed, or fail, as expected."""
         environment = os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "CROSSFLOW_SNAKEMAKE": "--cores 2 --resources gpu=2",
+            # --verbose: the jobs that DVC starts are counted by the rules that snakemake names.
+            "CROSSFLOW_SNAKEMAKE": "--cores 2 --resources gpu=2 --verbose",
             # Nothing of the person who runs the tests, and nothing left in their folders.
             "DVC_GLOBAL_CONFIG_DIR": str(self.root.parent / "dvc-config"),
             "DVC_SITE_CACHE_DIR": str(self.root.parent / "dvc-site"),

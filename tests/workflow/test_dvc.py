@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -12,7 +11,7 @@ from random import Random
 import pytest
 import yaml
 
-from copied import ACCURACY, AFTER_KNOCKOUT, FIGURES, RECORD, SUMMARY, Copy, Tree
+from copied import ACCURACY, AFTER_KNOCKOUT, FIGURES, RECORD, SUMMARY, Copy, Tree, jobs_of
 
 pytestmark = pytest.mark.workflow
 
@@ -21,17 +20,12 @@ OTHER_WINDOW = {"knockout": 1, **AFTER_KNOCKOUT}
 EVERYTHING = {"shapes": 1, "random_llava": 1, "hashes": 1, "questions": 1, "answers": 1, **ACCURACY, **OTHER_WINDOW}
 
 
-def _jobs(output: str) -> dict[str, int]:
-    """The jobs that snakemake has run, whoever called it."""
-    return dict(Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE)))
-
-
 class Versioned(Tree):
     """A tree under git in which DVC runs."""
 
     def repro(self, *options: str, status: int = 0) -> dict[str, int]:
         """`dvc repro`; returns the jobs that it led to."""
-        return _jobs(self.run("dvc", "repro", *options, status=status))
+        return jobs_of(self.run("dvc", "repro", *options, status=status))
 
     def is_clean(self) -> bool:
         """What DVC and git say after a finished run: nothing but the lock is new."""
@@ -82,7 +76,7 @@ def test_after_either_tool_the_other_has_nothing_to_do(origin: Versioned, tmp_pa
     assert origin.repro() == NOTHING
 
     fresh = _clone(origin, tmp_path / "fresh")
-    assert _jobs(fresh.snakemake()).keys() - {"all"} == EVERYTHING.keys()
+    assert jobs_of(fresh.snakemake("--verbose")).keys() - {"all"} == EVERYTHING.keys()
     assert fresh.repro() == NOTHING
     assert fresh.is_clean()
     assert fresh.planned() == NOTHING
@@ -99,7 +93,7 @@ def _results(tree: Versioned) -> set[str]:
 
 
 @pytest.mark.parametrize("first", ["dvc", pytest.param("snakemake", marks=pytest.mark.slow)])
-def test_a_changed_parameter_in_a_clone_runs_exactly_its_jobs(
+def test_a_changed_parameter_in_a_clone_runs_exactly_itsjobs_of(
     origin: Versioned, clone: Versioned, tmp_path: Path, first: str
 ) -> None:
     clone.edit_parameters(windows=[5])
@@ -134,9 +128,9 @@ def test_a_changed_parameter_in_a_clone_runs_exactly_its_jobs(
 
 
 @pytest.mark.slow
-def test_an_experiment_in_a_folder_of_its_own_runs_exactly_its_jobs(clone: Versioned) -> None:
+def test_an_experiment_in_a_folder_of_its_own_runs_exactly_itsjobs_of(clone: Versioned) -> None:
     output = clone.run("dvc", "exp", "run", "--temp", "--name", "narrow", "-S", "studies.ci.windows=[1]")
-    assert _jobs(output) == OTHER_WINDOW
+    assert jobs_of(output) == OTHER_WINDOW
     assert clone.is_clean(), "the experiment left something in the workspace"
     assert "studies.ci.windows" in clone.run("dvc", "params", "diff", "main", "narrow")
     metrics = clone.run("dvc", "metrics", "diff", "main", "narrow")
@@ -153,7 +147,7 @@ def test_a_failing_stage_keeps_what_is_finished(clone: Versioned) -> None:
     clone.edit_parameters(windows=[16], questions_per_category=3)
     output = clone.run("dvc", "repro", status=1)
     assert "A window of 16 layers does not fit data/made/random-llava" in output
-    assert _jobs(output) == {"questions": 1, "answers": 1, "knockout": 1}
+    assert jobs_of(output) == {"questions": 1, "answers": 1, "knockout": 1}
     assert (clone.root / "dvc.lock").read_bytes() != lock
     clone.edit_parameters(windows=[3])
     assert clone.repro() == OTHER_WINDOW
@@ -170,7 +164,7 @@ def test_absent_raw_data_are_missed_by_nobody_until_they_are_needed(clone: Versi
     assert clone.repro("--single-item", "figures") == FIGURES
 
 
-def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone: Versioned) -> None:
+def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_itsjobs_of(clone: Versioned) -> None:
     source = clone.root / "workflow" / "crossflow" / "analysis" / "bootstrap.py"
     before = source.read_text()
     source.touch()
@@ -187,7 +181,7 @@ def test_a_touched_source_runs_nothing_and_an_edited_one_exactly_its_jobs(clone:
 
 
 @pytest.mark.slow
-def test_an_edited_rule_runs_exactly_its_jobs(clone: Versioned) -> None:
+def test_an_edited_rule_runs_exactly_itsjobs_of(clone: Versioned) -> None:
     report = clone.root / "workflow" / "rules" / "provenance.smk"
     report.write_text(report.read_text().replace("sort_keys=True", "sort_keys=True, indent=1"))
     assert clone.repro() == RECORD

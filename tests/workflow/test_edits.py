@@ -1,7 +1,6 @@
 """What an edit reruns: exactly the jobs whose numbers it may change, by both tools; a killed job never mixes two codes."""
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy
+from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy, jobs_of
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_parquet
 
@@ -133,7 +132,7 @@ def test_an_edit_plans_exactly_the_jobs_whose_numbers_it_may_change(restored: Co
 @pytest.mark.parametrize("name", ["a help text", "a message", "a comment", "a new verb"])
 def test_an_edit_that_shapes_no_number_starts_no_job_by_dvc_either(restored: Copy, name: str) -> None:
     EDITS[name][0](restored.root)
-    assert not re.findall(r"^(?:local)?rule \w+:$", restored.run("dvc", "repro"), re.MULTILINE)
+    assert jobs_of(restored.run("dvc", "repro")) == {}
 
 
 def _killed_in_the_middle(copy: Copy, table: Path) -> None:
@@ -160,16 +159,20 @@ def test_a_killed_job_that_resumes_after_an_edit_has_no_row_of_the_old_code(repo
     copy.snakemake("--until", "answers")
     table = copy.root / "results/ci/knockout/random-llava/w3/ChooseAttr.parquet"
     wanted = str(table.relative_to(copy.root))
+    log = copy.root / "logs/ci/knockout/random-llava-w3-ChooseAttr.log"
 
     _killed_in_the_middle(copy, table)
-    assert "taking up" in copy.snakemake("--", wanted), "without an edit, what was finished is kept"
+    copy.snakemake("--", wanted)
+    assert "taking up" in log.read_text(), "without an edit, what was finished is kept"
     before = _changes(table)
     np.testing.assert_allclose(before["change_percent"], 100 * before["relative"], rtol=1e-9, atol=1e-9)
 
     table.unlink()
     _killed_in_the_middle(copy, table)
     EDITS["a measure"][0](copy.root)
-    assert "is of another study or version: set aside as" in copy.snakemake("--", wanted)
+    said = "is of another study or version: set aside as"
+    assert said in copy.snakemake("--", wanted), "a warning of a job is shown on the console, too"
+    assert said in log.read_text()
     after = _changes(table)
     np.testing.assert_allclose(after["change_percent"], 200 * after["relative"], rtol=1e-9, atol=1e-9)
     assert len(after["relative"]) == len(before["relative"])

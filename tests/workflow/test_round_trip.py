@@ -1,11 +1,10 @@
 """The study `ci` through both tools once: what `make test` proves of the workflow. The rest is in `make test-workflow`."""
 
-import re
 from pathlib import Path
 
 import pytest
 
-from copied import Copy
+from copied import Copy, jobs_of
 
 
 @pytest.mark.round_trip
@@ -18,10 +17,10 @@ def test_dvc_reproduces_the_ci_study_by_snakemake_and_neither_has_anything_left_
     copy.run("git", "init", "-q", "-b", "main")
     copy.run("git", "add", "-A")
     copy.run("git", "commit", "-q", "-m", "state")
-    assert "rule knockout:" in copy.run("dvc", "repro")
+    assert jobs_of(copy.run("dvc", "repro"))["knockout"] == 1
     results = copy.root / "results" / "ci"
     assert (results / "summary" / "effects.csv").read_text().count("\n") == 1 + 2 * 8
     assert (results / "figures" / "overview-random-llava-w3.png").read_bytes().startswith(b"\x89PNG")
     assert copy.planned() == {}
-    assert not re.findall(r"^(?:local)?rule \w+:$", copy.run("dvc", "repro"), re.MULTILINE)
+    assert jobs_of(copy.run("dvc", "repro")) == {}
     assert "up to date" in copy.run("dvc", "status")

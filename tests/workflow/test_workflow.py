@@ -207,7 +207,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: C
         while not any(locks.glob("*")) and not first.done():
             time.sleep(0.1)
         assert "Directory cannot be locked" in restored.snakemake(status=1)
-        assert "Finished jobid" in first.result()
+        assert "knockouts: random-llava, window 5, ChooseAttr" in first.result()
     assert (restored.root / "results/ci/knockout/random-llava/w5/ChooseAttr.parquet").exists()
     restored.edit_parameters(windows=[3])
     assert restored.planned() == {}

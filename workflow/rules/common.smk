@@ -47,9 +47,9 @@ PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if n
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
 
-# Dry runs, --verbose and the jobs that snakemake starts elsewhere are printed as snakemake prints them.
-if workflow.exec_mode == ExecMode.DEFAULT and not (workflow.output_settings.dryrun or workflow.output_settings.verbose):
-    console.tidy(logging.getLogger("snakemake.logging"), STUDY.name, LOGS)
+# Dry runs, and the jobs that snakemake starts elsewhere, are printed as snakemake prints them.
+if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
+    console.tidy(logging.getLogger("snakemake.logging"), STUDY.name, LOGS, workflow.output_settings.verbose)
 
 
 wildcard_constraints:

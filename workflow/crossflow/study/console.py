@@ -28,23 +28,24 @@ _DROPPED_LINES = (
 _LAST_LINES = 15
 
 
-def tidy(logger: logging.Logger, study: str, logs: str) -> None:
+def tidy(logger: logging.Logger, study: str, logs: str, verbose: bool = False) -> None:
     """Let snakemake's console show one line for each job, and its log file the details of every job.
 
     Args:
         logger: Snakemake's logger.
         study: The study's name.
         logs: Folder of the jobs' own logs.
+        verbose: Let the console show the details, too.
     """
     for handler in logger.handlers:
         formatter = handler.formatter or logging.Formatter()
-        if handler.name == CONSOLE:
+        if handler.name == LOG_FILE or (handler.name == CONSOLE and verbose):
+            handler.setFormatter(Detailed(formatter))
+        elif handler.name == CONSOLE:
             stream = getattr(handler, "stream", None)
             console = Console(formatter, study, logs, terminal=stream is not None and stream.isatty())
             handler.setFormatter(console)
             handler.addFilter(console.shows)
-        elif handler.name == LOG_FILE:
-            handler.setFormatter(Detailed(formatter))
 
 
 def _event(record: logging.LogRecord) -> str:
@@ -136,10 +137,9 @@ class Console(logging.Formatter):
         self.done += 1
         job = self.running.pop(getattr(record, "job_id", -1), None)
         message = getattr(job, "rule_msg", None)
-        # A target, such as `all`, has no command.
-        if not message or not getattr(job, "shellcmd", None):
+        if not message and self.done < self.total:
             return ""
-        lines = [self._line(record, job, f"{self.done} of {self.total}", message)]
+        lines = [self._line(record, job, f"{self.done} of {self.total}", message or f"study {self.study}")]
         for log in getattr(job, "log", ()):
             lines += [f"  {line}" for line in _lines_of(Path(log)) if line.startswith("WARNING crossflow")]
         return "\n".join(lines)
@@ -163,7 +163,7 @@ class Console(logging.Formatter):
 def _lines_of(log: Path) -> list[str]:
     """The lines of a log; of a progress bar, which overwrites itself, what it came to."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return []
     return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()]
