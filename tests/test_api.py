@@ -98,6 +98,7 @@ def test_the_examples_of_the_docstrings_run(name: str) -> None:
     assert not said, "".join(said)
 
 
+@pytest.mark.long
 def test_its_numbers_are_those_of_the_jobs_tables(repo: Path, tmp_path: Path, model: cf.Model) -> None:
     by_category = draw_world(tmp_path / "world", 12)
     questions = [question for some in by_category.values() for question in some[:2]][:10]

@@ -47,6 +47,12 @@ def test_a_flow_is_compared_with_its_controls_at_their_layers() -> None:
     assert [row["layer"] for row in rows] == [0, 3, 6, 9, None]
 
 
+def test_a_sum_with_a_control_is_compared_with_the_sum_without_and_never_with_itself() -> None:
+    plain, control = "image->last+related->question", "image->last+related~random1->question"
+    assert paired.pairs_of([plain, control]) == [(plain, control)]
+    assert paired.pairs_of([control, "image->last"]) == []
+
+
 def test_two_models_are_compared_on_the_questions_they_share() -> None:
     one = knockout_table({"image->last": bump(4, 40)}, model="one", images=40)
     other = knockout_table({"image->last": bump(12, 20)}, model="other", layers=24, images=60, seed=1)

@@ -92,6 +92,7 @@ def test_a_cell_that_no_token_shows_has_no_number(
     assert np.isfinite(found[:, :, 1]).all()
 
 
+@pytest.mark.long
 def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

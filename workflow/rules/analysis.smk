@@ -45,6 +45,7 @@ for name, summary in results.summaries(STUDY).items():
 
 
 rule metrics:
+    """The few numbers by which DVC compares two runs."""
     input:
         effects=f"{RESULTS}/summary/effects.csv",
         answers=f"{RESULTS}/summary/answers.csv",
@@ -57,7 +58,6 @@ rule metrics:
     params:
         code=code("analysis.metrics"),
         record=record,
-    """The few numbers by which DVC compares two runs."""
     message:
         "summary: metrics"
     shell:
@@ -65,6 +65,7 @@ rule metrics:
 
 
 rule claims:
+    """Hold the study's claims against the tables, from each model's first window."""
     input:
         FILES["knockout"],
         FILES["lens"],
@@ -80,7 +81,6 @@ rule claims:
         record=record,
         results=results_options(),
         lens=["--lens"] if STUDY.lens else [],
-    """Hold the study's claims against the tables, from each model's first window."""
     message:
         "claims"
     shell:
@@ -88,6 +88,7 @@ rule claims:
 
 
 rule compare:
+    """Compare the summary tables with the expected ones that are kept in the repository."""
     input:
         summary=[f"{RESULTS}/summary/{table}.csv" for table in EXPECTED],
         expected=[f"resources/expected/{STUDY.name}/{table}.csv" for table in EXPECTED],
@@ -101,7 +102,6 @@ rule compare:
         code=code("analysis.expected"),
         summary=lambda wildcards, input: str(Path(input.summary[0]).parent),
         expected=lambda wildcards, input: str(Path(input.expected[0]).parent),
-    """Compare the summary tables with the expected ones that are kept in the repository."""
     message:
         f"comparison with resources/expected/{STUDY.name}"
     shell:

@@ -25,6 +25,7 @@ localrules:
 if config["datasets"][STUDY.dataset]["kind"] == "shapes":
 
     rule shapes:
+        """Draw the scenes of the mini world and ask about them."""
         output:
             inputs.gqa_files(config, STUDY.dataset),
             IMAGE_FILES[STUDY.categories[0]],
@@ -37,7 +38,6 @@ if config["datasets"][STUDY.dataset]["kind"] == "shapes":
             root=lambda wildcards: DATASET,
             scenes=config["datasets"][STUDY.dataset]["scenes"],
             seed=config["datasets"][STUDY.dataset].get("seed", 0),
-        """Draw the scenes of the mini world and ask about them."""
         message:
             "mini world: scenes and questions"
         shell:
@@ -45,6 +45,7 @@ if config["datasets"][STUDY.dataset]["kind"] == "shapes":
 
 
 rule fetch_questions:
+    """Fetch the questions of a split of GQA, and nothing else, out of the zip of all questions."""
     output:
         f"{inputs.FETCHED_GQA}/questions/{{split}}_questions.json",
     log:
@@ -53,7 +54,6 @@ rule fetch_questions:
         CPU_ENV
     params:
         source=source("gqa-questions"),
-    """Fetch the questions of a split of GQA, and nothing else, out of the zip of all questions."""
     message:
         "download: GQA's questions, {wildcards.split}"
     shell:
@@ -63,6 +63,7 @@ rule fetch_questions:
 
 
 rule fetch_scene_graphs:
+    """Fetch the scene graphs of a part of GQA."""
     output:
         f"{inputs.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
     log:
@@ -71,7 +72,6 @@ rule fetch_scene_graphs:
         CPU_ENV
     params:
         source=source("gqa-scene-graphs"),
-    """Fetch the scene graphs of a part of GQA."""
     message:
         "download: GQA's scene graphs, {wildcards.part}"
     shell:
@@ -82,6 +82,7 @@ rule fetch_scene_graphs:
 
 
 rule fetch_published:
+    """Fetch the published questions of a category."""
     output:
         inputs.published_file("{category}"),
     log:
@@ -92,7 +93,6 @@ rule fetch_published:
         CPU_ENV
     params:
         source=lambda wildcards: source(f"published-{wildcards.category}"),
-    """Fetch the published questions of a category."""
     message:
         "download: published questions, {wildcards.category}"
     shell:
@@ -100,6 +100,7 @@ rule fetch_published:
 
 
 rule fetch_images:
+    """Fetch the images of a category's questions that are not there yet."""
     input:
         questions=f"{RESULTS}/questions/{{category}}.csv",
     output:
@@ -112,7 +113,6 @@ rule fetch_images:
         source=source("gqa-images"),
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
-    """Fetch the images of a category's questions that are not there yet."""
     message:
         "download: images, {wildcards.category}"
     shell:
@@ -124,6 +124,7 @@ rule fetch_images:
 
 
 rule questions:
+    """Choose the questions of one category by their programs, before any answer is known."""
     input:
         lambda wildcards: QUESTION_FILES[wildcards.category],
     output:
@@ -139,7 +140,6 @@ rule questions:
         source=lambda wildcards: chosen_from(wildcards.category),
         number=STUDY.number,
         seed=STUDY.seed,
-    """Choose the questions of one category by their programs, before any answer is known."""
     message:
         "questions: {wildcards.category}"
     shell:
@@ -152,6 +152,7 @@ rule questions:
 if config["datasets"][STUDY.dataset]["kind"] == "gqa":
 
     rule published_overlap:
+        """Compare the questions that the filter finds in the split with the published sets."""
         input:
             inputs.gqa_files(config, STUDY.dataset),
             published=[inputs.published_file(category) for category in PUBLISHED_CATEGORIES],
@@ -166,7 +167,6 @@ if config["datasets"][STUDY.dataset]["kind"] == "gqa":
             code=code("data.published_overlap"),
             root=lambda wildcards: DATASET,
             split=inputs.dataset_split(config, STUDY.dataset),
-        """Compare the questions that the filter finds in the split with the published sets."""
         message:
             "comparison with the published questions"
         shell:
@@ -181,6 +181,7 @@ _files = [file for found in (QUESTION_FILES, IMAGE_FILES, MODEL_FILES) for files
 
 
 rule hashes:
+    """Hash the study's data and models: what follows can be looked at where they are not."""
     input:
         list(dict.fromkeys(_files)),
     output:
@@ -189,7 +190,6 @@ rule hashes:
         f"{LOGS}/hashes.log",
     conda:
         CPU_ENV
-    """Hash the study's data and models: what follows can be looked at where they are not."""
     message:
         "hashes of data and models"
     shell:

@@ -10,6 +10,7 @@ Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with
 
 
 rule answers:
+    """Answer the questions of one category, with the image and with the image removed."""
     input:
         lambda wildcards: IMAGE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -32,7 +33,6 @@ rule answers:
         images=IMAGES,
         model=model_options(inputs.ANSWER_SETTINGS),
         baselines=["--baselines", *STUDY.baselines, "--seed", STUDY.seed] if STUDY.baselines else [],
-    """Answer the questions of one category, with the image and with the image removed."""
     message:
         "answers: {wildcards.model}, {wildcards.category}"
     shell:
@@ -43,6 +43,7 @@ rule answers:
 
 
 rule knockout:
+    """Knock out every flow at every centre layer of one model, in windows {wildcards.window}."""
     input:
         lambda wildcards: IMAGE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -70,7 +71,6 @@ rule knockout:
         seed=STUDY.seed,
         answers=STUDY.answers,
         engine=STUDY.engine,
-    """Knock out every flow at every centre layer of one model, in windows {wildcards.window}."""
     message:
         "knockouts: {wildcards.model}, window {wildcards.window}, {wildcards.category}"
     shell:
@@ -83,6 +83,7 @@ rule knockout:
 
 
 rule logit_lens:
+    """Read the answer's first token, and the false option's, off the last position after every layer."""
     input:
         lambda wildcards: IMAGE_FILES[wildcards.category],
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -105,7 +106,6 @@ rule logit_lens:
         images=IMAGES,
         model=model_options(inputs.LENS_SETTINGS),
         answers=STUDY.answers,
-    """Read the answer's first token, and the false option's, off the last position after every layer."""
     message:
         "logit lens: {wildcards.model}, {wildcards.category}"
     shell:

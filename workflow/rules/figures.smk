@@ -50,7 +50,7 @@ for kind in FIGURES_OF_STUDY:
             categories=STUDY.categories,
             flows=flows_shown(kind),
         message:
-            "figure: " + FIGURES[kind].file.replace("{", "{wildcards.")
+            f"figure: {FIGURES[kind].file.replace('{', '{wildcards.')}"
         shell:
             crossflow(
                 "figure --summary {params.summary:q} --kind {params.kind} {params.curves}"
@@ -59,6 +59,7 @@ for kind in FIGURES_OF_STUDY:
 
 
 rule examples:
+    """Two questions of each category: their images with the related visual tokens, beside their own curves."""
     input:
         IMAGE_FILES.values(),
         lambda wildcards: MODEL_FILES[wildcards.model],
@@ -84,7 +85,6 @@ rule examples:
         results=lambda wildcards: results_options([f"{wildcards.model}:{STUDY.windows[wildcards.model][0]}"]),
         images=IMAGES,
         model=model_options(inputs.KNOCKOUT_SETTINGS),
-    """Two questions of each category: their images with the related visual tokens, beside their own curves."""
     message:
         "figures: single questions, {wildcards.model}"
     shell:
@@ -94,6 +94,7 @@ rule examples:
 
 
 rule explorer:
+    """One page to look around in the study: curves, claims, and single questions with their images."""
     input:
         [f"{RESULTS}/summary/{table}.csv" for table in ("effects", "measures", "bands")],
         FILES["claims"],
@@ -113,7 +114,6 @@ rule explorer:
         record=record,
         results=results_options(),
         images=IMAGES,
-    """One page to look around in the study: curves, claims, and single questions with their images."""
     message:
         "explorer"
     shell:
@@ -124,6 +124,7 @@ EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]
 
 
 rule expected_figure:
+    """Draw a figure from the expected summary tables, which are kept in the repository."""
     input:
         f"resources/expected/{STUDY.name}/effects.csv",
         f"resources/expected/{STUDY.name}/counts.csv",
@@ -141,7 +142,6 @@ rule expected_figure:
         summary=lambda wildcards, input: str(Path(input[0]).parent),
         categories=STUDY.categories,
         flows=lambda wildcards: flows_shown(wildcards.kind),
-    """Draw a figure from the expected summary tables, which are kept in the repository."""
     message:
         "figure of expected tables: {wildcards.kind}, {wildcards.model}, window {wildcards.window}"
     shell:
@@ -154,6 +154,7 @@ rule expected_figure:
 
 
 rule expected_figures:
+    """All figures of the expected tables: seconds, without a model or an image."""
     input:
         [
             f"{RESULTS}/expected/{name}.{suffix}"
@@ -161,6 +162,5 @@ rule expected_figures:
             for name in FIGURES_OF_STUDY[kind]
             for suffix in ("pdf", "png")
         ],
-    """All figures of the expected tables: seconds, without a model or an image."""
     message:
         "figures of the expected tables"

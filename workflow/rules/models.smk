@@ -14,6 +14,7 @@ localrules:
 
 
 rule fetch_model:
+    """Fetch a model at its pinned revision; what the cache holds already is not fetched again."""
     output:
         inputs.manifest_of("{repo}", "{revision}"),
     log:
@@ -26,7 +27,6 @@ rule fetch_model:
     params:
         # A repository's name has no two hyphens in a row.
         repo=lambda wildcards: wildcards.repo.replace("--", "/"),
-    """Fetch a model at its pinned revision; what the cache holds already is not fetched again."""
     message:
         "download: model {params.repo}"
     shell:
@@ -37,6 +37,7 @@ rule fetch_model:
 
 
 rule random_llava:
+    """Build a tiny LLaVA with random weights: for tests."""
     output:
         [f"{inputs.RANDOM_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
@@ -46,7 +47,6 @@ rule random_llava:
     params:
         code=code("mini.random_model"),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
-    """Build a tiny LLaVA with random weights: for tests."""
     message:
         "random-llava: random weights"
     shell:
@@ -54,6 +54,7 @@ rule random_llava:
 
 
 rule train_mini_llava:
+    """Train mini-llava from nothing; a stopped training goes on where it was."""
     output:
         [f"{inputs.TRAINED_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
@@ -65,7 +66,6 @@ rule train_mini_llava:
     params:
         code=code("mini.training"),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
-    """Train mini-llava from nothing; a stopped training goes on where it was."""
     message:
         "mini-llava: training"
     shell:
@@ -73,6 +73,7 @@ rule train_mini_llava:
 
 
 rule mini_llava:
+    """Ask the trained mini-llava about scenes it has not seen, with and without the image, and write its card."""
     input:
         rules.train_mini_llava.output,
     output:
@@ -87,7 +88,6 @@ rule mini_llava:
     params:
         code=code("mini.model_card"),
         folder=lambda wildcards, input: str(Path(input[0]).parent),
-    """Ask the trained mini-llava about scenes it has not seen, with and without the image, and write its card."""
     message:
         "mini-llava: accuracy on unseen scenes"
     shell:

@@ -17,6 +17,7 @@ _results = [
 
 
 rule provenance:
+    """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
     input:
         _results,
         hashes=FILES["data"][0],
@@ -32,7 +33,6 @@ rule provenance:
         code=code("analysis.provenance"),
         jobs=list(dict.fromkeys(results.record_of(file) for file in _results)),
         study=json.dumps(parameters.recorded(config, STUDY), sort_keys=True),
-    """Collect parameters, versions, hashes of data and models, and when and where each job ran."""
     message:
         "provenance: parameters, versions, times"
     shell:

@@ -6,6 +6,7 @@ mean over layers. Two models differ in their layers, so only that mean is compar
 out in.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -43,8 +44,8 @@ def pairs_of(flows: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _without_control(flow: str) -> str:
-    source, _, target = flow.partition("->")
-    return f"{source.partition('~')[0]}->{target}"
+    """A control's flow: of a sum, each part without its own control."""
+    return re.sub(r"~\w+", "", flow)
 
 
 def _row(

@@ -163,6 +163,7 @@ class Console(logging.Formatter):
 def _lines_of(log: Path) -> list[str]:
     """The lines of a log; of a progress bar, which overwrites itself, what it came to."""
     try:
+        # Not as text, which would end a line wherever a bar overwrites itself.
         text = log.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return []
