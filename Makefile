@@ -11,8 +11,11 @@ TORCH := $(shell grep '^torch==' envs/lock.txt)
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(CORES))
 
+# `make test COVERAGE=yes` prints how much of each module the tests run; they then take up to twice as long.
+COVERAGE ?=
 # Files of tests side by side, each by one worker and one thread, in the order of tests/conftest.py.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder \
+	$(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 # The checks of `make lint`, longest first; .pre-commit-config.yaml runs the same.
 CHECKS := check-types check-workflow check-code check-layers
 

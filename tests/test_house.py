@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -149,3 +150,36 @@ def test_every_verb_says_in_one_sentence_what_it_does(verb: str) -> None:
 
 def test_no_position_set_stands_twice() -> None:
     assert len(set(SET_NAMES)) == len(SET_NAMES)
+
+
+def test_mypy_skips_no_part_of_a_library_that_the_package_imports(repo: Path) -> None:
+    settings = tomllib.loads((repo / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    skipped, followed = (
+        {
+            name.removesuffix(".*")
+            for override in settings
+            if override.get("follow_imports") == how
+            for name in override["module"]
+        }
+        for how in ("skip", "normal")
+    )
+    assert skipped
+    assert followed
+
+    def is_below(module: str, names: set[str]) -> bool:
+        return any(f"{module}.".startswith(f"{name}.") for name in names)
+
+    imported = {
+        module
+        for path in (repo / PACKAGE).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert "torch.utils.data" in imported
+    assert {name for name in imported if is_below(name, skipped) and not is_below(name, followed)} == set()
