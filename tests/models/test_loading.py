@@ -197,12 +197,22 @@ def _names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["bias in the decoder", "projector's norm", "layers beyond the configuration's", "layers of the tower"]
+    "kind",
+    [
+        "norm of the tower",
+        "bias in the decoder",
+        "projector's norm",
+        "layers beyond the configuration's",
+        "layers of the tower",
+    ],
 )
 def test_weights_without_a_place_are_refused(folder: Path, kind: str) -> None:
     if kind == "bias in the decoder":
         (name,) = (n for n in _names(folder) if n.endswith("layers.1.self_attn.q_proj.weight") and "vision" not in n)
         added = _add(folder, name, name.replace("weight", "bias"))
+    elif kind == "norm of the tower":
+        (name,) = (n for n in _names(folder) if n.endswith("vision_tower.post_layernorm.weight"))
+        added = _add(folder, name, name.replace("post_layernorm", "norm"))
     elif kind == "projector's norm":
         (name,) = (n for n in _names(folder) if n.endswith("linear_1.bias"))
         added = _add(folder, name, name.replace("linear_1.bias", "norm.weight"))

@@ -93,19 +93,19 @@ _COMPUTED = ("inv_freq", "position_ids")
 _VISION = {"vision_tower", "vision_model", "visual"}
 
 
-def _is_harmless(name: str, vision: Collection[str]) -> bool:
-    """Whether a weight that the network has no place for changes nothing: a second copy of the vision tower's."""
+def _inside_tower(name: str) -> str | None:
+    """The name of a weight inside the vision tower; None for a weight of another part."""
     parts = name.split(".")
-    if parts[-1] in _COMPUTED:
-        return True
     places = [place for place, part in enumerate(parts) if part in _VISION]
-    return bool(places) and any(known.endswith(".".join(parts[places[-1] + 1 :])) for known in vision)
+    return ".".join(parts[places[-1] + 1 :]) if places else None
 
 
 def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str]) -> None:
-    """Refuse weights that the network has no place for: the configuration is of another model."""
-    vision = [name for name, _ in network.named_parameters() if _VISION & set(name.split("."))]
-    lost = sorted(name for name in unexpected if not _is_harmless(name, vision))
+    """Refuse weights that the network has no place for; a second copy of the vision tower's weights is harmless."""
+    harmless = {_inside_tower(name) for name, _ in network.named_parameters()} - {None}
+    lost = sorted(
+        name for name in unexpected if name.rpartition(".")[2] not in _COMPUTED and _inside_tower(name) not in harmless
+    )
     if lost:
         raise CrossflowError(
             f"{path} holds {len(lost)} weights that its config.json has no place for, the first is {lost[0]}; the "
