@@ -194,8 +194,9 @@ def write_answers(
 
     def requests(question: ChosenQuestion) -> list[PrepareRequest]:
         """The question, and at once with the other image if it has one."""
-        images = (question.image_id, swapped.get(question.question_id))
-        return [PrepareRequest(question, image_id) for image_id in images if image_id is not None]
+        own, other = PrepareRequest(question, question.image_id), swapped.get(question.question_id)
+        # The boxes are not about the other image, whatever its size.
+        return [own] if other is None else [own, PrepareRequest(replace(question, image_size=None), other)]
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         ((seen, *other),) = given

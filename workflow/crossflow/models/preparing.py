@@ -40,9 +40,7 @@ def prepare(model: MultimodalModel, request: PrepareRequest, image: Image.Image)
     Raises:
         BrokenQuestion, CrossflowError: as `MultimodalModel.prepare`.
     """
-    question = request.question
-    if request.image_id == question.image_id:
-        question = fitted(question, image.size)
+    question = fitted(request.question, image.size)
     moved = []
     if request.moved is not None:
         moved = moved_boxes([chosen.box for chosen in question.objects], image.size, request.moved)
@@ -50,9 +48,7 @@ def prepare(model: MultimodalModel, request: PrepareRequest, image: Image.Image)
 
 
 def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) -> Prepared:
-    own = request.image_id == request.question.image_id
-    image = images.open(request.image_id, request.question.image_size if own else None)
-    return prepare(model, request, image)
+    return prepare(model, request, images.open(request.image_id, request.question.image_size))
 
 
 class _Requests(Dataset[Prepared | Exception]):
