@@ -217,6 +217,11 @@ def _without_blanks(text: str) -> str:
     return "".join(text.split())
 
 
+def _tokenized(tokenizer: Any, text: str, **options: bool) -> Any:
+    with blaming_question("the tokenizer"):
+        return tokenizer(text, **options)
+
+
 def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added behind it.
 
@@ -224,8 +229,8 @@ def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tupl
         CrossflowError: the tokenizer adds tokens among those of the prompt, or other tokens before it than one
             begin-of-text token.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, whole, begin = encoded["input_ids"], tokenizer(text)["input_ids"], tokenizer.bos_token_id
+    encoded = _tokenized(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, whole, begin = encoded["input_ids"], _tokenized(tokenizer, text)["input_ids"], tokenizer.bos_token_id
     start = next((n for n in range(len(whole) - len(ids) + 1) if whole[n : n + len(ids)] == ids), None)
     if start is None:
         raise CrossflowError("The model's tokenizer changes the tokens of a prompt when it adds special tokens to it.")
@@ -261,7 +266,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
     if tokenizer.bos_token_id is None:
         raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
     before, image, after = (
-        tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        _tokenized(tokenizer, text, return_offsets_mapping=True, add_special_tokens=False)
         for text in (prompt.text[:start], expansion, prompt.text[stop:])
     )
     begins = [tokenizer.bos_token_id] * (prompt.begins - before["input_ids"].count(tokenizer.bos_token_id))
@@ -287,8 +292,7 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise CrossflowError("The model's tokenizer gives no character offsets: its folder needs a tokenizer.json.")
-    with blaming_question("the tokenizer"):
-        encoded, spans = _encode(prompt, processor, expansion.text)
+    encoded, spans = _encode(prompt, processor, expansion.text)
     ids = np.asarray(encoded, dtype=np.int64)
     visual = ids == expansion.visual
     if not visual.any():
