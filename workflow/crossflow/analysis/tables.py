@@ -6,16 +6,15 @@ its verb follow. Nothing heavy is imported: the workflow asks at every start.
 
 from typing import NamedTuple
 
-from crossflow.core.columns import LENS_COLUMNS, MAGNITUDE, NUMBER, TEXT, WHOLE, Column, Columns
+from crossflow.core.columns import CATEGORY, LENS_COLUMNS, MAGNITUDE, NUMBER, TEXT, WHOLE, Column, Columns
 
 _MODEL = Column(TEXT, words="The model, by its name in params.yaml.")
-_CATEGORY = Column(TEXT, words="The category of the questions.")
 _WINDOW = Column(TEXT, words="The window that is knocked out: a width in layers, `bottom` or `top`.")
 _FLOW = Column(TEXT, words="The flow; the draws of a random control are averaged per question as `A~random->B`.")
 _LAYER = Column(WHOLE, words="Centre layer of the window, counted from 0.")
 _FRACTION_LOW = Column(NUMBER, words="Lower end of its 95 % interval, clustered by image.")
 _FRACTION_HIGH = Column(NUMBER, words="Upper end of its 95 % interval.")
-_CURVE: Columns = {"model": _MODEL, "category": _CATEGORY, "flow": _FLOW, "window": _WINDOW, "layer": _LAYER}
+_CURVE: Columns = {"model": _MODEL, "category": CATEGORY, "flow": _FLOW, "window": _WINDOW, "layer": _LAYER}
 
 EFFECTS: Columns = _CURVE | {
     "n": Column(WHOLE, words="Questions behind the mean; questions for which the flow is missing do not count."),
@@ -51,7 +50,7 @@ BANDS: Columns = _CURVE | {
 }
 ACCURACY: Columns = {
     "model": _MODEL,
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "n": Column(WHOLE, words="Questions that were answered."),
     "accuracy": Column(NUMBER, words="Fraction of them answered correctly, 0 to 1."),
     "low": _FRACTION_LOW,
@@ -62,7 +61,7 @@ ACCURACY: Columns = {
 }
 BASELINE_ANSWERS: Columns = {
     "model": _MODEL,
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "baseline": Column(
         TEXT,
         words="`seen`: with the image; `removed`: no position attends to it; `zeroed`: zeroed pixels; `swapped`: the "
@@ -78,7 +77,7 @@ BASELINE_ANSWERS: Columns = {
 }
 COUNTS: Columns = {
     "model": _MODEL,
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "window": _WINDOW,
     "flow": _FLOW,
     "questions": Column(WHOLE, words="Chosen questions: the sum of the four numbers that follow."),
@@ -91,7 +90,7 @@ COUNTS: Columns = {
 }
 NOISE: Columns = {
     "model": _MODEL,
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "window": _WINDOW,
     # Rounding differs between machines: one digit says its size.
     "probability": Column(MAGNITUDE, words="Largest change of a probability by a no-op knockout: rounding, 0 to 1."),
@@ -100,7 +99,7 @@ NOISE: Columns = {
 PAIRED: Columns = {
     "model": _MODEL,
     "other_model": Column(TEXT, words="The other model; empty where two flows of one model are compared."),
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "window": _WINDOW,
     "layer": Column(WHOLE, words="Centre layer; empty for the mean over all centre layers that both sides have."),
     "flow": _FLOW,
@@ -116,7 +115,7 @@ PAIRED: Columns = {
 }
 LOGIT_LENS: Columns = {
     "model": _MODEL,
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "layer": LENS_COLUMNS["layer"],
     "normed": LENS_COLUMNS["normed"],
     "token": LENS_COLUMNS["token"],

@@ -29,6 +29,7 @@ Columns = dict[str, Column]
 """Name -> column, in the order of the file."""
 
 QUESTION_ID = Column(TEXT, words="The question, as the data set names it.")
+CATEGORY = Column(TEXT, words="The category of the questions.")
 IMAGE_ID = Column(TEXT, words="The question's image. Intervals resample images, not questions.")
 
 QUESTIONS: Columns = {

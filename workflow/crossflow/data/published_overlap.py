@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossflow.core.columns import QUESTION_ID, QUESTIONS, TEXT, WHOLE, Column, Columns
+from crossflow.core.columns import CATEGORY, QUESTION_ID, QUESTIONS, TEXT, WHOLE, Column, Columns
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import write_csv
 from crossflow.data.categories import Rejection
@@ -25,9 +25,8 @@ EXTRA = "extra"
 NOT_IN_SPLIT = "not in the split"
 
 
-_CATEGORY = Column(TEXT, words="The category of the questions.")
 COUNTS: Columns = {
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "filter": Column(WHOLE, words="Questions that this project's filter chooses in the split."),
     "published": Column(WHOLE, words="Questions of the published set."),
     "both": Column(WHOLE, words="Questions in both."),
@@ -36,7 +35,7 @@ COUNTS: Columns = {
     "differing": Column(WHOLE, words="Questions in both that differ in some column."),
 }
 DIFFERENCES: Columns = {
-    "category": _CATEGORY,
+    "category": CATEGORY,
     "question_id": QUESTION_ID,
     "difference": Column(TEXT, words="`missing`, `extra`, or the column in which a question of both differs."),
     "published": Column(TEXT, words="The published set's value in that column."),
