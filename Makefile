@@ -80,8 +80,8 @@ benchmark: environment ## the engine against one full forward per number, at LLa
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
 
 # What only the documentation needs is not in the environment that everything else uses.
-$(VENV)/complete-docs: $(VENV)/complete
-	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[docs]'
+$(VENV)/complete-docs: envs/lock-docs.txt $(VENV)/complete
+	$(BIN)/pip install --quiet --constraint envs/lock.txt --constraint envs/lock-docs.txt --editable '.[docs]'
 	@touch $@
 
 docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutorial executed
