@@ -39,7 +39,8 @@ from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import answers, knockouts
-from crossflow.experiments.logit_lens import hidden_states, track_options
+from crossflow.engine.forward import run_clean
+from crossflow.experiments.logit_lens import run_to_last, track_options
 from crossflow.experiments.trace import SEED, box_of, own_question
 from crossflow.fetch import hub
 from crossflow.figures.flows import draw_flows, mean_curves
@@ -151,7 +152,7 @@ class Asked:
             True
         """
         with faults_as_errors():
-            return hidden_states(self.model.loaded, self.prepared).cpu()
+            return run_clean(self.model.loaded, self.prepared, 0).states.cpu()
 
     def answered(self, moved: int | None = None) -> knockouts.Answered:
         """The question and its answer, as `crossflow.experiments.knockouts` takes them.
@@ -457,7 +458,11 @@ def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:
     """
     _, every = _together(asked)
     with faults_as_errors():
-        entries = [(one.question, track_options(one.model.loaded, one.prepared)) for one in every]
+        entries = [
+            (one.question, track_options(one.model.loaded, clean))
+            for one in every
+            for clean in run_to_last(one.model.loaded, [one.prepared])
+        ]
     return data_frame(LENS, question_rows(LENS, entries))
 
 

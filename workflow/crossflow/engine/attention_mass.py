@@ -23,7 +23,13 @@ def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[T
     """
     pairs = np.stack([blocked(edges, clean.first, clean.prepared.length) for edges in flows])
     with torch.inference_mode():
-        reached = torch.from_numpy(pairs).to(clean.reading.logits.device)
+        device = clean.reading.logits.device
+        reached = torch.from_numpy(pairs).to(device)
+        # Most layers request the same mask.
+        hidden = {
+            id(record.visible): torch.from_numpy(~record.visible).to(device)
+            for record in {id(record.visible): record for record in clean.layers}.values()
+        }
         targets = reached.any(-1).sum(-1).clamp(min=1)
         shares = []
         for record in clean.layers:
@@ -31,7 +37,7 @@ def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[T
             heads, suffix, width = query.shape
             # Grouped heads are consecutive: the query heads of one key head are adjacent.
             scores = query.reshape(len(key), -1, width) @ key.transpose(1, 2) * record.scaling
-            scores = scores.reshape(heads, suffix, -1).masked_fill(~record.visible, -torch.inf)
+            scores = scores.reshape(heads, suffix, -1).masked_fill(hidden[id(record.visible)], -torch.inf)
             weights = torch.softmax(scores, dim=-1).mean(dim=0)
             shares.append(torch.einsum("fsp,sp->f", reached.float(), weights) / targets)
         return torch.stack(shares, dim=1).double()

@@ -4,15 +4,13 @@ A tower is small compared with the decoder: the products of a single image do no
 the embeddings, in place of pixels, that the model itself would have computed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from crossflow.engine.packed import Inputs
 from crossflow.models.model import MultimodalModel, Prepared
-
-Inputs = Mapping[str, Tensor]
-"""Keyword arguments of the model's forward."""
 
 
 def encode_together(model: MultimodalModel, prompts: Sequence[Prepared]) -> list[Inputs]:
@@ -37,4 +35,4 @@ def _embedded(model: MultimodalModel, prompt: Prepared, features: Tensor) -> Inp
     embeddings = model.network.get_input_embeddings()(tokens)
     visual = (tokens == model.network.config.image_token_id)[..., None]
     embeddings = embeddings.masked_scatter(visual, features.to(embeddings.dtype))
-    return {"inputs_embeds": embeddings, "attention_mask": prompt.inputs["attention_mask"]}
+    return {"inputs_embeds": embeddings}

@@ -6,19 +6,19 @@ the answer with the image removed use it. All forwards are read in the same way 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window
 from crossflow.engine.edges import Edges
-from crossflow.engine.encoding import Inputs, encode_together
+from crossflow.engine.encoding import encode_together
+from crossflow.engine.packed import Feed, Inputs, Packing, feed, run_packed, stretches
 from crossflow.models.attention import Call, Mode, Plain, attend, using
 from crossflow.models.model import MultimodalModel, Prepared
 
@@ -36,6 +36,14 @@ class Readout(NamedTuple):
     further: Float[Tensor, " rows"]
 
 
+def _further(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Tensor:
+    further = torch.zeros(len(normed), dtype=torch.float64, device=normed.device)
+    for place in range(1, len(answer)):
+        logits = model.logits(normed[:, place])
+        further += logits[:, answer[place]].double() - torch.logsumexp(logits.double(), dim=-1)
+    return further
+
+
 def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Readout:
     """Compute a readout from the hidden states after the final norm, from the prompt's last position on.
 
@@ -44,11 +52,16 @@ def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer
         normed: One position, or as many as the answer has tokens.
         answer: The answer's tokens; may be empty.
     """
-    further = torch.zeros(len(normed), dtype=torch.float64, device=normed.device)
-    for place in range(1, len(answer)):
-        logits = model.logits(normed[:, place])
-        further += logits[:, answer[place]].double() - torch.logsumexp(logits.double(), dim=-1)
-    return Readout(model.logits(normed[:, 0]), further)
+    return Readout(model.logits(normed[:, 0]), _further(model, normed, answer))
+
+
+def _read_each(model: MultimodalModel, normed: Sequence[Tensor], prompts: Sequence[Prepared]) -> list[Readout]:
+    """`read` of one row of each of several prompts, with one product for the logits of all."""
+    logits = model.logits(torch.cat([end[:, 0] for end in normed]))
+    return [
+        Readout(row[None], _further(model, end, prompt.answer))
+        for row, end, prompt in zip(logits, normed, prompts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -57,28 +70,23 @@ class LayerRecord:
 
     Attributes:
         hidden: The residual stream entering the layer, from position ``first`` on, ``(1, suffix, width)``.
-        arguments: The other arguments of the layer's forward.
         key, value: ``(1, kv_heads, positions, head_width)``, after the position embedding.
         query: From position ``first`` on, after the position embedding, with all query heads.
         scaling: Factor of the attention scores.
         visible: The edges that the model allows, for queries from ``first`` on. Layers that request the same mask share
-            the tensor.
+            the array.
         is_causal: Whether the model requests plain causal attention.
-        reads_ahead: 0-d boolean tensor: whether a position before ``first`` attends to one from ``first`` on.
-        followed: 0-d boolean tensor: whether the model changes the layer's output, from ``first`` on, before the next
-            layer, as Qwen3-VL does when it adds features of the image.
+        reads_ahead: Whether a position before ``first`` attends to one from ``first`` on.
     """
 
     hidden: Float[Tensor, "1 suffix width"]
-    arguments: dict[str, Any]
     key: Float[Tensor, "1 kv_heads positions head_width"]
     value: Float[Tensor, "1 kv_heads positions head_width"]
     query: Float[Tensor, "1 heads suffix head_width"]
     scaling: float
-    visible: Bool[Tensor, "suffix positions"]
+    visible: Bool[np.ndarray, "suffix positions"]
     is_causal: bool
-    reads_ahead: Bool[Tensor, ""]
-    followed: Bool[Tensor, ""]
+    reads_ahead: bool
 
 
 @dataclass(frozen=True)
@@ -87,14 +95,18 @@ class CleanRun:
 
     Attributes:
         prepared: The question.
-        first: The first position that any knockout changes.
+        first: The first recorded position, at or before any that a knockout changes.
+        feed: What the model hands to its decoder layers.
         layers: One record per decoder layer.
+        after: The residual stream after the last layer, before the final norm, from position ``first`` on.
         reading: The readout of its end; one row.
     """
 
     prepared: Prepared
     first: int
+    feed: Feed
     layers: list[LayerRecord]
+    after: Float[Tensor, "1 suffix width"]
     reading: Readout
 
     @property
@@ -102,72 +114,28 @@ class CleanRun:
         """Logits at the prompt's last position, fp32."""
         return self.reading.logits[0]
 
+    @property
+    def states(self) -> Float[Tensor, "states suffix width"]:
+        """The hidden states from position ``first`` on: embeddings, then after every layer, before the final norm."""
+        return torch.stack([*(record.hidden[0] for record in self.layers), self.after[0]])
 
-class _Recording(Plain):
-    """Plain attention that keeps the keys, values and allowed edges of each layer."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, float, Tensor, bool, Tensor]] = {}
-        # Keyed by the identity of the requested mask, which is kept alive so that its identity is not reused.
-        self.edges: dict[tuple[int, bool], tuple[Tensor | None, Tensor, Tensor]] = {}
+class _Recording:
+    """Each prompt attends to itself; keys and values are kept, and the queries at some places."""
+
+    def __init__(self, feeds: Sequence[Feed], later: Tensor) -> None:
+        self.feeds = feeds
+        self.later = later
+        self.calls: dict[int, list[Call]] = {}
+        self.queries: dict[int, Tensor] = {}
 
     def attend(self, call: Call) -> Tensor:
-        asked = id(call.mask), call.is_causal
-        if asked not in self.edges:
-            visible = call.visible()
-            # A slice without a copy would keep all queries' edges alive.
-            later = visible[self.first :].clone()
-            self.edges[asked] = (call.mask, later, visible[: self.first, self.first :].any())
-        _, later, reads_ahead = self.edges[asked]
-        query = call.query[:, :, self.first :].clone()
-        self.seen[call.layer] = (call.key, call.value, query, call.scaling, later, call.is_causal, reads_ahead)
-        return super().attend(call)
-
-
-class _Calls:
-    """The arguments and outputs of each layer's call.
-
-    Attributes:
-        hidden, outputs: Hidden states from the first recorded position on, one entry per call.
-        arguments: The other arguments.
-    """
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.hidden: list[Tensor] = []
-        self.outputs: list[Tensor] = []
-        self.arguments: list[dict[str, Any]] = []
-
-    # A slice without a copy would keep the whole prompt's hidden states alive and show later in-place changes.
-
-    def enter(self, layer: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        arguments = dict(named)
-        hidden = positional[0] if positional else arguments.pop("hidden_states")
-        self.hidden.append(hidden[:, self.first :].clone())
-        self.arguments.append(arguments)
-
-    def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        self.outputs.append(hidden[:, self.first :].clone())
-
-    def followed(self) -> Iterator[Bool[Tensor, ""]]:
-        """For each layer, `LayerRecord.followed`."""
-        for output, after in zip(self.outputs, self.hidden[1:], strict=False):
-            yield ~torch.isclose(output, after, rtol=0, atol=0, equal_nan=True).all()
-        yield torch.zeros((), dtype=torch.bool, device=self.outputs[-1].device)
-
-
-@contextmanager
-def _recorded_calls(layers: nn.ModuleList, first: int) -> Iterator[_Calls]:
-    calls = _Calls(first)
-    handles = [layer.register_forward_pre_hook(calls.enter, with_kwargs=True) for layer in layers]
-    handles += [layer.register_forward_hook(calls.leave) for layer in layers]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+        calls = stretches(call, [each.length for each in self.feeds], [each.mask(call.layer) for each in self.feeds])
+        mixed = torch.cat([Plain().attend(each) for each in calls], dim=2)
+        self.queries[call.layer] = call.query.index_select(2, self.later)
+        # The calls' own queries are views, which would keep all of them alive.
+        self.calls[call.layer] = [each.without_queries() for each in calls]
+        return mixed
 
 
 def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs: Inputs | None = None) -> Readout:
@@ -184,47 +152,91 @@ def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs:
         return read(model, output.last_hidden_state[:, prepared.positions.length - 1 :], prepared.answer)
 
 
-def run_clean(model: MultimodalModel, prepared: Prepared, first: int, inputs: Inputs | None = None) -> CleanRun:
-    """Run the clean prompt once and record what the knockouts from position ``first`` on share.
+def _visible(call: Call, first: int) -> tuple[Bool[np.ndarray, "suffix positions"], bool]:
+    """`LayerRecord.visible` and `LayerRecord.reads_ahead` of a prompt's call."""
+    if call.is_causal:
+        positions = np.arange(call.key.shape[2])
+        return positions <= positions[first:, None], False
+    visible = call.visible().cpu().numpy()
+    return visible[first:], bool(visible[:first, first:].any())
 
-    Args:
-        model: The model.
-        prepared: The question.
-        first: The first position that any knockout changes.
-        inputs: See `full_forward`.
 
-    Raises:
-        CrossflowError: a layer was not called exactly once through the project's attention function.
-    """
-    recording = _Recording(first)
-    with _recorded_calls(model.layers, first) as calls:
-        reading = full_forward(model, prepared, recording, inputs)
-    if len(calls.outputs) != len(model.layers) or sorted(recording.seen) != list(range(len(model.layers))):
-        raise CrossflowError(
-            f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
-            f"{len(recording.seen)}; the model can not be knocked out."
+def _records(
+    number: int, first: int, entered: Sequence[Sequence[Tensor]], recording: _Recording, spans: Sequence[int]
+) -> Iterator[LayerRecord]:
+    """The records of one prompt of several that ran together."""
+    # Keyed by the identity of the requested mask; the feed keeps it alive.
+    edges: dict[tuple[int, bool], tuple[Bool[np.ndarray, "suffix positions"], bool]] = {}
+    for layer, hidden in enumerate(entered):
+        call = recording.calls[layer][number]
+        asked = id(call.mask), call.is_causal
+        if asked not in edges:
+            edges[asked] = _visible(call, first)
+        visible, reads_ahead = edges[asked]
+        query = torch.split(recording.queries[layer], list(spans), dim=2)[number]
+        yield LayerRecord(
+            hidden[number], call.key, call.value, query, call.scaling, visible, call.is_causal, reads_ahead
         )
-    layers = [
-        LayerRecord(hidden, arguments, *recording.seen[index], followed)
-        for index, (hidden, arguments, followed) in enumerate(
-            zip(calls.hidden, calls.arguments, calls.followed(), strict=True)
-        )
-    ]
-    return CleanRun(prepared, first, layers, reading)
 
 
 def run_clean_together(model: MultimodalModel, prompts: Sequence[Prepared], firsts: Sequence[int]) -> list[CleanRun]:
-    """`run_clean` for several questions, whose images are encoded in one call of the vision tower.
+    """Run clean prompts once and record what the knockouts of each share.
 
     Args:
         model: The model.
         prompts: The questions.
-        firsts: For each question, the first position that any knockout changes.
+        firsts: For each question, the first position that any knockout changes; at most the prompt's last.
+
+    Raises:
+        CrossflowError: a layer was not called exactly once through the project's attention function.
     """
-    encoded = encode_together(model, prompts)
+    if not prompts:
+        return []
+    feeds = [feed(model, inputs) for inputs in encode_together(model, prompts)]
+    packing = Packing(feeds)
+    spans = [each.length - first for each, first in zip(feeds, firsts, strict=True)]
+    later = packing.on(model.device, [(number, first, feeds[number].length) for number, first in enumerate(firsts)])
+    recording = _Recording(feeds, later)
+    entered: list[Sequence[Tensor]] = []
+
+    def enter(layer: int, hidden: Tensor | None) -> tuple[Tensor | None, None]:
+        hidden = packing.added(0, None) if hidden is None else hidden
+        assert hidden is not None
+        entered.append(torch.split(hidden.index_select(1, later), spans, dim=1))
+        return hidden, None
+
+    hidden = run_packed(model, packing, recording, enter)
+    if hidden is None or sorted(recording.calls) != list(range(len(model.layers))):
+        raise CrossflowError(
+            f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
+            f"{len(recording.calls)}; the model can not be knocked out."
+        )
+    with torch.inference_mode():
+        after = torch.split(hidden.index_select(1, later), spans, dim=1)
+        # All ends in one product each for the norm and the logits.
+        ends = [
+            states[:, prompt.positions.length - 1 - first :]
+            for states, prompt, first in zip(after, prompts, firsts, strict=True)
+        ]
+        normed = torch.split(model.norm(torch.cat(ends, dim=1)), [end.shape[1] for end in ends], dim=1)
+        readings = _read_each(model, normed, prompts)
     return [
-        run_clean(model, prompt, first, inputs) for prompt, first, inputs in zip(prompts, firsts, encoded, strict=True)
+        CleanRun(
+            prompt,
+            first,
+            feeds[number],
+            list(_records(number, first, entered, recording, spans)),
+            after[number],
+            reading,
+        )
+        for number, (prompt, first, reading) in enumerate(zip(prompts, firsts, readings, strict=True))
     ]
+
+
+def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRun:
+    """`run_clean_together` for one question."""
+    (clean,) = run_clean_together(model, [prepared], [first])
+    return clean
 
 
 class Blocking:
@@ -233,47 +245,31 @@ class Blocking:
     Attributes:
         edges: The blocked edges.
         window: The layers in which they are blocked; None = every layer.
-        beyond: Whether positions generated after the prompt are targets, too.
     """
 
-    def __init__(self, edges: Iterable[Edges], window: Window | None = None, beyond: bool = False) -> None:
+    def __init__(self, edges: Iterable[Edges], window: Window | None = None) -> None:
         self.edges = tuple(pair for pair in edges if len(pair.sources))
         self.window = window
-        self.beyond = beyond
 
     def attend(self, call: Call) -> Tensor:
         if not self.edges or (self.window is not None and call.layer not in self.window):
             return Plain().attend(call)
         visible = call.visible().clone()
-        queries, keys = visible.shape
-        first = keys - queries
-        for sources, every in self.edges:
-            targets = every[(every >= first) & (every < keys)] - first
-            if self.beyond and first:
-                # After the prompt: with a cache, every query is a generated position.
-                targets = np.arange(queries)
+        for sources, targets in self.edges:
             visible[torch.from_numpy(targets)[:, None], torch.from_numpy(sources)] = False
-        require_legal_keys(visible.any(-1))
+        if not bool(visible.any(-1).all()):
+            raise no_key_left()
         return attend(call.query, call.key, call.value, visible[None], call.scaling)
 
 
-def require_legal_keys(legal: Bool[Tensor, "..."]) -> None:
-    """Refuse a knockout that leaves a position without a key: the softmax over no key is undefined.
-
-    Args:
-        legal: For each query, whether it has a visible key.
-
-    Raises:
-        CrossflowError: some query has none.
-    """
-    if not bool(legal.all()):
-        raise CrossflowError(
-            "A knockout leaves a position with no key to attend to; choose a flow whose source leaves its target one."
-        )
+def no_key_left() -> CrossflowError:
+    """The error of a knockout that leaves a position without a key: the softmax over no key is undefined."""
+    return CrossflowError(
+        "A knockout leaves a position with no key to attend to; choose a flow whose source leaves its target one."
+    )
 
 
 def image_removed(prepared: Prepared) -> Blocking:
     """Hide the visual tokens from every other position, in every layer; positions stay as they are."""
-    positions = prepared.positions
-    others = np.setdiff1d(np.arange(positions.length), positions["image"])
-    return Blocking([Edges(positions["image"], others)], beyond=True)
+    image = prepared.positions["image"]
+    return Blocking([Edges(image, np.setdiff1d(np.arange(prepared.length), image))])

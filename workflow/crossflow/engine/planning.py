@@ -55,10 +55,28 @@ class Plan:
         return self.weights + self.least
 
 
-def plan_answers(sizes: Sizes, positions: int, new_tokens: int) -> Plan:
-    """The memory of an answers job with prompts of up to ``positions`` positions."""
-    needed = sizes.answer(positions, new_tokens)
-    return Plan(sizes.weights, needed, least=needed)
+def plan_answers(
+    sizes: Sizes,
+    positions: int,
+    new_tokens: int,
+    available: int,
+    enough: int = ENOUGH["cuda"],
+    prompts: int = 1,
+) -> Plan:
+    """The memory of an answers job.
+
+    Args:
+        sizes: Those of the model.
+        positions: Length of the longest prompt.
+        new_tokens: Most tokens of an answer.
+        available: Bytes to plan with; fewer questions run together if they do not fit.
+        enough: Positions beyond which no question is added; see `ENOUGH`.
+        prompts: Prompts of a question, each with another image.
+    """
+    one = sizes.answer(positions, new_tokens)
+    room = (available - sizes.weights) // (one * prompts)
+    questions = max(1, min(AT_ONCE, enough // (positions * prompts), room))
+    return Plan(sizes.weights, questions * prompts * one, least=one, questions=questions)
 
 
 def plan_knockout(
@@ -133,6 +151,7 @@ def announce(
     device: torch.device,
     flows: Sequence[str] | None = None,
     batched: bool = True,
+    prompts: int = 1,
 ) -> Plan | None:
     """Log the memory that a job needs for its longest prompt and the image with the most visual tokens.
 
@@ -142,6 +161,7 @@ def announce(
         device: The job's device.
         flows: The flows of a knockout job; None for an answers job, and for a logit lens job, which needs a bit less.
         batched: See `plan_knockout`.
+        prompts: See `plan_answers`.
 
     Raises:
         CrossflowError: the model, one question and one row do not fit into the device, or the model's folder or
@@ -151,14 +171,14 @@ def announce(
     if sizes is None:
         log.info("memory: not planned for this architecture; batches are halved where they do not fit")
         return None
-    prompts = list(_prompts(settings, processor, sizes.visual, questions))
-    longest = max(prompts, key=lambda prompt: len(prompt.ids), default=None)
+    tokenized = _prompts(settings, processor, sizes.visual, questions)
+    longest = max(tokenized, key=lambda prompt: len(prompt.ids), default=None)
     positions = sizes.visual + 1 if longest is None else len(longest.ids)
     image_stop = sizes.visual if longest is None else longest.image.stop
     available, whole = capacity(device), total_memory(device)
     if flows is None:
-        plan = plan_answers(sizes, positions, settings.max_new_tokens)
-        parts = f"{_gib(plan.question)} for a question"
+        plan = plan_answers(sizes, positions, settings.max_new_tokens, available, enough_positions(device), prompts)
+        parts = f"{_gib(plan.question)} for the answers to {plan.questions} questions"
     else:
         plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough_positions(device))
         parts = (

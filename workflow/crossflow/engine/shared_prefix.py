@@ -8,14 +8,12 @@ of several questions, are concatenated into one sequence:
 - keys and values of the positions before min(T) are the clean run's, shared by all knockouts and never copied;
 - in the layers of its window, a knockout's edges are removed from the mask that the model itself requested.
 
-The layers are the model's own: each is called again with the arguments of the clean run, cut to the suffixes. They
-treat all positions alike, except in attention, which knows where each suffix begins.
+The layers are the model's own, called for the packed suffixes (`crossflow.engine.packed`).
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +22,12 @@ from torch import Tensor
 
 from crossflow.core.errors import CrossflowError
 from crossflow.engine.edges import Row, blocked
-from crossflow.engine.forward import CleanRun, LayerRecord, Readout, read, require_legal_keys
+from crossflow.engine.forward import CleanRun, LayerRecord, Readout, no_key_left, read
+from crossflow.engine.packed import Packing, run_packed
 from crossflow.engine.shared_prefix_attention import Masks, attend_split, masks_of
-from crossflow.models.attention import Call, using
+from crossflow.models.attention import Call
 from crossflow.models.memory import batches, capacity, enough_positions, halving
 from crossflow.models.model import MultimodalModel
-
-_NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "use_cache"}
 
 
 class Knockout(NamedTuple):
@@ -41,156 +38,181 @@ class Knockout(NamedTuple):
 
 
 class _Group:
-    """Knockouts of one question with the same first changed position; they join in the order of their windows.
+    """Knockouts of one question with the same first changed position.
+
+    Those that have joined lie in the order of the last layers of their windows: in every layer the *resting* ones,
+    whose windows have ended, come first, and attend by the model's own mask.
 
     Attributes:
+        number: The question's number in the packing.
         clean: The question.
+        rows: The knockouts, in the order of the last layers of their windows.
         start: The first position of the suffixes.
         suffix: Their length.
-        joined: How many have joined so far.
-        illegal: 0-d boolean tensor: whether a knockout leaves a position without a key. It stays on the device until
-            the last layer, so that no layer waits for it.
     """
 
-    def __init__(self, clean: CleanRun, rows: Sequence[Row]) -> None:
+    def __init__(self, number: int, clean: CleanRun, rows: Sequence[Row]) -> None:
+        self.number = number
         self.clean = clean
+        self.rows = rows
         self.start = rows[0].start
         self.suffix = clean.prepared.length - self.start
-        self.joined = 0
-        self._firsts = [row.window.first for row in rows]
-        device = clean.reading.logits.device
-        self.illegal = torch.zeros((), dtype=torch.bool, device=device)
+        self._firsts = np.array([row.window.first for row in rows])
+        self._lasts = np.array([row.window.last for row in rows])
         # One mask per flow: its knockouts differ only in their windows. Variant 0 blocks nothing.
         flows = {row.flow: row for row in rows}
         pairs = np.stack([blocked(row.edges, self.start, clean.prepared.length) for row in flows.values()])
-        self._allowed = ~torch.from_numpy(np.concatenate([np.zeros_like(pairs[:1]), pairs])).to(device)
-        number = {flow: place for place, flow in enumerate(flows, start=1)}
-        layers = range(len(clean.layers))
-        variants = np.array([[number[row.flow] if layer in row.window else 0 for row in rows] for layer in layers])
-        self._acts = [bool(variants[layer, : self._before(layer + 1)].any()) for layer in layers]
-        self._variants = torch.from_numpy(variants).to(device)
+        self._allowed = ~np.concatenate([np.zeros_like(pairs[:1]), pairs])
+        number_of = {flow: place for place, flow in enumerate(flows, start=1)}
+        self._variant = np.array([number_of[row.flow] for row in rows])
         self._masks: dict[int, Masks] = {}
 
-    @property
-    def tokens(self) -> int:
-        """Number of positions of this group in the sequence."""
-        return self.joined * self.suffix
+    def _present(self, layer: int) -> np.ndarray:
+        """The knockouts that have joined up to a layer."""
+        return np.flatnonzero(self._firsts <= layer)
 
-    def _before(self, layer: int) -> int:
-        return bisect_left(self._firsts, layer)
+    def tokens(self, layer: int) -> int:
+        """Number of positions of this group in the sequence of a layer."""
+        return len(self._present(layer)) * self.suffix
 
-    def join(self, layer: int) -> Tensor | None:
-        """The clean residual streams of the knockouts whose windows begin at a layer, ``(1, tokens, width)``."""
-        joining = self._before(layer + 1) - self.joined
-        self.joined += joining
-        if not joining:
-            return None
-        fresh = self.clean.layers[layer].hidden[:, self.start - self.clean.first :]
-        return fresh.repeat(1, joining, 1)
+    def acting(self, layer: int) -> np.ndarray:
+        """Mask variants of the knockouts that act in a layer; they are the last ones of the group."""
+        present = self._present(layer)
+        return self._variant[present[self._lasts[present] >= layer]]
+
+    def join(self, layer: int, hidden: Tensor | None) -> Iterator[Tensor]:
+        """The group's part of the sequence entering a layer, in pieces.
+
+        Args:
+            layer: The layer.
+            hidden: The group's part of the sequence so far.
+        """
+        present = self._present(layer)
+        fresh = self._firsts[present] == layer
+        place = 0
+        for is_fresh, run in groupby(fresh):
+            count = len(list(run))
+            if is_fresh:
+                yield self.clean.layers[layer].hidden[:, self.start - self.clean.first :].repeat(1, count, 1)
+            else:
+                assert hidden is not None
+                yield hidden[:, place : place + count * self.suffix]
+                place += count * self.suffix
 
     def _masks_of(self, record: LayerRecord) -> Masks:
         """The masks, shared by all layers that request the same one."""
         if id(record.visible) not in self._masks:
             visible = record.visible[self.start - self.clean.first :] & self._allowed
-            self._masks[id(record.visible)] = masks_of(visible, self.start, record.key.dtype, record.is_causal)
+            self._masks[id(record.visible)] = masks_of(
+                visible, self.start, record.key.dtype, record.key.device, record.is_causal
+            )
         return self._masks[id(record.visible)]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
-        """Attend to the clean prefix and each suffix to itself; ``(heads, tokens, width)`` as the queries."""
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, layer: int, acting: Tensor, scaling: float
+    ) -> Iterator[Tensor]:
+        """Attend to the clean prefix and each suffix to itself; ``(heads, tokens, width)`` as the queries, in pieces.
+
+        Raises:
+            CrossflowError: a knockout leaves a position without a key.
+        """
         record = self.clean.layers[layer]
         masks = self._masks_of(record)
-        variants = self._variants[layer, : self.joined] if self._acts[layer] else None
-        if variants is not None:
-            self.illegal |= masks.illegal[variants].any()
+        if masks.illegal[self.acting(layer)].any():
+            raise no_key_left()
         shared = record.key[0, :, : self.start], record.value[0, :, : self.start]
-        return attend_split(query, key, value, *shared, masks, variants, scaling)
+        rest = query.shape[1] - len(acting) * self.suffix
+        for part, variants in ((slice(rest), None), (slice(rest, None), acting)):
+            own = query[:, part], key[:, part], value[:, part]
+            if own[0].shape[1]:
+                yield attend_split(*own, *shared, masks, variants, scaling)
 
 
 class _Sequence:
-    """All suffixes that have joined, concatenated."""
+    """All suffixes that have joined, packed."""
 
-    def __init__(self, groups: Sequence[_Group]) -> None:
+    def __init__(self, model: MultimodalModel, groups: Sequence[_Group], packing: Packing) -> None:
         self.groups = groups
+        layers = range(len(model.layers))
+        # All places and variants in one copy to the device.
+        places = [
+            np.concatenate(
+                [
+                    np.tile(
+                        packing.places(group.number, group.start, group.clean.prepared.length),
+                        group.tokens(layer) // group.suffix,
+                    )
+                    for group in groups
+                ]
+            )
+            for layer in layers
+        ]
+        variants = [[group.acting(layer) for group in groups] for layer in layers]
+        self._places = _on(places, model.device)
+        flat = _on([part for parts in variants for part in parts], model.device)
+        self._variants = [flat[layer * len(groups) : (layer + 1) * len(groups)] for layer in layers]
+
+    def _split(self, hidden: Tensor, layer: int) -> list[Tensor]:
+        return list(torch.split(hidden, [group.tokens(layer) for group in self.groups], dim=1))
+
+    def enter(self, layer: int, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The sequence entering a layer, with the knockouts whose windows begin there, and its places."""
+        if not len(self._places[layer]):
+            return None, None
+        if hidden is None or hidden.shape[1] < len(self._places[layer]):
+            before = [None] * len(self.groups) if hidden is None else self._split(hidden, layer - 1)
+            pieces = [
+                piece for group, part in zip(self.groups, before, strict=True) for piece in group.join(layer, part)
+            ]
+            hidden = torch.cat(pieces, dim=1)
+        elif layer and len(self._places[layer]) == len(self._places[layer - 1]):
+            # The same object for all layers in which nothing joins.
+            self._places[layer] = self._places[layer - 1]
+        return hidden, self._places[layer]
 
     def attend(self, call: Call) -> Tensor:
         """Attend group by group."""
-        spans = [group.tokens for group in self.groups]
-        parts = [torch.split(part[0], spans, dim=1) for part in (call.query, call.key, call.value)]
+        parts = [self._split(part[0], call.layer) for part in (call.query, call.key, call.value)]
         mixed = [
-            group.attend(query, key, value, call.layer, call.scaling)
-            for group, query, key, value in zip(self.groups, *parts, strict=True)
-            if group.joined
+            piece
+            for group, acting, query, key, value in zip(self.groups, self._variants[call.layer], *parts, strict=True)
+            for piece in group.attend(query, key, value, call.layer, acting, call.scaling)
         ]
         return torch.cat(mixed, dim=1)[None]
 
-    def join(self, hidden: Tensor | None, layer: int) -> Tensor | None:
-        """The residual streams entering a layer, with those of the knockouts that join there."""
-        spans = [group.tokens for group in self.groups]
-        before = [None] * len(spans) if hidden is None else torch.split(hidden, spans, dim=1)
-        fresh = [group.join(layer) for group in self.groups]
-        if all(part is None for part in fresh):
-            return hidden
-        return torch.cat([part for pair in zip(before, fresh, strict=True) for part in pair if part is not None], dim=1)
 
-    def arguments(self, layer: int) -> dict[str, Any]:
-        """A layer's arguments from the clean runs, cut to the positions of the suffixes.
-
-        Raises:
-            CrossflowError: the layer takes a tensor that this engine can not cut.
-        """
-        groups = [group for group in self.groups if group.joined]
-        given = [group.clean.layers[layer].arguments for group in groups]
-
-        def beside(values: Sequence[Tensor], dim: int) -> Tensor:
-            parts = []
-            for group, value in zip(groups, values, strict=True):
-                cut = value.narrow(dim, group.start, group.suffix)
-                copies = [1] * cut.ndim
-                copies[dim] = group.joined
-                parts.append(cut.repeat(copies))
-            return torch.cat(parts, dim=dim)
-
-        cut: dict[str, Any] = {}
-        for name, value in given[0].items():
-            if name in _NOT_FOR_SUFFIXES:
-                continue
-            if name == "position_embeddings":
-                cut[name] = tuple(beside(parts, -2) for parts in zip(*(each[name] for each in given), strict=True))
-            elif name in {"position_ids", "cache_position"} and value is not None:
-                cut[name] = beside([each[name] for each in given], -1)
-            elif isinstance(value, Tensor):
-                raise CrossflowError(f"The decoder layer's argument {name!r} is not known to the knockout engine.")
-            else:
-                cut[name] = value
-        return cut
+def _on(parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Arrays of integers on a device, by one copy."""
+    whole = torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
+    return list(torch.split(whole, [len(part) for part in parts]))
 
 
 def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tuple[Tensor, Tensor]]:
     """Run knockouts together; returns the parts of a `Readout` for each, in the order of ``batch``."""
-    numbers: dict[tuple[int, int], list[int]] = {}
-    for number, (clean, row) in enumerate(batch):
-        numbers.setdefault((id(clean), row.start), []).append(number)
-    members = [sorted(group, key=lambda number: batch[number].row.window.first) for group in numbers.values()]
-    groups = [_Group(batch[group[0]].clean, [batch[number].row for number in group]) for group in members]
-    sequence = _Sequence(groups)
-    hidden: Tensor | None = None
-    with using(sequence):
-        for index, layer in enumerate(model.layers):
-            hidden = sequence.join(hidden, index)
-            if hidden is not None:
-                output = layer(hidden, **sequence.arguments(index))
-                hidden = output[0] if isinstance(output, tuple) else output
-    if hidden is None or sum(group.joined for group in groups) < len(batch):
+    if any(row.window.first >= len(model.layers) for _, row in batch):
         raise CrossflowError("A knockout's window lies outside the model's layers.")
-    require_legal_keys(~torch.stack([group.illegal for group in groups]))
+    cleans = {id(clean): clean for clean, _ in batch}
+    members: dict[tuple[int, int], list[int]] = {}
+    for number, (clean, row) in enumerate(batch):
+        members.setdefault((id(clean), row.start), []).append(number)
+    for group in members.values():
+        group.sort(key=lambda number: batch[number].row.window.last)
+    number_of = {name: number for number, name in enumerate(cleans)}
+    groups = [
+        _Group(number_of[name], cleans[name], [batch[number].row for number in numbers])
+        for (name, _), numbers in members.items()
+    ]
+    packing = Packing([clean.feed for clean in cleans.values()])
+    sequence = _Sequence(model, groups, packing)
+    hidden = run_packed(model, packing, sequence, sequence.enter)
+    assert hidden is not None
     readings: list[Any] = [None] * len(batch)
-    for group, members_of, states in zip(
-        groups, members, torch.split(hidden, [group.tokens for group in groups], dim=1), strict=True
-    ):
+    spans = [len(group.rows) * group.suffix for group in groups]
+    for group, numbers, states in zip(groups, members.values(), torch.split(hidden, spans, dim=1), strict=True):
         prepared = group.clean.prepared
-        end = states.view(group.joined, group.suffix, -1)[:, prepared.positions.length - 1 - group.start :]
+        end = states.view(len(group.rows), group.suffix, -1)[:, prepared.positions.length - 1 - group.start :]
         reading = read(model, model.norm(end), prepared.answer)
-        for number, parts in zip(members_of, zip(*reading, strict=True), strict=True):
+        for number, parts in zip(numbers, zip(*reading, strict=True), strict=True):
             readings[number] = parts
     return readings
 
@@ -198,15 +220,10 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
 def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
     """Refuse rows that can not be computed from one clean run."""
     question = clean.prepared.question.question_id
-    if bool(torch.stack([record.reads_ahead for record in clean.layers]).any()):
+    if any(record.reads_ahead for record in clean.layers):
         raise CrossflowError(
             f"{question}: positions before the targets attend to later ones, so a prefix can not be shared; use "
             "engine: reference for this model."
-        )
-    if bool(torch.stack([record.followed for record in clean.layers]).any()):
-        raise CrossflowError(
-            f"{question}: the model adds to the residual stream of the targets between its layers, which only "
-            "engine: reference does too; choose targets after the image, or that engine."
         )
     start = min(row.start for row in rows)
     if start < clean.first:
@@ -236,8 +253,7 @@ def run_together(model: MultimodalModel, work: Sequence[tuple[CleanRun, Sequence
 
     Raises:
         CrossflowError: a row leaves a position without a key, a target lies before the recorded part, the model's
-            attention is not causal before the targets, the model changes the targets between its layers, or a single
-            row does not fit into memory.
+            attention is not causal before the targets, or a single row does not fit into memory.
         torch.OutOfMemoryError: a single row does not fit beside the records of several questions.
     """
     for clean, rows in work:

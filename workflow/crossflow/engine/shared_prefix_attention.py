@@ -13,6 +13,7 @@ import logging
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -30,17 +31,17 @@ class Masks(NamedTuple):
     Attributes:
         prefix: Added to the scores of the prefix, 0 or -inf; ``keys`` are padded to a multiple of `_STEP`.
         own: Added to the scores of the suffix's own keys, padded likewise.
-        no_prefix: Which queries see no key of the prefix.
-        no_own: Which queries see none of their own keys.
+        no_prefix: Which queries see no key of the prefix; None if all see one.
+        no_own: Which queries see none of their own keys; None if all see one.
         illegal: Whether some query sees no key at all.
         plain: Whether the first variant sees the whole prefix and is causal among its own keys.
     """
 
     prefix: Float[Tensor, "variants suffix prefix_keys"]
     own: Float[Tensor, "variants suffix own_keys"]
-    no_prefix: Bool[Tensor, "variants suffix"]
-    no_own: Bool[Tensor, "variants suffix"]
-    illegal: Bool[Tensor, " variants"]
+    no_prefix: Bool[Tensor, "variants suffix"] | None
+    no_own: Bool[Tensor, "variants suffix"] | None
+    illegal: Bool[np.ndarray, " variants"]
     plain: bool
 
 
@@ -51,11 +52,20 @@ def _bias(visible: Bool[Tensor, "variants suffix keys"], dtype: torch.dtype) -> 
     return bias
 
 
-def masks_of(visible: Bool[Tensor, "variants suffix positions"], start: int, dtype: torch.dtype, plain: bool) -> Masks:
+def masks_of(
+    visible: Bool[np.ndarray, "variants suffix positions"],
+    start: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    plain: bool,
+) -> Masks:
     """Masks for suffixes from position ``start`` on; the first variant is the model's own mask."""
     prefix, own = visible[..., :start], visible[..., start:]
-    illegal = ~visible.any(-1).all(-1)
-    return Masks(_bias(prefix, dtype), _bias(own, dtype), ~prefix.any(-1), ~own.any(-1), illegal, plain)
+    unseen = [~part.any(-1) for part in (prefix, own)]
+    there = torch.from_numpy(visible).to(device)
+    no_prefix, no_own = (torch.from_numpy(part).to(device) if part.any() else None for part in unseen)
+    illegal = (unseen[0] & unseen[1]).any(-1)
+    return Masks(_bias(there[..., :start], dtype), _bias(there[..., start:], dtype), no_prefix, no_own, illegal, plain)
 
 
 def _fused(
@@ -194,9 +204,10 @@ def attend_split(
     shared, total = shared.reshape(heads, tokens, width), total.reshape(heads, tokens)
     if variants is not None:
         # The kernels' output is arbitrary for a query that sees no key.
-        unseen, unseen_own = masks.no_prefix[variants].flatten(), masks.no_own[variants].flatten()
-        for part, logarithm, nothing in ((shared, total, unseen), (own, own_total, unseen_own)):
-            part.masked_fill_(nothing[:, None], 0)
-            logarithm.masked_fill_(nothing, -torch.inf)
+        for part, logarithm, unseen in ((shared, total, masks.no_prefix), (own, own_total, masks.no_own)):
+            if unseen is not None:
+                nothing = unseen[variants].flatten()
+                part.masked_fill_(nothing[:, None], 0)
+                logarithm.masked_fill_(nothing, -torch.inf)
     share = torch.sigmoid_(own_total.sub_(total))[..., None]
     return shared.to(share.dtype).lerp_(own.to(share.dtype), share).to(query.dtype)

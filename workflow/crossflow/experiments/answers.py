@@ -6,13 +6,13 @@ the vision tower is given zeros, which is the mean colour. *Swapped*: the image 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig
+from torch import Tensor
 
 from crossflow.core.columns import SKIPPED
 from crossflow.core.devices import take_device
@@ -21,12 +21,12 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, write_csv, write_parquet
 from crossflow.data.chosen import read_chosen
-from crossflow.engine.forward import image_removed
+from crossflow.engine.greedy import Generated, generate
 from crossflow.engine.planning import announce
 from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries
 from crossflow.experiments.option_tokens import option_tokens
-from crossflow.models.attention import Mode, Plain, using
 from crossflow.models.loading import load_model
+from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.preparing import PrepareRequest
 
@@ -50,78 +50,57 @@ def is_correct(generated: str, answer: str) -> bool:
     return generated.strip().lower() == answer.strip().lower()
 
 
-def _greedy(model: MultimodalModel) -> GenerationConfig:
-    """Greedy decoding, whatever the folder's generation_config.json asks for."""
-    folder = model.network.generation_config
-    stop = folder.eos_token_id if folder.eos_token_id is not None else model.processor.tokenizer.eos_token_id
-    first_stop = stop[0] if isinstance(stop, list) else stop
-    pad = model.processor.tokenizer.pad_token_id
-    return GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=model.settings.max_new_tokens,
-        eos_token_id=stop,
-        pad_token_id=first_stop if pad is None else pad,
-        bos_token_id=folder.bos_token_id,
+def _stop_tokens(model: MultimodalModel) -> list[int]:
+    """The tokens that end an answer."""
+    stop = model.network.generation_config.eos_token_id
+    stop = model.processor.tokenizer.eos_token_id if stop is None else stop
+    return stop if isinstance(stop, list) else [stop]
+
+
+def answer_together(
+    model: MultimodalModel, prompts: Sequence[Prepared], blind: Sequence[bool]
+) -> list[tuple[Answer, Answer | None]]:
+    """The model's greedy answer to each prompt, and where asked the one with the visual tokens hidden from all others.
+
+    Greedy whatever the folder's generation_config.json asks for, up to ``max_new_tokens`` tokens.
+
+    Args:
+        model: The model.
+        prompts: The prompts.
+        blind: Which of them are also answered with the image hidden.
+
+    Raises:
+        torch.OutOfMemoryError: a single prompt does not fit into memory.
+    """
+    stop, most = _stop_tokens(model), model.settings.max_new_tokens
+    ran = halving(
+        list(zip(prompts, blind, strict=True)),
+        lambda part: generate(model, [prompt for prompt, _ in part], [hidden for _, hidden in part], stop, most),
+        "prompts",
     )
+    found = [each for pair in ran for each in pair if each is not None]
+    with torch.inference_mode():
+        probabilities = iter([torch.softmax(each.logits.double(), dim=-1).cpu() for each in found])
 
+    def answer_of(generated: Generated | None) -> Answer | None:
+        if generated is None:
+            return None
+        text = model.processor.tokenizer.decode(generated.tokens, skip_special_tokens=True).strip()
+        return Answer(text, generated.tokens, next(probabilities))
 
-def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode, cache: DynamicCache) -> Answer:
-    first_states: list[Tensor] = []
-
-    def keep(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not first_states:
-            first_states.append(output[:, -1])
-
-    # generate() falls back on the folder's own settings for whatever is unset, so they are put aside.
-    folder = model.network.generation_config
-    greedy = _greedy(model)
-    model.network.generation_config = greedy
-    handle = model.norm.register_forward_hook(keep)
-    try:
-        with using(mode), torch.inference_mode():
-            generated = model.network.generate(**prepared.inputs, generation_config=greedy, past_key_values=cache)
-    finally:
-        handle.remove()
-        model.network.generation_config = folder
-    tokens = generated[0, prepared.positions.length :].tolist()
-    text = model.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    logits = model.logits(first_states[0])[0]
-    return Answer(text, tokens, torch.softmax(logits.double(), dim=-1))
-
-
-def _empty_cache() -> DynamicCache:
-    # A cache made for the model forgets what a sliding window has left behind; positions would be shifted.
-    return DynamicCache()
+    return [(answer_of(seeing), answer_of(hidden)) for seeing, hidden in ran]  # type: ignore[misc]
 
 
 def answer(model: MultimodalModel, prepared: Prepared) -> Answer:
-    """The model's greedy answer."""
-    return _generate(model, prepared, Plain(), _empty_cache())
+    """The model's greedy answer to one prompt."""
+    ((seeing, _),) = answer_together(model, [prepared], [False])
+    return seeing
 
 
-def answer_blind(model: MultimodalModel, prepared: Prepared) -> Answer:
-    """The greedy answer with the visual tokens hidden from every other position, in every layer."""
-    return _generate(model, prepared, image_removed(prepared), _empty_cache())
-
-
-def answer_seeing_and_blind(model: MultimodalModel, prepared: Prepared) -> tuple[Answer, Answer]:
-    """Both `answer` and `answer_blind`, at little more than the cost of the first.
-
-    Removing the image changes nothing up to its end, so the second goes on from there, on the keys and values of the
-    first.
-    """
-    cache = _empty_cache()
-    seeing = _generate(model, prepared, Plain(), cache)
-    image_stop = int(prepared.positions["image"][-1]) + 1
-    cache.crop(image_stop - cache.get_seq_length())
-    return seeing, _generate(model, prepared.without_pixels(), image_removed(prepared), cache)
-
-
-def answer_zeroed(model: MultimodalModel, prepared: Prepared) -> Answer:
-    """The greedy answer to zeroed pixels."""
+def zeroed(prepared: Prepared) -> Prepared:
+    """The same prompt with zeroed pixels."""
     pixels = torch.zeros_like(prepared.inputs["pixel_values"])
-    return answer(model, replace(prepared, inputs=prepared.inputs | {"pixel_values": pixels}))
+    return replace(prepared, inputs=prepared.inputs | {"pixel_values": pixels})
 
 
 def swapped_images(questions: Sequence[ChosenQuestion], seed: int) -> dict[str, str]:
@@ -136,24 +115,34 @@ def swapped_images(questions: Sequence[ChosenQuestion], seed: int) -> dict[str, 
     return swapped
 
 
-def _row(
-    model: MultimodalModel, prepared: Prepared, baselines: Sequence[str], swapped: Prepared | None
-) -> dict[str, Any]:
+def _rows(
+    model: MultimodalModel, questions: Sequence[tuple[Prepared, Prepared | None]], baselines: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of some questions, each with its swapped image if there is one."""
+    prompts = [prepared for prepared, _ in questions]
+    others: list[tuple[int, str, Prepared]] = []
+    for number, (prepared, swapped) in enumerate(questions):
+        if "zeroed" in baselines:
+            others.append((number, "zeroed", zeroed(prepared)))
+        if swapped is not None:
+            others.append((number, "swapped", swapped))
+    answered = answer_together(
+        model, [*prompts, *(other for _, _, other in others)], [True] * len(prompts) + [False] * len(others)
+    )
+    rows = [_row(model, prepared, *pair) for prepared, pair in zip(prompts, answered, strict=False)]  # type: ignore[arg-type]
+    for (number, baseline, _), (found, _) in zip(others, answered[len(prompts) :], strict=True):
+        row = rows[number]
+        row[f"generated_{baseline}"] = found.text
+        row[f"correct_{baseline}"] = is_correct(found.text, prompts[number].question.answer)
+        row[f"p_{baseline}"] = float(found.probabilities[row["first_token"]])
+    return rows
+
+
+def _row(model: MultimodalModel, prepared: Prepared, seeing: Answer, blind: Answer) -> dict[str, Any]:
     question = prepared.question
-    seeing, blind = answer_seeing_and_blind(model, prepared)
     first_token = seeing.tokens[0]
     options = option_tokens(model.processor.tokenizer, seeing.text, question.true_option, question.false_option)
-    others: dict[str, Answer] = {}
-    if "zeroed" in baselines:
-        others["zeroed"] = answer_zeroed(model, prepared)
-    if swapped is not None:
-        others["swapped"] = answer(model, swapped)
-    row: dict[str, Any] = dict.fromkeys(ANSWERS.names)
-    for baseline, other in others.items():
-        row[f"generated_{baseline}"] = other.text
-        row[f"correct_{baseline}"] = is_correct(other.text, question.answer)
-        row[f"p_{baseline}"] = float(other.probabilities[first_token])
-    return row | {
+    return dict.fromkeys(ANSWERS.names) | {
         "question_id": question.question_id,
         "image_id": question.image_id,
         "generated": seeing.text,
@@ -187,7 +176,7 @@ def write_answers(
     """
     questions = read_chosen(job.questions)
     device = take_device(job.device)
-    announce(job.settings, questions, device)
+    plan = announce(job.settings, questions, device, prompts=1 + len(baselines))
     model = load_model(job.settings, device)
     determined = job.determining(model.prompt) | {"baselines": list(baselines), "seed": seed}
     swapped = swapped_images(questions, seed) if "swapped" in baselines else {}
@@ -199,17 +188,21 @@ def write_answers(
         return [own] if other is None else [own, PrepareRequest(replace(question, image_size=None), other)]
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        ((seen, *other),) = given
-        for prepared in (seen, *other):
-            if isinstance(prepared, BrokenQuestion):
-                return [prepared]
-        try:
-            row = _row(model, seen, baselines, other[0] if other else None)  # type: ignore[arg-type]
-        except BrokenQuestion as reason:
-            return [reason]
-        return [lambda: row]
+        usable: list[tuple[Prepared, Prepared | None]] = []
+        outcomes: list[Outcome | None] = []
+        for seen, *other in given:
+            broken = next((each for each in (seen, *other) if isinstance(each, BrokenQuestion)), None)
+            outcomes.append(broken)
+            if broken is None:
+                usable.append((seen, other[0] if other else None))  # type: ignore[arg-type]
+        rows = iter(_rows(model, usable, baselines))
+        return [partial(dict, next(rows)) if outcome is None else outcome for outcome in outcomes]
 
-    batches = [[Item(question, requests(question))] for question in questions]
+    at_once = 1 if plan is None else plan.questions
+    batches = [
+        [Item(question, requests(question)) for question in questions[first : first + at_once]]
+        for first in range(0, len(questions), at_once)
+    ]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, broken):
         if questions and len(broken) == len(questions):
             first, reason = next(iter(broken.items()))

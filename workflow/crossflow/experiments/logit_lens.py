@@ -7,21 +7,18 @@ except after the last layer.
 Source: nostalgebraist, interpreting GPT: the logit lens (2020); the study's code for the tokens and the norm.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 
 from crossflow.core.devices import take_device
-from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file
 from crossflow.core.tables import ANSWERS, LENS, question_rows, read_parquet, write_parquet
 from crossflow.data.chosen import read_chosen
-from crossflow.engine.forward import full_forward
+from crossflow.engine.forward import CleanRun, run_clean_together
 from crossflow.engine.planning import announce
 from crossflow.experiments.job import (
     Given,
@@ -34,8 +31,8 @@ from crossflow.experiments.job import (
     still_usable,
 )
 from crossflow.experiments.selection import Select, selected
-from crossflow.models.attention import Plain
 from crossflow.models.loading import load_model
+from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.preparing import PrepareRequest
 
@@ -50,66 +47,23 @@ def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dic
     return {name: int(tokenizer.encode(text, add_special_tokens=False)[0]) for name, text in texts.items()}
 
 
-@contextmanager
-def _states(model: MultimodalModel, places: slice) -> Iterator[list[Tensor]]:
-    """Collect the hidden states of some positions, entering every decoder layer and the final norm."""
-    states: list[Tensor] = []
-
-    def keep(module: nn.Module, positional: tuple[Tensor, ...], named: dict[str, Any]) -> None:
-        hidden = positional[0] if positional else named["hidden_states"]
-        # A view would keep the whole prompt's hidden states of every layer alive.
-        states.append(hidden[0, places].clone())
-
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*model.layers, model.norm)]
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
+def run_to_last(model: MultimodalModel, prompts: Sequence[Prepared]) -> list[CleanRun]:
+    """The clean runs of some prompts, recorded at their last positions."""
+    return run_clean_together(model, prompts, [prompt.positions.length - 1 for prompt in prompts])
 
 
-def hidden_states(
-    model: MultimodalModel, prepared: Prepared, places: slice = slice(None)
-) -> Float[Tensor, "states positions width"]:
-    """The hidden states of the clean run: embeddings, then after every decoder layer, before the final norm.
-
-    Args:
-        model: The model.
-        prepared: A question.
-        places: Which positions; by default all.
-
-    Raises:
-        CrossflowError: a layer was not called exactly once.
-    """
-    with _states(model, places) as states:
-        full_forward(model, prepared, Plain())
-    if len(states) != len(model.layers) + 1:
-        raise CrossflowError(
-            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were seen; the answer "
-            "can not be tracked."
-        )
-    return torch.stack(states)
-
-
-def track(model: MultimodalModel, prepared: Prepared, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
+def track(model: MultimodalModel, clean: CleanRun, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
     """Probabilities of some tokens after every layer, without and with the final norm.
 
     Args:
         model: The model.
-        prepared: A question.
+        clean: A clean run; its last position is read.
         tokens: Name -> token.
 
     Returns:
         Columns ``layer`` (0 .. number of layers), ``normed``, ``token`` (its name) and ``probability`` (0..1).
     """
-    return _read_off(model, _last_states(model, prepared), tokens)
-
-
-def _last_states(model: MultimodalModel, prepared: Prepared) -> Float[Tensor, "states width"]:
-    return hidden_states(model, prepared, slice(-1, None))[:, 0]
-
-
-def _read_off(model: MultimodalModel, states: Tensor, tokens: Mapping[str, int]) -> dict[str, list[Any]]:
+    states = clean.states[:, -1]
     columns: dict[str, list[Any]] = {"layer": [], "normed": [], "token": [], "probability": []}
     with torch.inference_mode():
         for normed in (False, True):
@@ -123,24 +77,22 @@ def _read_off(model: MultimodalModel, states: Tensor, tokens: Mapping[str, int])
     return columns
 
 
-def track_options(model: MultimodalModel, prepared: Prepared, answered: Any = None) -> dict[str, list[Any]]:
+def track_options(model: MultimodalModel, clean: CleanRun, answered: Any = None) -> dict[str, list[Any]]:
     """The logit lens of a question: `track` of its `tracked_tokens`.
 
     Args:
         model: The model.
-        prepared: The question.
+        clean: The question's clean run.
         answered: Its row of the answers table; if given, the answer must still be as probable.
 
     Raises:
         CrossflowError: it is not.
     """
-    question, states = prepared.question, _last_states(model, prepared)
+    question = clean.prepared.question
     if answered is not None:
-        with torch.inference_mode():
-            probabilities = torch.softmax(model.logits(model.norm(states[-1:])).double(), dim=-1)
-        found = float(probabilities[0, answered.first_token])
+        found = float(torch.softmax(clean.logits.double(), dim=-1)[answered.first_token])
         require_same_clean_run(question.question_id, answered.p_clean, found, model.settings.dtype)
-    return _read_off(model, states, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
+    return track(model, clean, tracked_tokens(model.processor.tokenizer, question.answer, question.false_option))
 
 
 def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> None:
@@ -159,17 +111,20 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     table, answered = read_parquet(answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), table, select)
     device = take_device(job.device)
-    announce(job.settings, [question for question, _ in chosen], device)
+    plan = announce(job.settings, [question for question, _ in chosen], device)
     model = load_model(job.settings, device)
     require_same_prompt(answers, answered, model.prompt)
     determined = job.determining(model.prompt) | {"answers": hash_file(answers), "select": select}
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        ((item,), (prepared,)) = batch, given
-        columns = track_options(model, still_usable(prepared, item.question), item.answer)
-        return [lambda: columns]
+        prompts = [still_usable(prepared, item.question) for item, prepared in zip(batch, given, strict=True)]
+        cleans = halving(prompts, partial(run_to_last, model), "questions")
+        found = [track_options(model, clean, item.answer) for item, clean in zip(batch, cleans, strict=True)]
+        return [partial(dict, columns) for columns in found]
 
-    batches = [[Item(question, [PrepareRequest(question, question.image_id)], row)] for question, row in chosen]
+    items = [Item(question, [PrepareRequest(question, question.image_id)], row) for question, row in chosen]
+    at_once = 1 if plan is None else plan.questions
+    batches = [items[first : first + at_once] for first in range(0, len(items), at_once)]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, _):
         rows = question_rows(LENS, ((question, entries[question.question_id]) for question, _ in chosen))
         write_parquet(job.output, LENS, rows, determined | {"layers": len(model.layers), "selected": len(chosen)})

@@ -1,6 +1,6 @@
 """The model card of mini-llava: the recipe and the measured accuracies, written by the program that measures them.
 
-Three conditions: the image, the image removed (see `crossflow.experiments.answers.answer_blind`), and *zeroed pixels*
+Three conditions: the image, the image removed (see `crossflow.engine.greedy`), and *zeroed pixels*
 (an image whose preprocessed values are all 0).
 """
 
@@ -18,7 +18,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.data.filtering import find_questions
 from crossflow.data.images import Images
 from crossflow.data.sampling import sample_questions
-from crossflow.experiments.answers import answer_seeing_and_blind, answer_zeroed, is_correct
+from crossflow.experiments.answers import answer_together, is_correct, zeroed
 from crossflow.mini.questions import CATEGORIES
 from crossflow.mini.recipe import Recipe
 from crossflow.mini.world import write_world
@@ -57,8 +57,9 @@ def accuracies(model: MultimodalModel, questions: Sequence[ChosenQuestion], imag
     with progress_of(questions[0].category, len(questions)) as progress:
         for question in questions:
             prepared = model.prepare(*images.open_for(question))
-            given = (*answer_seeing_and_blind(model, prepared), answer_zeroed(model, prepared))
-            for condition, answered in zip(CONDITIONS, given, strict=True):
+            (seeing, removed), (zero, _) = answer_together(model, [prepared, zeroed(prepared)], [True, False])
+            for condition, answered in zip(CONDITIONS, (seeing, removed, zero), strict=True):
+                assert answered is not None
                 right[condition] += is_correct(answered.text, question.answer)
             progress.update()
     return {condition: Accuracy(count, len(questions)) for condition, count in right.items()}

@@ -64,6 +64,11 @@ class Call:
         self.mask = mask
         self.scaling = scaling
 
+    def without_queries(self) -> "Call":
+        """The same call with queries that hold no number."""
+        empty = self.query.new_empty(0).expand(*self.query.shape[:-1], 0)
+        return Call(self.module, empty, self.key, self.value, self.mask, self.scaling)
+
     @property
     def is_causal(self) -> bool:
         """Whether the model requests plain causal attention, with as many queries as keys."""
@@ -90,7 +95,7 @@ class Plain:
 
     def attend(self, call: Call) -> Tensor:
         visible = None if call.is_causal else call.visible()[None]
-        return attend(call.query, call.key, call.value, visible, call.scaling)
+        return attend(call.query, call.key, call.value, visible, call.scaling, call.is_causal)
 
 
 _PLAIN = Plain()
@@ -113,21 +118,23 @@ def attend(
     value: Float[Tensor, "rows kv_heads keys width"],
     visible: Bool[Tensor, "any_rows queries keys"] | None,
     scaling: float,
+    causal: bool = False,
 ) -> Float[Tensor, "rows heads queries width"]:
     """Softmax attention with PyTorch's fused kernels; edges that are not visible get exactly weight 0.
 
     Args:
         query: Grouped heads are consecutive, as in transformers' ``repeat_kv``.
         key, value: With as many heads, or fewer if they are grouped.
-        visible: True where attention is allowed, one row for all or for each; None = causal, queries are keys.
+        visible: True where attention is allowed, one row for all or for each; None = everywhere, or causal.
         scaling: Factor of the scores.
+        causal: Without a mask: whether a query sees only the keys up to its own, as many as there are queries.
     """
     return functional.scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=None if visible is None else visible[:, None],
-        is_causal=visible is None,
+        is_causal=causal,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

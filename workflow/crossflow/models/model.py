@@ -28,7 +28,7 @@ from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 
 # These mark the image's positions; without them a model silently falls back on text positions.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
-_OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
+_OF_TOKENS = {"input_ids"} | _KINDS_OF_TOKENS
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDING = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference of a probability that rounding may cause, by the type of the weights."""
@@ -134,16 +134,13 @@ class Prepared:
     def answered_by(self, tokens: Sequence[int]) -> "Prepared":
         """The same prompt followed by an answer, so that the whole of it can be scored (*teacher forcing*)."""
         given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
-        further = {"input_ids": given, "attention_mask": torch.ones_like(given)}
         inputs = {
-            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1) if name in _OF_TOKENS else value
+            name: torch.cat([value, given if name == "input_ids" else torch.zeros_like(given)], dim=1)
+            if name in _OF_TOKENS
+            else value
             for name, value in self.inputs.items()
         }
         return replace(self, inputs=inputs, answer=tuple(tokens))
-
-    def without_pixels(self) -> "Prepared":
-        """The same tokens without pixels, for a forward that continues after the image."""
-        return replace(self, inputs={name: value for name, value in self.inputs.items() if name in _OF_TOKENS})
 
 
 @dataclass(frozen=True)
@@ -165,16 +162,23 @@ class MultimodalModel:
     device: torch.device
 
     @cached_property
+    def decoder(self) -> nn.Module:
+        """The text decoder, without the output embedding."""
+        decoder = _follow(self.network, self.architecture.decoder)
+        assert isinstance(decoder, nn.Module)
+        return decoder
+
+    @cached_property
     def layers(self) -> nn.ModuleList:
         """The decoder layers, in order."""
-        layers = _follow(self.network, self.architecture.decoder).layers
+        layers = self.decoder.layers
         assert isinstance(layers, nn.ModuleList)
         return layers
 
     @cached_property
     def norm(self) -> nn.Module:
         """The norm between the last decoder layer and the output embedding."""
-        norm = _follow(self.network, self.architecture.decoder).norm
+        norm = self.decoder.norm
         assert isinstance(norm, nn.Module)
         return norm
 
@@ -262,7 +266,6 @@ class MultimodalModel:
         inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
         inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
         inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         for name in _KINDS_OF_TOKENS & asked_for.keys():
             inputs[name] = (inputs["input_ids"] == self.network.config.image_token_id).long()
         return inputs
