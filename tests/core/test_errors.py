@@ -13,6 +13,7 @@ from crossflow.core.columns import SKIPPED
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import ANSWERS, read_csv, read_parquet, write_parquet
 from crossflow.data.chosen import write_chosen
+from crossflow.engine import planning
 from crossflow.experiments import answers
 from tiny import draw_world, load_tiny
 
@@ -93,7 +94,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     write_chosen(tmp_path / "q.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"][:3])
     command = ["answers", "--questions", "q.csv", "--root", "world", "--skipped", "s.csv", "--device", "cpu"]
     command += ["--model-path", "model", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
-    right, calls = answers.answer_seeing_and_blind, []
+    right, calls = answers._rows, []
 
     def third_is_too_much(*arguments: object) -> object:
         calls.append(arguments)
@@ -102,7 +103,8 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
         return right(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "answer_seeing_and_blind", third_is_too_much)
+        patch.setattr(answers, "_rows", third_is_too_much)
+        patch.setattr(planning, "AT_ONCE", 1)
         assert _said([*command, "--output", "a.parquet"], capsys) == DEVICE
     assert not (tmp_path / "a.parquet").exists()
     _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()

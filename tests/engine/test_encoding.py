@@ -73,7 +73,7 @@ def test_one_call_of_the_tower_encodes_them_all_and_changes_no_result(
         torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-5)
         for mine, other in zip(ours.layers, theirs.layers, strict=True):
             torch.testing.assert_close(mine.key, other.key, rtol=0, atol=1e-5)
-            assert torch.equal(mine.visible, other.visible)
+            assert np.array_equal(mine.visible, other.visible)
     probabilities = [torch.softmax(clean.logits.double(), -1) for clean in alone]
     assert min(float((one - other).abs().max()) for one, other in pairwise(probabilities)) > 1e-3, (
         "questions that are mixed up would not be noticed"

@@ -132,6 +132,7 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
 
     study.lens.unlink()
     track, calls = logit_lens.track_options, []
+    monkeypatch.setattr(planning, "AT_ONCE", 2)
 
     def die_at_the_third(*arguments: object) -> object:
         calls.append(arguments)
@@ -234,7 +235,7 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
     whole = study.answers.read_bytes(), study.knockout.read_bytes()
 
     for module, work, pieces, run, table in (
-        (answers_module, "_row", 5, study.run_answers, study.answers),
+        (answers_module, "_rows", 3, study.run_answers, study.answers),
         (knockouts, "knock_out", 3, study.run_knockout, study.knockout),
     ):
         table.unlink()

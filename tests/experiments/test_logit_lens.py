@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from crossflow.engine.packed import feed
 from crossflow.experiments.answers import answer
-from crossflow.experiments.logit_lens import TOKENS, hidden_states, track, tracked_tokens
+from crossflow.experiments.logit_lens import TOKENS, run_to_last, track, tracked_tokens
 from tiny import draw_world, load_tiny, prepare_some
 
 
@@ -22,7 +23,7 @@ def test_the_normed_state_after_the_last_layer_gives_the_models_own_probabilitie
     for question in questions:
         clean = answer(model, question)
         tokens = {"first": clean.tokens[0], "other": 5}
-        columns = track(model, question, tokens)
+        columns = track(model, *run_to_last(model, [question]), tokens)
         last = {
             name: p
             for layer, normed, name, p in zip(*columns.values(), strict=True)
@@ -38,20 +39,20 @@ def test_layer_0_is_the_embedding_of_the_last_token_and_every_layer_is_there_twi
     model, questions = prepared
     for question in questions:
         embedding = model.network.get_input_embeddings()(question.inputs["input_ids"][0, -1])
-        assert torch.equal(hidden_states(model, question)[0, -1], embedding)
-        columns = track(model, question, {"answer": 7})
+        (clean,) = run_to_last(model, [question])
+        assert torch.equal(clean.states[0, -1], embedding)
+        columns = track(model, clean, {"answer": 7})
         assert columns["layer"] == [0, 1, 2, 3] * 2
         assert columns["normed"] == [False] * 4 + [True] * 4
 
 
 def test_the_model_is_left_as_it_was_when_a_question_fails(prepared) -> None:
     model, questions = prepared
-    hooks = [len(module._forward_pre_hooks) for module in (*model.layers, model.norm)]
-    before = track(model, questions[0], {"answer": 7})
+    before = track(model, *run_to_last(model, questions[:1]), {"answer": 7})
     with pytest.raises(ValueError, match="exactly one of"):
-        hidden_states(model, type(questions[0])(questions[0].question, {}, questions[0].positions, questions[0].visual))
-    assert [len(module._forward_pre_hooks) for module in (*model.layers, model.norm)] == hooks
-    assert track(model, questions[0], {"answer": 7}) == before
+        feed(model, {})
+    assert not [layer for layer in model.layers if "forward" in vars(layer)]
+    assert track(model, *run_to_last(model, questions[:1]), {"answer": 7}) == before
 
 
 def test_tokens_are_the_first_of_both_forms_and_of_the_false_option_if_there_is_one(prepared) -> None:

@@ -17,12 +17,12 @@ from crossflow.engine.edges import Edges, Row
 from crossflow.engine.forward import full_forward, image_removed, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
-from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
+from crossflow.experiments.answers import answer, answer_together
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
+from full_answers import answer_by_full_forwards, assert_begins_as
 from knocked import largest_difference, no_op, rows_for
 from loaded_families import SIZES, Loaded, middle, noise, question_about
-from tiny import assert_same_answer
 from tiny_families import FAMILIES, LAYERS, SIGLIP, TEXT, load, write
 
 # Images are resampled with at most six pixels of theirs on each side.
@@ -43,6 +43,7 @@ def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
         # Where the template writes the begin-of-text token, their tokenizer is not to add another.
         begins = loaded.family.begins is not None and rendered.startswith(loaded.family.begins)
         theirs = processor(images=[noise(size)], text=[rendered], return_tensors="pt", add_special_tokens=not begins)
+        assert bool(theirs.pop("attention_mask").all())
         assert prepared.inputs.keys() == theirs.keys()
         for name, value in theirs.items():
             assert torch.equal(prepared.inputs[name], torch.as_tensor(value)), name
@@ -111,17 +112,20 @@ def test_with_the_image_removed_the_answer_does_not_depend_on_its_pixels(loaded:
     assert largest_difference(*seeing) > 1e-3
     blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in prepared]
     assert torch.equal(*blind)
-    answers = [answer_blind(loaded.model, shown) for shown in prepared]
+    answers = [hidden for _, hidden in answer_together(loaded.model, prepared, [True, True])]
+    assert answers[0] is not None and answers[1] is not None
     assert answers[0].tokens == answers[1].tokens
     assert len(answers[0].tokens) > 1, "the generated positions are to be blind too"
     torch.testing.assert_close(torch.softmax(blind[0].double(), -1), answers[0].probabilities, rtol=0, atol=1e-6)
 
 
-def test_a_blind_answer_that_goes_on_from_the_seeing_one_is_the_same(loaded: Loaded) -> None:
-    for prepared in loaded.prepared.values():
-        seeing, blind = answer_seeing_and_blind(loaded.model, prepared)
-        assert_same_answer(seeing, answer(loaded.model, prepared), 0)
-        assert_same_answer(blind, answer_blind(loaded.model, prepared), 1e-6)
+def test_answers_given_together_are_those_of_full_forwards(loaded: Loaded) -> None:
+    prompts = list(loaded.prepared.values())
+    for prepared, pair in zip(prompts, answer_together(loaded.model, prompts, [True] * len(prompts)), strict=True):
+        for ours, mode_of in zip(pair, (lambda prompt: Plain(), image_removed), strict=True):
+            assert ours is not None
+            theirs = answer_by_full_forwards(loaded.model, prepared, mode_of)
+            assert_begins_as(ours, theirs)
 
 
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:
@@ -132,20 +136,6 @@ def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:
     assert torch.equal(full_forward(loaded.model, wide, Plain()).logits[0], before)
     again = answer(loaded.model, tall)
     assert (again.tokens, again.text) == (first.tokens, first.text)
-
-
-def test_generated_tokens_are_those_of_forwards_without_a_cache(loaded: Loaded) -> None:
-    prepared = loaded.prepared[SIZES[0]]
-    found = answer(loaded.model, prepared)
-    inputs, tokens = dict(prepared.inputs), []
-    for _ in found.tokens[:4]:
-        with torch.inference_mode():
-            tokens.append(int(loaded.model.network(**inputs, use_cache=False).logits[0, -1].argmax()))
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([tokens[-1:]])], dim=1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        for name in {"mm_token_type_ids", "token_type_ids"} & inputs.keys():
-            inputs[name] = torch.nn.functional.pad(inputs[name], (0, 1))
-    assert found.tokens[:4] == tokens
 
 
 @pytest.mark.parametrize("rule", ["published", "overlap"])
@@ -215,20 +205,20 @@ def test_related_tokens_are_those_whose_features_change_with_themiddle(loaded: L
 
 
 @pytest.mark.parametrize("loaded", ["qwen3_vl"], indirect=True)
-def test_targets_to_which_the_model_adds_features_are_for_the_reference(loaded: Loaded) -> None:
+def test_features_that_the_model_adds_to_the_targets_between_its_layers_are_added(loaded: Loaded) -> None:
     prepared = loaded.prepared[SIZES[0]]
     image, question = prepared.positions["image"], prepared.positions["question"]
     rows = [
         Row("into the image", 1, Window(0, 2), (Edges(np.arange(2), image[3:5]),)),
+        Row("into the image", 2, Window(1, 2), (Edges(np.arange(2), image[3:5]),)),
         Row("image->question", 1, Window(0, 2), (Edges(image, question),)),
     ]
-    inside = run_clean(loaded.model, prepared, int(image[3]))
-    with pytest.raises(CrossflowError, match="^7: the model adds to the residual stream of the targets.*reference"):
-        run_knockouts(loaded.model, inside, rows)
-    theirs = run_reference(loaded.model, inside, rows).logits
-    assert largest_difference(theirs, inside.logits.expand_as(theirs)) > 1e-4
-    after = run_clean(loaded.model, prepared, int(image[-1]) + 1)
-    assert largest_difference(run_knockouts(loaded.model, after, rows[1:]).logits, theirs[1:]) <= 2e-6
+    clean = run_clean(loaded.model, prepared, int(image[3]))
+    added = [entering for entering in clean.feed.entering[1:] if entering is not None]
+    assert added and all(float(entering[0, image[3] :].abs().max()) > 1e-2 for entering in added)
+    theirs = run_reference(loaded.model, clean, rows).logits
+    assert largest_difference(theirs[:1], clean.logits[None]) > 1e-4
+    assert largest_difference(run_knockouts(loaded.model, clean, rows).logits, theirs) <= 2e-6
 
 
 @pytest.mark.parametrize("loaded", ["gemma3"], indirect=True)

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.engine.forward import Blocking, full_forward, image_removed
-from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
-from crossflow.models.attention import NAME, Call
+from crossflow.experiments.answers import answer, answer_together
+from crossflow.models.attention import NAME, Plain
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
-from tiny import CPU, assert_same_answer, load_tiny
+from full_answers import answer_by_full_forwards, assert_begins_as
+from tiny import CPU, load_tiny
 
 QUESTION = ChosenQuestion(
     "1", "1", "ChooseAttr", "chooseAttr", "Is the ball red or blue?", "red", "red", "blue",
@@ -122,9 +123,10 @@ def test_a_blind_answer_never_looks_at_the_image(folders: dict[str, Path], name:
     model = _load(folders[name])
     one, other = (model.prepare(QUESTION, image) for image in (_image(), _image().rotate(180)))
     assert answer(model, one).tokens != answer(model, other).tokens
-    blind = [answer_blind(model, prepared) for prepared in (one, other)]
+    blind = [hidden for _, hidden in answer_together(model, [one, other], [True, True])]
+    assert blind[0] is not None and blind[1] is not None
     assert blind[0].tokens == blind[1].tokens
-    assert torch.equal(blind[0].probabilities, blind[1].probabilities)
+    torch.testing.assert_close(blind[0].probabilities, blind[1].probabilities, rtol=0, atol=1e-7)
     assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
     logits = full_forward(model, one, image_removed(one)).logits[0]
     torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
@@ -135,15 +137,26 @@ def test_a_blind_answer_goes_on_from_the_end_of_the_image(
     folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _load(folders[name])
-    prepared = model.prepare(QUESTION, _image())
-    apart = answer(model, prepared), answer_blind(model, prepared)
-    spans: list[int] = []
-    attended = Call.visible
-    monkeypatch.setattr(Call, "visible", lambda call: spans.append(call.query.shape[2]) or attended(call))
-    together = answer_seeing_and_blind(model, prepared)
-    assert max(spans) == prepared.length - int(prepared.positions["image"][-1]) - 1
-    for ours, theirs in zip(together, apart, strict=True):
-        assert_same_answer(ours, theirs, 1e-6)
+    prompts = [model.prepare(QUESTION, image) for image in (_image(), _image().rotate(90, expand=True))]
+    lengths: list[int] = []
+    layer, forward = model.layers[0], model.layers[0].forward
+
+    def counted(hidden: torch.Tensor, **arguments: object) -> object:
+        lengths.append(hidden.shape[1])
+        return forward(hidden, **arguments)
+
+    # Not the instance's attribute, which feeding a model sets and removes.
+    monkeypatch.setattr(type(layer), "forward", lambda self, *given, **named: counted(*given, **named))
+    together = answer_together(model, prompts, [True, False])
+    after = prompts[0].length - int(prompts[0].positions["image"][-1]) - 1
+    assert lengths[:2] == [sum(prompt.length for prompt in prompts), 2 + after]
+    monkeypatch.undo()
+    assert together[1][1] is None
+    for prompt, (seeing, _) in zip(prompts, together, strict=True):
+        assert_begins_as(seeing, answer_by_full_forwards(model, prompt, lambda longer: Plain()))
+    blind = together[0][1]
+    assert blind is not None
+    assert_begins_as(blind, answer_by_full_forwards(model, prompts[0], image_removed))
 
 
 def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None:

@@ -23,10 +23,10 @@ from crossflow.engine import planning
 from crossflow.engine import shared_prefix as engine_module
 from crossflow.engine.edges import Edges, Row, edges_of, rows_of
 from crossflow.engine.forward import full_forward, run_clean, run_clean_together
-from crossflow.engine.planning import plan_knockout
+from crossflow.engine.planning import plan_answers, plan_knockout
 from crossflow.engine.shared_prefix import run_knockouts
-from crossflow.experiments.answers import answer, answer_blind, answer_seeing_and_blind
-from crossflow.experiments.logit_lens import track
+from crossflow.experiments.answers import answer_together
+from crossflow.experiments.logit_lens import run_to_last, track
 from crossflow.models import memory
 from crossflow.models.attention import Plain
 from crossflow.models.loading import read_outline
@@ -111,11 +111,14 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
         for target, count in batches:
             rows = [Row("flow", 0, Window(0, 1), (Edges(sets["image"], sets[target]),))] * count
             allocations.of(f"work {target} {count}", lambda rows=rows: run_knockouts(model, clean, rows).logits)
-        for way in (answer, answer_blind, answer_seeing_and_blind):
-            allocations.of(f"work {way.__name__}", lambda way=way: way(model, prepared))
-        allocations.of("work lens", lambda: track(model, prepared, {"answer": 1}))
+        for count in (1, 3):
+            allocations.of(
+                f"work {count} answers",
+                lambda count=count: answer_together(model, [prepared] * count, [True] * count),
+            )
+        allocations.of("work lens", lambda: track(model, *run_to_last(model, [prepared]), {"answer": 1}))
     held = allocations.held()
-    assert len(held) == 7 + len(batches)
+    assert len(held) == 6 + len(batches)
 
     _assert_planned(sizes.forward(positions), held["forward"].max())
     _assert_planned(sizes.clean_run(positions, first), held["clean"].max())
@@ -125,8 +128,10 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
         _assert_planned(
             sizes.batch([sizes.row(positions, int(sets[target][0]))] * count), held[f"{target} {count}"].max()
         )
-    for name in ("answer", "answer_blind", "answer_seeing_and_blind"):
-        _assert_planned(sizes.answer(positions, model.settings.max_new_tokens), held[name].max())
+    for count in (1, 3):
+        plan = plan_answers(sizes, positions, model.settings.max_new_tokens, GIB, 3 * positions)
+        assert plan.questions == 3
+        _assert_planned(plan.question * count // 3, held[f"{count} answers"].max())
     # A lens job is planned as an answers job, whose cache it does not have.
     assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)
 

@@ -37,9 +37,9 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import LENS, data_frame, question_rows
 from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.engines import ENGINES
+from crossflow.engine.forward import run_clean
 from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import answers, knockouts
-from crossflow.engine.forward import run_clean
 from crossflow.experiments.logit_lens import run_to_last, track_options
 from crossflow.experiments.trace import SEED, box_of, own_question
 from crossflow.fetch import hub

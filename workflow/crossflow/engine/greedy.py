@@ -125,7 +125,7 @@ def _advance(model: MultimodalModel, packing: Packing, answers: Sequence[_Answer
     stretches_of = [(answer.number, int(answer.next[0]), int(answer.next[-1]) + 1) for answer in answers]
     places = packing.on(device, stretches_of)
     fresh = [answer.tokens[-1] for answer in answers if answer.tokens]
-    tokens = iter(embedded(model, torch.tensor([fresh], device=device)).split(1, dim=1) if fresh else ())
+    tokens = iter(torch.split(embedded(model, torch.tensor([fresh], device=device)), 1, dim=1) if fresh else ())
     entering = torch.cat(
         [
             next(tokens) if answer.tokens else packing.feeds[number].embeddings[:, start:stop]

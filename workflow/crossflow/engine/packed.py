@@ -204,9 +204,9 @@ def run_packed(model: MultimodalModel, packing: Packing, mode: Mode, enter: Ente
     places: Tensor | None = None
     with using(mode), torch.inference_mode():
         for index, layer in enumerate(model.layers):
-            added = packing.added(index, places) if index and hidden is not None else None
-            if added is not None:
-                hidden = hidden + added
+            if index and hidden is not None:
+                added = packing.added(index, places)
+                hidden = hidden if added is None else hidden + added
             hidden, places = enter(index, hidden)
             if hidden is not None:
                 output = layer(hidden, **packing.arguments(index, places))

@@ -78,7 +78,7 @@ class _Group:
     def acting(self, layer: int) -> np.ndarray:
         """Mask variants of the knockouts that act in a layer; they are the last ones of the group."""
         present = self._present(layer)
-        return self._variant[present[self._lasts[present] >= layer]]
+        return np.asarray(self._variant[present[self._lasts[present] >= layer]])
 
     def join(self, layer: int, hidden: Tensor | None) -> Iterator[Tensor]:
         """The group's part of the sequence entering a layer, in pieces.
@@ -195,8 +195,8 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
     members: dict[tuple[int, int], list[int]] = {}
     for number, (clean, row) in enumerate(batch):
         members.setdefault((id(clean), row.start), []).append(number)
-    for group in members.values():
-        group.sort(key=lambda number: batch[number].row.window.last)
+    for numbers in members.values():
+        numbers.sort(key=lambda number: batch[number].row.window.last)
     number_of = {name: number for number, name in enumerate(cleans)}
     groups = [
         _Group(number_of[name], cleans[name], [batch[number].row for number in numbers])

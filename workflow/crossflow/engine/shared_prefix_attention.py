@@ -64,7 +64,7 @@ def masks_of(
     unseen = [~part.any(-1) for part in (prefix, own)]
     there = torch.from_numpy(visible).to(device)
     no_prefix, no_own = (torch.from_numpy(part).to(device) if part.any() else None for part in unseen)
-    illegal = (unseen[0] & unseen[1]).any(-1)
+    illegal = np.asarray((unseen[0] & unseen[1]).any(-1))
     return Masks(_bias(there[..., :start], dtype), _bias(there[..., start:], dtype), no_prefix, no_own, illegal, plain)
 
 
