@@ -67,6 +67,8 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
+    except RecursionError as error:
+        raise CrossflowError(f"{path} is not as in GQA's layout: it is nested too deeply.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 

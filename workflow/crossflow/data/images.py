@@ -2,8 +2,8 @@
 
     <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
-A table of one's own has a folder of images, and an image's id is its file name. Ids are composed text; a file may be named
-in either form of Unicode.
+A table of one's own has a folder of images, and an image's id is its file name. Ids are composed
+text (`crossflow.data.text`); a file may be named in either form of Unicode.
 
 An image is shown as its EXIF orientation says, as browsers and cameras do. Where the data give the size of the image in
 which boxes are measured, the image must have the same shape, upright or as stored; if it has another scale, for example

@@ -1,7 +1,7 @@
 """Text as it enters: an accented letter is one character, however the file writes it.
 
-Unicode writes "é" as one character or as "e" and an accent; macOS writes file names in the second form. What is read from
-a data set is composed (NFC) once, where it enters, so that words are equal wherever they are compared.
+Unicode writes "é" as one character or as "e" and an accent; macOS writes file names in the second form. What is read
+from a data set is composed (NFC) once, where it enters, so that words are equal wherever they are compared.
 """
 
 from typing import Any
