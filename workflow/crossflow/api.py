@@ -23,7 +23,6 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
