@@ -2,8 +2,8 @@
 
     python workflow/scripts/stage.py data|questions|answers|knockout|lens|figures|record
 
-dvc.yaml starts it by beside_dvc.py. snakemake decides what has to run; DVC keeps what comes out. Options for snakemake can be given in the variable
-CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
+dvc.yaml starts it by beside_dvc.py. snakemake decides what has to run; DVC keeps what comes out. Options for snakemake
+can be given in the variable CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
 """
 
 import os
