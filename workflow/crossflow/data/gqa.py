@@ -18,7 +18,7 @@ import ijson
 from crossflow.core.errors import CrossflowError
 from crossflow.core.progress import progress_of
 from crossflow.core.records import Box, Question, SceneGraph, SceneObject, Step
-from crossflow.data.text import composed_json
+from crossflow.data.text import composed, composed_json
 
 
 def _find(root: Path, folder: str, name: str) -> Path:
@@ -61,9 +61,9 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
             file.seek(0)
             size = path.stat().st_size
             with progress_of(path.name, size, unit="B", shown=progress) as bar:
-                for member in ijson.kvitems(file, "", use_float=True):
+                for key, value in ijson.kvitems(file, "", use_float=True):
                     bar.update(file.tell() - bar.n)
-                    yield member if ascii_only else composed_json(member)
+                    yield (key, value) if ascii_only else (composed(key), composed_json(value))
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
