@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 # As in an environment without the package that a notebook's kernel names.
 HIDDEN = """
 import importlib.metadata, sys
@@ -35,7 +37,6 @@ def test_a_job_draws_without_the_backend_that_is_named(repo: Path, tmp_path: Pat
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.long
 def test_the_python_api_keeps_the_backend_and_names_one_that_is_absent(repo: Path) -> None:
     ran = _run(repo, "import crossflow as cf; cf.plot; import matplotlib; print(matplotlib.get_backend())", "svg")
     assert ran.stdout.strip() == "svg", ran.stderr
