@@ -1,5 +1,6 @@
 """What the doctor finds, good and bad, one fault at a time."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -327,6 +328,8 @@ _STALE = {
 def test_a_variable_that_can_not_work_is_named_and_missed_only_where_something_is_fetched(
     tree: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     value, found = _STALE[variable]
     monkeypatch.setenv(variable, value)
     monkeypatch.setattr(environment, "find_spec", lambda name: None)

@@ -344,8 +344,8 @@ def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
             whole = source.bytes or 0
             full = config["datasets"][study.dataset].get("images") == "full" or study.number == "all"
             fetched += whole if full else min(whole, int(study.number) * len(study.categories) * IMAGE)
-    known = [slug for slug in _uncached(config, study) if slug in TRUE_SIZES]
-    weights = sum(outline_of(true_config(slug), torch.float16).weights for slug in known)
+    outlines = [outline_of(true_config(slug), torch.float16) for slug in _uncached(config, study) if slug in TRUE_SIZES]
+    weights = sum(outline.weights for outline in outlines if outline is not None)
     needed = {Path("results") / study.name: RESULTS, Path("data"): fetched}
     return needed | ({Path(constants.HF_HUB_CACHE): weights} if weights else {})
 
