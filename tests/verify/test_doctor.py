@@ -18,6 +18,7 @@ from crossflow.cli.main import main
 from crossflow.fetch import environment
 from crossflow.verify import doctor
 from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
+from hub_server import hub_of
 
 
 @pytest.fixture
@@ -337,6 +338,25 @@ def test_a_variable_that_can_not_work_is_named_and_missed_only_where_something_i
         findings = _of(_found(study), "environment")
         assert {finding.level for finding in findings} == {level}
         assert all(finding.found.startswith(found) for finding in findings)
+
+
+def test_a_token_that_the_hub_refuses_is_missed_before_a_model_is_fetched(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    study = doctor.parameters.read_study(config)
+    with hub_of(tree / "resources/mini-llava") as hub:
+        hub.refused = "hf_expired"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        for token, found in (("hf_expired", [MISSING]), ("hf_good", [])):
+            monkeypatch.setenv("HF_TOKEN", token)
+            assert [finding.level for finding in doctor.check_environment(config, study, offline=False)] == found
+        monkeypatch.setenv("HF_TOKEN", "hf_expired")
+        (finding,) = doctor.check_environment(config, study, offline=False)
+        assert finding.found.startswith("The hub refuses the token in HF_TOKEN")
+        assert not list(doctor.check_environment(config, study, offline=True))
 
 
 def test_a_folder_with_braces_is_missed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

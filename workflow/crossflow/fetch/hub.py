@@ -108,14 +108,19 @@ def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
+def refused_token() -> str:
+    """What is said of a token that the hub refuses."""
+    return (
+        f"The hub refuses the token in {token_place()}, which has expired or is mistyped: take a new one from "
+        "https://huggingface.co/settings/tokens, or remove it, as public models need none"
+    )
+
+
 def _refused(error: HfHubHTTPError, repo: str, revision: str) -> str:
     """What the hub's refusal of a model means, and what to do, in one sentence."""
     page = f"https://huggingface.co/{repo}"
     if error.response.status_code == HTTPStatus.UNAUTHORIZED and get_token():
-        return (
-            f"The hub refuses the token in {token_place()}, which has expired or is mistyped: take a new one from "
-            "https://huggingface.co/settings/tokens, or remove it, as public models need none."
-        )
+        return f"{refused_token()}."
     if isinstance(error, GatedRepoError):
         return (
             f"{repo} asks you to accept its licence: do so at {page}, then log in by `hf auth login` or set HF_TOKEN."

@@ -11,12 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from safetensors import SafetensorError, safe_open
 
 from crossflow.core.errors import CrossflowError
@@ -285,7 +286,20 @@ def _uncached(config: Mapping[str, Any], study: Study) -> list[str]:
     ]
 
 
-def check_environment(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
+def _token_is_refused() -> bool:
+    """Whether the hub refuses the token that is set; False where it can not be asked."""
+    if not (token := get_token()):
+        return False
+    try:
+        with new_session() as session:
+            session.mount("https://", requests.adapters.HTTPAdapter(max_retries=0))
+            page, sent = f"{constants.ENDPOINT}/api/whoami-v2", {"Authorization": f"Bearer {token}"}
+            return session.get(page, headers=sent, timeout=_SECONDS).status_code == HTTPStatus.UNAUTHORIZED
+    except (requests.RequestException, CrossflowError):
+        return False
+
+
+def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Variables by which no server can be reached, which matters where the run fetches something."""
     needed = [
         *([environment.FILES] if _unfetched(config, study, read_sources(Path(TABLE))) else []),
@@ -294,6 +308,8 @@ def check_environment(config: Mapping[str, Any], study: Study) -> Iterator[Findi
     missing = environment.faults(*needed)
     for fault in environment.faults(environment.FILES, environment.HUB):
         yield Finding(MISSING if fault in missing else NOTE, "environment", fault)
+    if environment.HUB in needed and not missing and not offline and _token_is_refused():
+        yield Finding(MISSING, "environment", hub.refused_token())
 
 
 def check_folder() -> Iterator[Finding]:
@@ -382,7 +398,7 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
     yield from attempt("params.yaml", check_parameters)
     yield from attempt("folder", check_folder)
     for config, study in known:
-        yield from attempt("environment", partial(check_environment, config, study))
+        yield from attempt("environment", partial(check_environment, config, study, offline))
         yield from attempt("data", partial(check_data, config, study, offline))
         for slug in study.models:
             yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
