@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Gemma3Config, Qwen2_5_VLConfig
+from transformers.initialization import no_init_weights
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from crossflow.core.records import ChosenQuestion
@@ -148,9 +149,9 @@ def _question(wide: Wide, config: Any, number: int) -> Prepared:
 
 
 def build_wide(name: str, device: torch.device) -> MultimodalModel:
-    """A model, on a device; under fake tensors its weights take no memory."""
+    """A model on a device, with arbitrary weights; under fake tensors they take no memory."""
     wide, config = WIDE[name], WIDE[name].config()
-    with torch.device(device):
+    with torch.device(device), no_init_weights():
         network = AutoModelForImageTextToText.from_config(
             config,
             dtype=DTYPES[wide.dtype],
