@@ -10,7 +10,7 @@ meta device, which does nothing.
 
 As a program, it prints the records of models of `wide_models`:
 
-    PYTHONPATH=workflow:tests/helpers python -m fake_cuda [--questions 1 3] [--details] [model ...]
+    PYTHONPATH=workflow:tests/helpers python -m fake_cuda [model ...] [--questions 1 3] [--parts clean knockouts] [--details]
 """
 
 import argparse
@@ -19,9 +19,10 @@ import linecache
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from crossflow.core.flows import PUBLISHED_FLOWS, parse_flow
 from crossflow.engine import shared_prefix_attention
@@ -47,6 +48,7 @@ from wide_models import LAYERS, WIDE, build_wide, wide_questions
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 80 * 2**30
+PARTS = ("clean", "knockouts", "mass", "lens", "answers")
 # With four layers, as large a share of the joined rows acts in a layer as in a published study.
 WINDOW = 1
 
@@ -164,13 +166,14 @@ class Record:
             found[kind, site.function] += times
         return dict(found)
 
+    def without_bias(self) -> tuple[float, float]:
+        """The shares of the suffixes' kernel calls, and of their queries, that have no bias."""
+        calls, queries = (counted[False] / max(1, counted.total()) for counted in (self.kernels, self.queries))
+        return calls, queries
+
     def waits_inside(self) -> list[tuple[str, Site]]:
         """Host synchronisations inside the layer loop."""
         return [(kind, site) for kind, site, inside in self.waits if inside]
-
-
-def _share_without_bias(counted: Counter[bool]) -> float:
-    return counted[False] / max(1, counted.total())
 
 
 def _twin(value: Any) -> Any:
@@ -179,9 +182,18 @@ def _twin(value: Any) -> Any:
 
 
 def _tensors(*values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(*value)
+        elif isinstance(value, dict):
+            found += _tensors(*value.values())
+    return found
 
 
+@cache
 def _is_view(func: Any) -> bool:
     aliases = [result.alias_info for result in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
@@ -352,56 +364,48 @@ class Measured:
         return self.parts[part].outside.total() / self.questions
 
 
-def _answer(model: MultimodalModel, prompts: Sequence[Prepared]) -> None:
-    for prompt in prompts:
-        answer_seeing_and_blind(model, prompt)
-
-
-def measure(name: str, count: int, with_answers: bool = True) -> Measured:
+def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
     """Run a model's whole path on fake tensors, with some questions together.
 
     Args:
         name: A model of `WIDE`.
         count: How many questions.
-        with_answers: Whether to answer, too.
+        parts: What to record, of `PARTS`; the clean run always is.
     """
-    parts: dict[str, Record] = {}
     questions = wide_questions(name, count)
+    rows = [rows_for(question, LAYERS, WINDOW) for question in questions]
+    flows = [[edges_of(parse_flow(flow), each.positions, 0, "") for flow in PUBLISHED_FLOWS] for each in questions]
+    for each in rows:
+        each += [no_op(start, LAYERS) for start in sorted({row.start for row in each})]
     with fake_cuda():
         model = build_wide(name, CUDA)
-        assert model.sizes or not model.architecture.images  # once per model, not per question
-        with watching(model) as parts["inputs"]:
+        with watching(model):
+            assert model.sizes or not model.architecture.images  # once per model, not per question
             prompts = [question.to(CUDA) for question in questions]
-        rows = [rows_for(prompt, LAYERS, WINDOW) for prompt in prompts]
-        flows = [
-            [edges_of(parse_flow(name), prompt.positions, 0, "") for name in PUBLISHED_FLOWS] for prompt in prompts
-        ]
-        for each in rows:
-            each += [no_op(start, LAYERS) for start in sorted({row.start for row in each})]
-        with watching(model) as parts["clean"]:
+        with watching(model) as clean:
             cleans = run_clean_together(model, prompts, [min(row.start for row in each) for each in rows])
-        with watching(model) as parts["knockouts"]:
-            run_together(model, list(zip(cleans, rows, strict=True)))
-        with watching(model) as parts["mass"]:
-            for clean, edges in zip(cleans, flows, strict=True):
-                attention_mass(clean, edges)
-        with watching(model) as parts["lens"]:
-            for prompt in prompts:
-                track(model, prompt, {"answer": 5})
-        if with_answers:
-            with watching(model) as parts["answers"]:
-                _answer(model, prompts)
-    return Measured(count, parts)
+        runs: dict[str, Callable[[], object]] = {
+            "knockouts": lambda: run_together(model, list(zip(cleans, rows, strict=True))),
+            "mass": lambda: [attention_mass(clean, edges) for clean, edges in zip(cleans, flows, strict=True)],
+            "lens": lambda: [track(model, prompt, {"answer": 0}) for prompt in prompts],
+            "answers": lambda: [answer_seeing_and_blind(model, prompt) for prompt in prompts],
+        }
+        found = {"clean": clean}
+        for part in parts:
+            if part in runs:
+                with watching(model) as found[part]:
+                    runs[part]()
+    return Measured(count, found)
 
 
 def _print(measured: Measured, details: bool) -> None:
     for part, record in measured.parts.items():
-        share, queries = _share_without_bias(record.kernels), _share_without_bias(record.queries)
+        calls, queries = record.without_bias()
         print(
             f"  {part:10} {measured.launches(part):7.1f} {measured.launches_outside(part):8.1f} "
             f"{record.waits.total() / measured.questions:7.1f} {len(record.waits_inside()):7} "
             f"{record.mixed.total():6} {record.misaligned.total():6}"
-            + (f"   {share:6.1%} {queries:6.1%} of {record.kernels.total()}" if record.kernels else "")
+            + (f"   {calls:6.1%} {queries:6.1%} of {record.kernels.total()}" if record.kernels else "")
         )
         if details:
             for (kind, site, inside), times in record.waits.items():
@@ -419,7 +423,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(WIDE), metavar="model", help=", ".join(WIDE))
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 3], help="how many together")
     parser.add_argument("--details", action="store_true", help="every operation, and the line of every wait")
-    parser.add_argument("--no-answers", action="store_true")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what to run")
     given = parser.parse_args()
     print(
         "launches: per question and layer in the layer loop, and per question outside; waits: per question, and lines"
@@ -427,9 +431,9 @@ def main() -> None:
     print("inside the loop; then mixed and misaligned, and the share of suffix kernels without a bias: calls, queries")
     for name in given.models:
         for count in given.questions:
-            begin = time.perf_counter()
-            measured = measure(name, count, not given.no_answers)
-            print(f"{name}, {count} together ({time.perf_counter() - begin:.1f} s)")
+            begin = time.process_time()
+            measured = measure(name, count, given.parts)
+            print(f"{name}, {count} together ({time.process_time() - begin:.1f} s of CPU)")
             print("  part        inside  outside   waits  inside  mixed misaln   without a bias")
             _print(measured, given.details)
 
