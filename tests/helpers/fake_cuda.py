@@ -42,7 +42,7 @@ from crossflow.engine.forward import run_clean_together
 from crossflow.engine.shared_prefix import run_together
 from crossflow.experiments.answers import answer_seeing_and_blind
 from crossflow.experiments.logit_lens import track
-from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.model import MultimodalModel
 from knocked import no_op, rows_for
 from wide_models import LAYERS, WIDE, build_wide, wide_questions
 
@@ -116,7 +116,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
 
 
 class Site(NamedTuple):
-    """Where the host asked for something: a function, and the line in it."""
+    """Where the host asked for something: a module's function, and the line in it."""
 
     function: str
     line: str
@@ -130,7 +130,8 @@ def _site() -> Site:
         if module.startswith(("crossflow.", "transformers.")) and not module.startswith("transformers.utils."):
             code = frame.f_code
             text = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            return Site(f"{module}.{code.co_qualname}", f"{frame.f_lineno}: {text}")
+            function = code.co_qualname.partition(".<locals>")[0]
+            return Site(f"{module.rpartition('.')[2]}.{function}", f"{frame.f_lineno}: {text}")
         frame = frame.f_back
     return Site("elsewhere", "")
 
@@ -294,7 +295,7 @@ class _Watch(TorchDispatchMode):
         if packet in _COPIES:
             source, target = given[-1].device.type, _tensors(found)[0].device.type
             at_leisure = kwargs.get("non_blocking") or args[2:3] == (True,)
-            if source != target and not at_leisure and given[-1].dim() and given[-1].numel():
+            if source != target and not at_leisure and given[-1].numel():
                 self._wait(f"to {target}")
         elif any(each.device.type == "cpu" and each.dim() for each in given):
             record.mixed[packet.__name__, _site()] += 1
@@ -347,10 +348,12 @@ class Measured:
     """The records of one model and some questions together.
 
     Attributes:
+        model_type: The architecture.
         questions: How many.
         parts: Name -> its record.
     """
 
+    model_type: str
     questions: int
     parts: dict[str, Record]
 
@@ -395,7 +398,7 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
             if part in runs:
                 with watching(model) as found[part]:
                     runs[part]()
-    return Measured(count, found)
+    return Measured(model.network.config.model_type, count, found)
 
 
 def _print(measured: Measured, details: bool) -> None:
