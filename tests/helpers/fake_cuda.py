@@ -200,6 +200,13 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
+@cache
+def _is_composed(func: Any) -> bool:
+    """Whether an operation is made of others; inside `torch.inference_mode` they arrive whole."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return key in func.py_kernels or torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+
+
 def _counts(func: Any, args: Sequence[Any]) -> bool:
     if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_):
         return any(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
@@ -242,11 +249,9 @@ class _Watch(TorchDispatchMode):
         kwargs, packet = kwargs or {}, func.overloadpacket
         if func.namespace == "prim":  # asks for a device or a layout
             return func(*args, **kwargs)
-        if packet not in _ATTENTION:
+        if packet not in _ATTENTION and _is_composed(func):
             with self:
-                found = func.decompose(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
+                return func.decompose(*args, **kwargs)
         if packet is aten._local_scalar_dense:
             return self.read(args[0], "item")
         if packet is aten.equal:
