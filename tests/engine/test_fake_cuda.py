@@ -165,8 +165,11 @@ def test_waits_and_mixtures_are_seen_inside_and_outside_the_layers(layer: Simple
         torch.zeros(3, 4, device=CUDA)[real]
         layer.layers[0](known)
         known.cpu()
+        torch.cuda.synchronize(CUDA)
+        real.pin_memory().to(CUDA, non_blocking=True)
     assert [(kind, inside) for kind, _, inside in record.waits] == [
         ("to cuda", False), ("count", False), ("number", False), ("number", True), ("to cpu", False),
+        ("everything", False),
     ]  # fmt: skip
     assert [name for name, _ in record.mixed] == ["index"]
     assert record.inside == {"ones": 1, "any": 1}
@@ -176,13 +179,28 @@ def test_arguments_that_cuda_refuses_are_seen(layer: SimpleNamespace) -> None:
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
     with fake_cuda(), watching(layer) as record:
         query, key, value = (torch.zeros(1, 2, 5, 64, dtype=torch.float16, device=CUDA) for _ in range(3))
-        kernel(query, key, value, torch.zeros(1, 1, 5, 8, device=CUDA)[..., :5].expand(1, 2, 5, 5), True)
+        kernel(
+            query,
+            key,
+            value,
+            torch.zeros(1, 1, 5, 8, dtype=torch.float16, device=CUDA)[..., :5].expand(1, 2, 5, 5),
+            True,
+        )
         assert not record.misaligned
         kernel(query, key, value, torch.zeros(1, 2, 5, 5, device=CUDA), True)
         kernel(
-            torch.zeros(5, 641, device=CUDA)[:, 1:].view(1, 5, 10, 64).transpose(1, 2)[:, :2], key, value, None, True
+            torch.zeros(5, 641, dtype=torch.float16, device=CUDA)[:, 1:].view(1, 5, 10, 64).transpose(1, 2)[:, :2],
+            key,
+            value,
+            None,
+            True,
         )
-    assert {what for what, _ in record.misaligned} == {"stride of bias", "stride of query", "offset of query"}
+    assert {what for what, _ in record.misaligned} == {
+        "type of bias",
+        "stride of bias",
+        "stride of query",
+        "offset of query",
+    }
     assert record.kernels == {True: 2, False: 1}
 
 

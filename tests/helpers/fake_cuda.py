@@ -112,6 +112,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_properties", return_value=properties))
         # The trial of the kernels compares numbers.
         stack.enter_context(mock.patch.object(shared_prefix_attention, "_is_sound", return_value=True))
+        # Without CUDA, memory can not be pinned.
+        stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor))
         yield mode
 
 
@@ -145,11 +147,11 @@ class Record:
             by name.
         outside: All others.
         waits: Host synchronisations: (kind, site, whether inside the layer loop) -> how many. A copy to the device is
-            one, too, unless it is asked for as ``non_blocking``.
+            one, too, unless it is ``non_blocking``; that its memory is pinned is not checked.
         mixed: Operations on tensors of the CPU and of the device.
         misaligned: What a CUDA kernel for attention would refuse.
         kernels: Calls of the kernels that the engine uses for suffixes, by whether they have a bias.
-        queries: As `kernels`, but the number of queries.
+        queries: As `kernels`, but the number of queries, over all heads.
     """
 
     inside: Counter[str] = field(default_factory=Counter)
@@ -213,8 +215,10 @@ def _counts(func: Any, args: Sequence[Any]) -> bool:
     return func.overloadpacket in _COUNTS
 
 
-def _refused(tensor: Tensor) -> Iterator[str]:
+def _refused(tensor: Tensor, dtype: torch.dtype) -> Iterator[str]:
     """Why a CUDA kernel for attention would not take one of its arguments, ``(batch, heads, length, width)``."""
+    if tensor.dtype != dtype:
+        yield "type"
     strides = [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
     if tensor.shape[-1] > 1 and strides.pop() != 1:
         yield "last stride"
@@ -237,12 +241,13 @@ class _Watch(TorchDispatchMode):
     def read(self, tensor: Tensor, form: str) -> Any:
         """The numbers of a tensor as a tensor's method of that name gives them; the host waits for the device."""
         if tensor.device.type == "cuda":
-            self._wait("number")
+            self.wait("number")
         twin = _twin(tensor)
         with unset_fake_temporarily():
             return getattr(torch.zeros(tensor.shape, dtype=tensor.dtype) if twin is None else twin, form)()
 
-    def _wait(self, kind: str) -> None:
+    def wait(self, kind: str) -> None:
+        """Record that the host waits for the device."""
         self.record.waits[kind, _site(), self.inside] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -255,7 +260,7 @@ class _Watch(TorchDispatchMode):
         if packet is aten._local_scalar_dense:
             return self.read(args[0], "item")
         if packet is aten.equal:
-            self._wait("number")
+            self.wait("number")
             return True
         given = _tensors(args, kwargs)
         if _counts(func, args):
@@ -301,15 +306,15 @@ class _Watch(TorchDispatchMode):
             source, target = given[-1].device.type, _tensors(found)[0].device.type
             at_leisure = kwargs.get("non_blocking") or args[2:3] == (True,)
             if source != target and not at_leisure and given[-1].numel():
-                self._wait(f"to {target}")
+                self.wait(f"to {target}")
         elif any(each.device.type == "cpu" and each.dim() for each in given):
             record.mixed[packet.__name__, _site()] += 1
         if _counts(func, args):
-            self._wait("count")
+            self.wait("count")
         if packet in _ATTENTION:
             bias = args[3] if packet is aten._scaled_dot_product_efficient_attention else None
             for name, each in zip(("query", "key", "value", "bias"), (*args[:3], bias), strict=True):
-                for reason in () if each is None else _refused(each):
+                for reason in () if each is None else _refused(each, args[0].dtype):
                     record.misaligned[f"{reason} of {name}", _site()] += 1
             if packet in _SUFFIX_KERNELS:
                 record.kernels[bias is not None] += 1
@@ -338,6 +343,7 @@ def watching(model: MultimodalModel) -> Iterator[Record]:
     try:
         with (
             mock.patch.object(torch, "tensor", tensor),
+            mock.patch.object(torch.cuda, "synchronize", side_effect=lambda *_: watch.wait("everything")),
             mock.patch.object(FakeTensor, "tolist", lambda tensor: watch.read(tensor, "tolist")),
             mock.patch.object(FakeTensor, "numpy", lambda tensor: watch.read(tensor, "numpy")),
             watch,
