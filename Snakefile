@@ -11,9 +11,19 @@ import os
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
+
+# All paths, from params.yaml to those in commands, count from this folder.
+HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
+if HERE.resolve() != Path(workflow.basedir).resolve():
+    raise WorkflowError(f"crossflow can not be a module of another workflow: start snakemake in its folder, {HERE}.")
+if HERE.resolve() != Path.cwd().resolve():
+    raise WorkflowError(f"crossflow runs in its own folder: start snakemake there, or with `--directory {HERE}`.")
+if set(str(HERE)) & set("{}"):
+    raise WorkflowError(f"Snakemake takes braces in a folder's name for wildcards: rename {HERE}.")
 
 # Jobs run the python that runs snakemake (or that of their conda environment, which comes before it).
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")

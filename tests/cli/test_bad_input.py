@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from crossflow.cli.main import main
@@ -29,9 +30,12 @@ from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import shared_prefix as engine
+from crossflow.fetch import environment
+from crossflow.fetch import hub as fetch_hub
 from crossflow.models import preparing
-from crossflow.study import inputs, parameters
+from crossflow.study import inputs, parameters, results
 from crossflow.study.config_files import read_config
+from hub_server import hub_of
 from tiny import draw_world, load_tiny
 
 PAGE = "docs/bad-input.md"
@@ -286,6 +290,48 @@ def unknown_device(place: Place) -> str:
     return place.said(*place.job("answers", "--device", "cuda:7"))
 
 
+# The machine.
+
+
+def _fetching(place: Place, variable: str, value: str) -> str:
+    """What is said where a variable alone spoils the fetching of a model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        patch.setattr(environment, "find_spec", lambda name: None)
+        patch.setenv(variable, value)
+        return place.said("fetch-model", "--repo", "a/b", "--revision", "0" * 40, "--output", "model.json")
+
+
+def socks_proxy(place: Place) -> str:
+    return _fetching(place, "ALL_PROXY", "socks5://127.0.0.1:1080")
+
+
+def stale_certificates(place: Place) -> str:
+    return _fetching(place, "SSL_CERT_FILE", "/absent/ca.pem")
+
+
+def token_that_is_none(place: Place) -> str:
+    return _fetching(place, "HF_TOKEN", "hf_“quoted”")
+
+
+def refused_token(place: Place) -> str:
+    with pytest.MonkeyPatch.context() as patch, hub_of(place.root / "model") as hub:
+        hub.refused = "hf_expired"
+        patch.setenv("HF_TOKEN", hub.refused)
+        patch.setattr(fetch_hub, "HfApi", lambda: HfApi(hub.url))
+        return place.said("fetch-model", "--repo", hub.repo, "--revision", hub.revision, "--output", "model.json")
+
+
+def names_of_one_file(place: Place) -> str:
+    config = yaml.safe_load((place.root / "params.yaml").read_text())
+    config["models"] |= dict.fromkeys(("m", "published-m"), config["models"]["mini-llava"])
+    config["studies"]["mini"]["models"] = ["m", "published-m"]
+    with pytest.raises(CrossflowError) as raised:
+        results.result_files(parameters.read_study(config))
+    return str(raised.value)
+
+
 # Faults.
 
 
@@ -406,6 +452,13 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "weights that are cut short": ("weights_cut_short", weights_cut_short),
         "weights that are no numbers": ("weights_that_are_no_numbers", weights_that_are_no_numbers),
         "a device that is not there": ("unknown_device", unknown_device),
+    },
+    "The machine": {
+        "a SOCKS proxy without the package for it": ("socks_proxy", socks_proxy),
+        "certificates that are not there": ("stale_certificates", stale_certificates),
+        "a token of the hub that is none": ("token_that_is_none", token_that_is_none),
+        "a token of the hub that has expired": ("refused_token", refused_token),
+        "names of models or categories that make one file name": ("names_of_one_file", names_of_one_file),
     },
     "Faults": {
         "the disk is full (what is finished is kept; a later run goes on and gives the same bytes)": (

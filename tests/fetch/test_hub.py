@@ -165,6 +165,16 @@ def test_a_repository_without_safetensors_is_refused(fetch: Fetch, hub: Hub) -> 
     assert f"{REPO} has no safetensors" in ran.stderr
 
 
+def test_a_token_that_the_hub_refuses_is_named_and_not_the_repository(fetch: Fetch, hub: Hub) -> None:
+    hub.refused = "hf_expired"
+    ran = fetch(HF_TOKEN="hf_expired")
+    assert ran.returncode == 1
+    said = ran.stderr.strip().splitlines()[-1]
+    assert said.startswith("crossflow fetch-model: The hub refuses the token in HF_TOKEN, which has expired")
+    assert "not on the hub" not in said
+    assert hub.asked == []
+
+
 def test_a_model_that_left_the_cache_is_named(tmp_path: Path) -> None:
     manifest = {"repo": REPO, "revision": REVISION, "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

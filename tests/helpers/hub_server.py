@@ -22,6 +22,7 @@ class Hub:
         repo, revision: Their names.
         folder: Its files. Those that end in ``.safetensors`` are kept as the hub keeps large files.
         gated: Does it ask for a licence to be accepted?
+        refused: A token that it does not accept, such as an expired one.
         break_off: Names of files whose next answer ends half-way.
         sizes: Sizes that are claimed instead of the true ones.
         asked: Names of the files that were sent, and from which byte on.
@@ -31,6 +32,7 @@ class Hub:
     repo: str = REPO
     revision: str = REVISION
     gated: bool = False
+    refused: str = ""
     break_off: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     url: str = ""
@@ -78,7 +80,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.strip("/")
-            if hub.repo not in path:
+            if hub.refused and self.headers.get("Authorization") == f"Bearer {hub.refused}":
+                self._send(401, b"{}", {"X-Error-Message": 'User Access Token "t" is expired'})
+            elif hub.repo not in path:
                 self._refuse(404, "RepoNotFound")
             elif path.endswith("/auth-check"):
                 self._refuse(403, "GatedRepo") if hub.gated else self._send(200, b"{}", {})

@@ -1,5 +1,6 @@
 """What the doctor finds, good and bad, one fault at a time."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,8 +15,10 @@ import yaml
 from huggingface_hub import constants
 
 from crossflow.cli.main import main
+from crossflow.fetch import environment
 from crossflow.verify import doctor
 from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
+from hub_server import hub_of
 
 
 @pytest.fixture
@@ -284,7 +287,12 @@ def test_a_data_set_without_images_is_said(tree: Path) -> None:
     [
         (0, "", OK, "every stage is up to date"),
         (1, "", OK, "some stages have to run"),
-        (255, "ERROR: dvc.yaml is broken\nmore", NOTE, "`dvc status` fails (ERROR: dvc.yaml is broken): see"),
+        (
+            255,
+            "ERROR: dvc.yaml is broken\nmore",
+            NOTE,
+            "`dvc status` fails: no git repository is here: `git init`, or `dvc",
+        ),
         (None, "", NOTE, "`dvc status` takes more than 120 seconds"),
     ],
 )
@@ -302,3 +310,68 @@ def test_dvc_may_say_anything_but_fails_nothing(
     (finding,) = doctor.check_dvc()
     assert finding.level == level
     assert finding.found.startswith(found)
+    (tree / ".git").mkdir()
+    if status == 255:
+        (finding,) = doctor.check_dvc()
+        assert finding.found.startswith("`dvc status` fails: ERROR: dvc.yaml is broken; see ")
+
+
+_STALE = {
+    "ALL_PROXY": ("socks5://127.0.0.1:1080", "ALL_PROXY names a SOCKS proxy"),
+    "HTTPS_PROXY": ("ftp://127.0.0.1:1080", "HTTPS_PROXY names a proxy of the kind 'ftp'"),
+    "SSL_CERT_FILE": ("/absent.pem", "SSL_CERT_FILE names /absent.pem, which does not exist"),
+    "REQUESTS_CA_BUNDLE": ("/absent.pem", "REQUESTS_CA_BUNDLE names /absent.pem, which does not exist"),
+    "HF_TOKEN": ("hf_ä", "HF_TOKEN holds spaces or letters outside ASCII"),
+}
+
+
+@pytest.mark.parametrize("variable", _STALE)
+def test_a_variable_that_can_not_work_is_named_and_missed_only_where_something_is_fetched(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    value, found = _STALE[variable]
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    for study, level in (("mini", NOTE), ("real-sample", MISSING)):
+        findings = _of(_found(study), "environment")
+        assert {finding.level for finding in findings} == {level}
+        assert all(finding.found.startswith(found) for finding in findings)
+
+
+def test_a_token_that_the_hub_refuses_is_missed_before_a_model_is_fetched(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    study = doctor.parameters.read_study(config)
+    with hub_of(tree / "resources/mini-llava") as hub:
+        hub.refused = "hf_expired"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        for token, found in (("hf_expired", [MISSING]), ("hf_good", [])):
+            monkeypatch.setenv("HF_TOKEN", token)
+            assert [finding.level for finding in doctor.check_environment(config, study, offline=False)] == found
+        monkeypatch.setenv("HF_TOKEN", "hf_expired")
+        (finding,) = doctor.check_environment(config, study, offline=False)
+        assert finding.found.startswith("The hub refuses the token in HF_TOKEN")
+        assert not list(doctor.check_environment(config, study, offline=True))
+
+
+def test_a_folder_with_braces_is_missed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "a {b}").mkdir()
+    monkeypatch.chdir(tree / "a {b}")
+    (finding,) = doctor.check_folder()
+    assert finding.level == MISSING
+    assert finding.found.endswith(f"rename {tree / 'a {b}'}")
+
+
+def test_results_that_would_share_a_file_are_said(tree: Path) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "mini"}
+    models = config["models"]
+    models |= {"m": models["mini-llava"], "published-m": models["mini-llava"]}
+    config["studies"]["mini"]["models"] = ["m", "published-m"]
+    (finding,) = _of(list(examine(lambda: config, offline=True)), "params.yaml")
+    assert finding.level == MISSING
+    assert "two results would be the same file" in finding.found

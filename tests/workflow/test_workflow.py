@@ -81,7 +81,7 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     }
     assert [verdicts[claim] for claim in (1, 2, 4, 5)] == ["supported"] * 4
     assert (results / "explorer.html").stat().st_size < 25e6
-    log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava-w3-ChooseAttr.log"
+    log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava" / "w3" / "ChooseAttr.log"
     assert "noise floor" in log.read_text()
     assert "question/s" in log.read_text()
     assert log.with_suffix(".benchmark.tsv").is_file()

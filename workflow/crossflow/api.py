@@ -23,14 +23,21 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib import pyplot
-from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from crossflow.core.devices import take_device
 from crossflow.core.errors import BrokenQuestion, CrossflowError, faults_as_errors
+
+try:
+    from matplotlib import pyplot
+    from matplotlib.axes import Axes
+except ValueError as error:
+    raise CrossflowError(
+        "The variable MPLBACKEND names a backend of matplotlib that is not installed: install it, or unset it."
+    ) from error
+
+from crossflow.core.devices import take_device
 from crossflow.core.flows import PUBLISHED_FLOWS, SET_NAMES, Flow, parse_flow, require_centres, require_window
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion

@@ -19,9 +19,9 @@ rule answers:
         table=f"{RESULTS}/answers/{{model}}/{{category}}.parquet",
         skipped=f"{RESULTS}/answers/{{model}}/{{category}}.skipped.csv",
     log:
-        f"{LOGS}/answers/{{model}}-{{category}}.log",
+        f"{LOGS}/answers/{{model}}/{{category}}.log",
     benchmark:
-        f"{LOGS}/answers/{{model}}-{{category}}.benchmark.tsv"
+        f"{LOGS}/answers/{{model}}/{{category}}.benchmark.tsv"
     conda:
         GPU_ENV
     threads: device_threads()
@@ -52,9 +52,9 @@ rule knockout:
     output:
         f"{RESULTS}/knockout/{{model}}/w{{window}}/{{category}}.parquet",
     log:
-        f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.log",
+        f"{LOGS}/knockout/{{model}}/w{{window}}/{{category}}.log",
     benchmark:
-        f"{LOGS}/knockout/{{model}}-w{{window}}-{{category}}.benchmark.tsv"
+        f"{LOGS}/knockout/{{model}}/w{{window}}/{{category}}.benchmark.tsv"
     conda:
         GPU_ENV
     threads: device_threads()
@@ -92,9 +92,9 @@ rule logit_lens:
     output:
         f"{RESULTS}/lens/{{model}}/{{category}}.parquet",
     log:
-        f"{LOGS}/lens/{{model}}-{{category}}.log",
+        f"{LOGS}/lens/{{model}}/{{category}}.log",
     benchmark:
-        f"{LOGS}/lens/{{model}}-{{category}}.benchmark.tsv"
+        f"{LOGS}/lens/{{model}}/{{category}}.benchmark.tsv"
     conda:
         GPU_ENV
     threads: device_threads()

@@ -2,8 +2,8 @@
 
     python workflow/scripts/stage.py data|questions|answers|knockout|lens|figures|record
 
-snakemake decides what has to run; DVC keeps what comes out. Options for snakemake can be given in the variable
-CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
+dvc.yaml starts it by beside_dvc.py. snakemake decides what has to run; DVC keeps what comes out. Options for snakemake
+can be given in the variable CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
 """
 
 import os
@@ -81,7 +81,7 @@ def main(stage: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     if wanted[stage]:
         options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))
-        command = ["snakemake", "--cores", "all", *options, "--", *wanted[stage]]
+        command = [str(Path(sys.executable).with_name("snakemake")), "--cores", "all", *options, "--", *wanted[stage]]
         status = subprocess.run(command, check=False).returncode
         if status:
             return status

@@ -20,7 +20,7 @@ JOBS: Columns = {
     "started": Column(TEXT, words="When it began."),
     "seconds": Column(TEXT, words="How long it took, in seconds."),
     "device": Column(TEXT, words="The device of the model, for jobs that run one."),
-    "commit": Column(TEXT, words="The commit of this repository."),
+    "commit": Column(TEXT, words="The commit of this repository; nothing where the sources are in none."),
 }
 
 

@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = _chosen(argv)
     module, _, name = VERBS[chosen.verb].partition(":")
+    # Figures are files. A notebook's kernel leaves its own backend to the programs that it starts, which may lack it.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         function = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

@@ -38,14 +38,28 @@ def note(**facts: str) -> None:
     _notes.update(facts)
 
 
+_TREE = Path(__file__).resolve().parents[3]
+
+
 def _git(*command: str) -> str | None:
     """What git says about the sources; None where they are no checkout."""
-    folder = Path(__file__).parent
     try:
-        said = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True)
+        said = subprocess.run(["git", "-C", str(_TREE), *command], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.stdout.strip()
+    return said.stdout.rstrip("\n")
+
+
+def own_commit() -> tuple[str | None, bool | None]:
+    """The commit of this tree's own repository, and whether the sources have changed since.
+
+    None where the tree is in no repository. One around it is another project's: its commit says nothing of this code.
+    """
+    root = _git("rev-parse", "--show-toplevel")
+    if root is None or Path(root).resolve() != _TREE:
+        return None, None
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "workflow/crossflow")
+    return _git("rev-parse", "HEAD"), None if changed is None else bool(changed)
 
 
 def version_of(package: str) -> str | None:
@@ -72,14 +86,14 @@ class Job:
         Raises:
             CrossflowError: the file can not be written.
         """
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        commit, changed = own_commit()
         content = {
             "verb": self._verb,
             "options": self._options,
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 1),
-            "commit": _git("rev-parse", "HEAD"),
-            "sources_changed_since_commit": None if changed is None else bool(changed),
+            "commit": commit,
+            "sources_changed_since_commit": changed,
             "python": platform.python_version(),
             "machine": platform.machine(),
             "system": sys.platform,

@@ -18,6 +18,7 @@ import ijson
 from crossflow.core.errors import CrossflowError
 from crossflow.core.progress import progress_of
 from crossflow.core.records import Box, Question, SceneGraph, SceneObject, Step
+from crossflow.data.text import composed, composed_json
 
 
 def _find(root: Path, folder: str, name: str) -> Path:
@@ -40,6 +41,8 @@ def scenes_file(root: Path, split: str) -> Path:
 # The parser would turn it into a question mark.
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]|\\u")
+
 
 def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     """Stream the members of a JSON object; ``progress`` shows a bar over the file's bytes.
@@ -54,15 +57,18 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if _LONE_SURROGATE.search(content):
                     raise CrossflowError(f"{path} holds text that is none: one half of a pair of surrogates.")
+                ascii_only = _BEYOND_ASCII.search(content) is None
             file.seek(0)
             size = path.stat().st_size
             with progress_of(path.name, size, unit="B", shown=progress) as bar:
-                for member in ijson.kvitems(file, "", use_float=True):
+                for key, value in ijson.kvitems(file, "", use_float=True):
                     bar.update(file.tell() - bar.n)
-                    yield member
+                    yield (key, value) if ascii_only else (composed(key), composed_json(value))
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
+    except RecursionError as error:
+        raise CrossflowError(f"{path} is not as in GQA's layout: it is nested too deeply.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 

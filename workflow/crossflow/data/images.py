@@ -2,7 +2,8 @@
 
     <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
-A table of one's own has a folder of images, and an image's id is its file name.
+A table of one's own has a folder of images, and an image's id is its file name. Ids are composed
+text (`crossflow.data.text`); a file may be named in either form of Unicode.
 
 An image is shown as its EXIF orientation says, as browsers and cameras do. Where the data give the size of the image in
 which boxes are measured, the image must have the same shape, upright or as stored; if it has another scale, for example
@@ -16,12 +17,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box, ChosenQuestion
+from crossflow.data.text import composed
 
 # Pillow detects the format by content and would run Ghostscript on PostScript; a .jpg never justifies that.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
@@ -109,6 +112,16 @@ def fitted(question: ChosenQuestion, size: tuple[int, int]) -> ChosenQuestion:
     return replace(question, objects=objects, image_size=size)
 
 
+def image_file(folder: Path, name: PurePosixPath) -> Path:
+    """The file of an image in a folder, whose name may be written in either form of Unicode; it need not exist.
+
+    Raises:
+        OSError, ValueError: the file system does not accept the name.
+    """
+    forms = [folder / normalize(form, str(name)) for form in ("NFC", "NFD")]
+    return next((file for file in forms if file.exists()), forms[0])
+
+
 class Images:
     """The images of a data set, from a folder (if there is one) or a zip. A context manager.
 
@@ -125,7 +138,7 @@ class Images:
         self._folder = root if by_file else root / "images"
         self._suffix = "" if by_file else ".jpg"
         self._zip: zipfile.ZipFile | None = None
-        self._members: frozenset[str] = frozenset()
+        self._members: dict[str, str] = {}
         if self._folder.is_dir():
             return
         if by_file:
@@ -137,7 +150,7 @@ class Images:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE_ZIP as error:
             raise CrossflowError(f"{path} is not a readable zip, or is cut short ({error}).") from error
-        self._members = frozenset(self._zip.namelist())
+        self._members = {composed(name): name for name in self._zip.namelist()}
 
     def __enter__(self) -> "Images":
         return self
@@ -155,13 +168,15 @@ class Images:
         if self._zip is None:
             file = self._folder / path
             try:
+                file = image_file(self._folder, path)
                 with file.open("rb") as opened:
                     return str(file), _read_bounded(opened.read, str(file))
             except FileNotFoundError as error:
                 raise BrokenQuestion(f"the image {file} is missing") from error
             except (OSError, ValueError) as error:
                 raise BrokenQuestion(f"the image {file} can not be read ({error})") from error
-        member = next((member for member in (f"images/{name}", name) if member in self._members), None)
+        places = [composed(place) for place in (f"images/{name}", name)]
+        member = next((self._members[place] for place in places if place in self._members), None)
         if member is None:
             raise BrokenQuestion(f"the image {name} is missing from {self._zip.filename}")
         where = f"{self._zip.filename}/{member}"

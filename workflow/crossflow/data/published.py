@@ -21,6 +21,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenQuestion, SceneGraph, SceneObject
 from crossflow.data.categories import Rejection, attach_objects, classify
 from crossflow.data.gqa import NOT_AS_IN_GQA, parse_question, read_box
+from crossflow.data.text import composed
 
 FILES = {
     "ChooseAttr": "GQA_val_correct_question_with_choose_ChooseAttr.csv",
@@ -49,7 +50,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         CrossflowError: the file is missing, truncated or no CSV file, or lacks a column.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = composed(path.read_bytes().decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)

@@ -23,7 +23,8 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenObject, ChosenQuestion
 from crossflow.data.boxes import lies_outside
 from crossflow.data.gqa import NOT_AS_IN_GQA, read_box, read_text
-from crossflow.data.images import size_of
+from crossflow.data.images import image_file, size_of
+from crossflow.data.text import composed, composed_json
 
 NEEDED = ("question_id", "image", "question", "answer")
 OPTIONAL = ("category", "true_option", "false_option", "objects")
@@ -40,7 +41,7 @@ def _objects(text: str) -> tuple[ChosenObject, ...]:
     if not text:
         return ()
     try:
-        entries = json.loads(text)
+        entries = composed_json(json.loads(text))
         names = [read_text(entry, "name") for entry in entries]
         boxes = [read_box(entry) for entry in entries]
     except (*NOT_AS_IN_GQA, RecursionError) as error:
@@ -58,18 +59,19 @@ def _objects(text: str) -> tuple[ChosenObject, ...]:
 def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
     if None in row or None in row.values():
         raise _BadRow("it has not as many cells as the first line")
-    cells = {name: (value or "").strip() for name, value in row.items()}
+    cells = {name: composed(value or "").strip() for name, value in row.items()}
     if empty := [name for name in NEEDED if not cells[name]]:
         raise _BadRow(f"{empty[0]} is empty")
     image = PurePosixPath(cells["image"])
     if image.is_absolute() or ".." in image.parts:
         raise _BadRow(f"the image {image} does not lie in the folder")
     try:
-        there = (images / image).is_file()
+        file = image_file(images, image)
+        there = file.is_file()
     except (OSError, ValueError) as error:
         raise _BadRow(f"{image} is not the name of an image ({error})") from error
     if not there:
-        raise _BadRow(f"there is no image {images / image}")
+        raise _BadRow(f"there is no image {file}")
     category = cells.get("category") or DEFAULT_CATEGORY
     if not CATEGORY.fullmatch(category):
         raise _BadRow(f"the category {category!r} is not of letters, digits, - and _")
@@ -80,7 +82,7 @@ def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
         raise _BadRow(f"the true option {options[0]!r} is not the answer {cells['answer']!r}")
     if options[0] is not None and options[0] == options[1]:
         raise _BadRow(f"both options are {options[0]!r}")
-    objects, size = _objects(cells.get("objects", "")), size_of(images / image)
+    objects, size = _objects(cells.get("objects", "")), size_of(file)
     for chosen in objects:
         if size is not None and lies_outside(chosen.box, size):
             raise _BadRow(f"the box of {chosen.name!r} lies outside the image, which has {size[0]} x {size[1]} pixels")

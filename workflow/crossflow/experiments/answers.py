@@ -21,6 +21,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, write_csv, write_parquet
 from crossflow.data.chosen import read_chosen
+from crossflow.data.text import composed
 from crossflow.engine.greedy import Generated, generate
 from crossflow.engine.planning import announce
 from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries
@@ -47,7 +48,7 @@ class Answer(NamedTuple):
 
 def is_correct(generated: str, answer: str) -> bool:
     """The published rule: the whole generated text, stripped and lower-cased, equals the gold answer."""
-    return generated.strip().lower() == answer.strip().lower()
+    return composed(generated).strip().lower() == answer.strip().lower()
 
 
 def _stop_tokens(model: MultimodalModel) -> list[int]:

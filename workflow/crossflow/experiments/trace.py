@@ -15,6 +15,7 @@ from PIL import Image
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.data.boxes import lies_outside
+from crossflow.data.text import composed
 from crossflow.engine.edges import Edges
 from crossflow.engine.engines import ENGINES
 from crossflow.experiments.knockouts import Answered, knock_out
@@ -68,10 +69,11 @@ def own_question(
             raise CrossflowError(
                 f"The box {','.join(map(str, box))} lies outside the image, which has {size[0]} x {size[1]} pixels."
             )
+    question, names = composed(question), [composed(name) for name in names]
     named = zip(names or [""] * len(boxes), boxes, strict=True)
     objects = tuple(ChosenObject("object", str(number), name, box) for number, (name, box) in enumerate(named))
-    true_option, false_option = options or (None, None)
-    gold = answer or true_option or ""
+    true_option, false_option = map(composed, options) if options else (None, None)
+    gold = composed(answer or true_option or "")
     return ChosenQuestion(question, image_id, "", "", question, gold, true_option, false_option, objects, size)
 
 

@@ -16,6 +16,7 @@ from urllib3.util.retry import Retry
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file, replacing
 from crossflow.core.progress import progress_of
+from crossflow.fetch.environment import FILES, advice, require_sound
 from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
 
 CONNECTIONS = 8
@@ -42,7 +43,12 @@ class _SafeAdapter(HTTPAdapter):
 
 
 def new_session() -> requests.Session:
-    """A session for `CONNECTIONS` threads that retries transient errors with growing pauses."""
+    """A session for `CONNECTIONS` threads that retries transient errors with growing pauses.
+
+    Raises:
+        CrossflowError: see `crossflow.fetch.environment.require_sound`.
+    """
+    require_sound(FILES)
     session = requests.Session()
     retry = Retry(
         total=_TRIES,
@@ -177,8 +183,8 @@ def fetch_part(
                 ) from error
             except requests.RequestException as error:
                 raise CrossflowError(
-                    f"{remote.url} could not be reached ({type(error).__name__}): look at the network and run again, "
-                    "what was fetched is kept."
+                    f"{remote.url} could not be reached ({type(error).__name__}): {advice(remote.url, error, FILES)} "
+                    "and run again, what was fetched is kept."
                 ) from error
             except OSError as error:
                 raise CrossflowError(

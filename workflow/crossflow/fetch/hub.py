@@ -6,9 +6,10 @@ holds are not downloaded again.
 """
 
 import logging
+from http import HTTPStatus
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +24,7 @@ from huggingface_hub.utils.sha import git_hash
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import hash_file, write_json
 from crossflow.fetch.download import require_space
+from crossflow.fetch.environment import HUB, advice, require_sound, token_place
 from crossflow.fetch.sources import require_safe
 from crossflow.models.folder import PATTERNS, Manifest, ModelFile, cached_file, files_in, is_model_file, lacking
 
@@ -32,6 +34,7 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 log = logging.getLogger(__name__)
+_KEPT = "what was fetched is kept, run again"
 for client in ("httpx", "httpx2"):  # one log line per request is too much
     logging.getLogger(client).setLevel(logging.WARNING)
 
@@ -101,22 +104,53 @@ def write_manifest(repo: str, revision: str, output: Path) -> None:
     write_json(output, manifest._asdict() | {"files": files})
 
 
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def refused_token() -> str:
+    """What is said of a token that the hub refuses."""
+    return (
+        f"The hub refuses the token in {token_place()}, which has expired or is mistyped: take a new one from "
+        "https://huggingface.co/settings/tokens, or remove it, as public models need none"
+    )
+
+
+def _refused(error: HfHubHTTPError, repo: str, revision: str) -> str:
+    """What the hub's refusal of a model means, and what to do, in one sentence."""
+    page = f"https://huggingface.co/{repo}"
+    if error.response.status_code == HTTPStatus.UNAUTHORIZED and get_token():
+        return f"{refused_token()}."
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repo} asks you to accept its licence: do so at {page}, then log in by `hf auth login` or set HF_TOKEN."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {revision}; its revisions are listed at {page}/commits."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{repo} is not on the hub, or is private and asks for a login (HF_TOKEN)."
+    return f"{repo} could not be fetched ({_reason(error)}); {_KEPT}."
+
+
 def fetch(repo: str, revision: str) -> Manifest:
     """Download a model into the hub's cache and check it.
 
     Raises:
         CrossflowError: one sentence: no such repository or revision, a licence to accept first, too little disk space
-            (checked before downloading), no network, or a file that differs from the hub's.
+            (checked before downloading), no network, a variable of the environment that can not work, a refused token,
+            or a file that differs from the hub's.
     """
     require_safe(constants.ENDPOINT)
-    page = f"https://huggingface.co/{repo}"
+    require_sound(HUB)
+    unreached: Exception | None = None
     try:
         try:
             files: dict[str, RepoSibling] | None = _on_hub(repo, revision)
         except (OfflineModeIsEnabled, TransportError) as error:
             if isinstance(error, HfHubHTTPError):
                 raise
-            log.warning("the hub can not be reached (%s): what is in the cache is taken", type(error).__name__)
+            log.warning("the hub can not be reached (%s): what is in the cache is taken", _reason(error))
+            unreached = error
             files, folder = None, _local(repo, revision)
         if files is not None:
             if not any(name.endswith(".safetensors") for name in files):
@@ -125,23 +159,16 @@ def fetch(repo: str, revision: str) -> Manifest:
             needed = sum(file.size or 0 for file in absent)
             require_space(Path(constants.HF_HUB_CACHE), needed, repo, " Make room, or name another disk in HF_HOME.")
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=sorted(files)))
-    except GatedRepoError as error:
-        raise CrossflowError(
-            f"{repo} asks you to accept its licence: do so at {page}, then log in by `hf auth login` or set HF_TOKEN."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CrossflowError(
-            f"{repo} has no revision {revision}; its revisions are listed at {page}/commits."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CrossflowError(f"{repo} is not on the hub, or is private and asks for a login (HF_TOKEN).") from error
+    except HfHubHTTPError as error:
+        raise CrossflowError(_refused(error, repo, revision)) from error
     except LocalEntryNotFoundError as error:
+        offline = isinstance(unreached, OfflineModeIsEnabled)
+        what_to_do = "unset HF_HUB_OFFLINE" if offline else advice(constants.ENDPOINT, unreached or error, HUB)
         raise CrossflowError(
-            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached: run once with a "
-            "network."
+            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached "
+            f"({_reason(unreached or error)}): {what_to_do} and run once with a network."
         ) from error
     except (TransportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CrossflowError(f"{repo} could not be fetched ({reason}); what was fetched is kept, run again.") from error
+        raise CrossflowError(f"{repo} could not be fetched ({_reason(error)}); {_KEPT}.") from error
     names = sorted(files) if files is not None else _complete(folder)
     return Manifest(repo, revision, {name: _check(folder, name, (files or {}).get(name)) for name in names})

@@ -23,6 +23,7 @@ from crossflow.core.files import replacing
 from crossflow.core.progress import progress_of
 from crossflow.data.images import UNREADABLE_ZIP
 from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_size, require_space
+from crossflow.fetch.environment import FILES, advice
 from crossflow.fetch.sources import RemoteFile
 
 _TRIES = 3
@@ -58,7 +59,9 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
     except RangeNotSupported as error:
         raise NoRangesError from error
     except (RemoteIOError, requests.RequestException) as error:
-        raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
+        raise CrossflowError(
+            f"{remote.url} could not be reached ({error}): {advice(remote.url, error, FILES)}."
+        ) from error
     except (RemoteZipError, *UNREADABLE_ZIP) as error:
         raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
     # With overlapping or out-of-range members, the wrong bytes would be unpacked.

@@ -1,8 +1,11 @@
 """The result files of a study, by the stage that makes them. Nothing heavy is imported."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from crossflow.analysis.tables import EXPECTED, SUMMARIES, Summary
+from crossflow.core.errors import CrossflowError
 from crossflow.figures.kinds import figures_of
 from crossflow.study.parameters import Study
 
@@ -17,8 +20,28 @@ def summaries(study: Study) -> dict[str, Summary]:
     return {name: summary for name, summary in SUMMARIES.items() if study.lens or "lens" not in summary.needs}
 
 
+def _require_own_names(study: Study, files: Iterable[str]) -> None:
+    """Refuse a study of which two results would have one file.
+
+    Raises:
+        CrossflowError: they would, if only where letters differ in case alone, as on most disks of macOS.
+    """
+    seen: set[str] = set()
+    for file in files:
+        if file.lower() in seen:
+            raise CrossflowError(
+                f"params.yaml, studies.{study.name}: two results would be the same file, {file} (upper and lower case "
+                "are one on many disks): rename one of the models or categories."
+            )
+        seen.add(file.lower())
+
+
 def result_files(study: Study) -> dict[str, list[str]]:
-    """All result files of a study: stage -> files, in the order of the stages."""
+    """All result files of a study: stage -> files, in the order of the stages.
+
+    Raises:
+        CrossflowError: two of them would be one file, because of the names of models and categories.
+    """
     results = f"results/{study.name}"
     categories, models = study.categories, study.models
     figures = figures_of([*study.flows, *study.controls], study.windows, study.lens).values()
@@ -41,7 +64,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
         for stage, found in folders.items()
     }
     tables = [table for summary in summaries(study).values() for table in summary.tables]
-    return {
+    files = {
         "data": [f"{results}/hashes.json"],
         **by_category,
         "summary": [*(f"{results}/summary/{table}.csv" for table in tables), f"{results}/metrics.json"],
@@ -52,6 +75,8 @@ def result_files(study: Study) -> dict[str, list[str]]:
         "record": [f"{results}/provenance.json"]
         + [f"{results}/provenance/{table}.html" for table in ("facts", "times")],
     }
+    _require_own_names(study, chain.from_iterable(files.values()))
+    return files
 
 
 def record_of(result: str) -> str:

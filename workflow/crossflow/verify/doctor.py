@@ -11,12 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from safetensors import SafetensorError, safe_open
 
 from crossflow.core.errors import CrossflowError
@@ -25,14 +26,14 @@ from crossflow.core.provenance import version_of
 from crossflow.data.images import Images
 from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
-from crossflow.fetch import hub
+from crossflow.fetch import environment, hub
 from crossflow.fetch.download import new_session
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
 from crossflow.models.loading import read_outline
 from crossflow.models.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models.model import DTYPES, ModelSettings, outline_of
-from crossflow.study import inputs, parameters
+from crossflow.study import inputs, parameters, results
 from crossflow.study.parameters import Study
 from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
@@ -178,6 +179,8 @@ def _reachable(url: str) -> str | None:
             answer = session.head(url, timeout=_SECONDS, allow_redirects=True)
     except requests.RequestException as error:
         return type(error).__name__
+    except CrossflowError:
+        return "see environment"
     return None if answer.ok else f"the server says {answer.status_code}"
 
 
@@ -273,6 +276,49 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
             yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
 
 
+def _uncached(config: Mapping[str, Any], study: Study) -> list[str]:
+    """Models of a study that the run would fetch from the hub."""
+    entries = {slug: config["models"][slug] for slug in study.models}
+    return [
+        slug
+        for slug, entry in entries.items()
+        if "repo" in entry and hub.cached_folder(entry["repo"], entry["revision"]) is None
+    ]
+
+
+def _token_is_refused() -> bool:
+    """Whether the hub refuses the token that is set; False where it can not be asked."""
+    if not (token := get_token()):
+        return False
+    try:
+        with new_session() as session:
+            session.mount("https://", requests.adapters.HTTPAdapter(max_retries=0))
+            page, sent = f"{constants.ENDPOINT}/api/whoami-v2", {"Authorization": f"Bearer {token}"}
+            return session.get(page, headers=sent, timeout=_SECONDS).status_code == HTTPStatus.UNAUTHORIZED
+    except (requests.RequestException, CrossflowError):
+        return False
+
+
+def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
+    """Variables by which no server can be reached, which matters where the run fetches something."""
+    needed = [
+        *([environment.FILES] if _unfetched(config, study, read_sources(Path(TABLE))) else []),
+        *([environment.HUB] if _uncached(config, study) else []),
+    ]
+    missing = environment.faults(*needed)
+    for fault in environment.faults(environment.FILES, environment.HUB):
+        yield Finding(MISSING if fault in missing else NOTE, "environment", fault)
+    if environment.HUB in needed and not missing and not offline and _token_is_refused():
+        yield Finding(MISSING, "environment", hub.refused_token())
+
+
+def check_folder() -> Iterator[Finding]:
+    """A folder in which snakemake can not work."""
+    here = Path.cwd()
+    if set(str(here)) & set("{}"):
+        yield Finding(MISSING, "folder", f"snakemake takes braces in a folder's name for wildcards: rename {here}")
+
+
 def check_leftovers() -> Iterator[Finding]:
     """A lock left by a killed snakemake."""
     locks = Path(".snakemake/locks")
@@ -296,8 +342,13 @@ def check_dvc() -> Iterator[Finding]:
     if ran.returncode in (0, 1):  # 1: a stage has to run
         yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
     else:
-        said = (ran.stderr.strip() or "no reason given").splitlines()[0]
-        yield Finding(NOTE, "dvc", f"`dvc status` fails ({said}): see `dvc status --verbose`")
+        here = Path.cwd()
+        if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+            hint = "no git repository is here: `git init`, or `dvc config --local core.no_scm true`"
+        else:
+            said = (ran.stderr.strip() or "no reason given").splitlines()[0]
+            hint = f"{said}; see `dvc status --verbose`"
+        yield Finding(NOTE, "dvc", f"`dvc status` fails: {hint}")
 
 
 def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
@@ -309,12 +360,8 @@ def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
             whole = source.bytes or 0
             full = config["datasets"][study.dataset].get("images") == "full" or study.number == "all"
             fetched += whole if full else min(whole, int(study.number) * len(study.categories) * IMAGE)
-    weights = 0
-    for slug in study.models:
-        entry = config["models"][slug]
-        if "repo" in entry and hub.cached_folder(entry["repo"], entry["revision"]) is None:
-            sizes = outline_of(true_config(slug), torch.float16) if slug in TRUE_SIZES else None
-            weights += sizes.weights if sizes is not None else 0
+    outlines = [outline_of(true_config(slug), torch.float16) for slug in _uncached(config, study) if slug in TRUE_SIZES]
+    weights = sum(outline.weights for outline in outlines if outline is not None)
     needed = {Path("results") / study.name: RESULTS, Path("data"): fetched}
     return needed | ({Path(constants.HF_HUB_CACHE): weights} if weights else {})
 
@@ -341,6 +388,7 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
     def check_parameters() -> Iterator[Finding]:
         config = read()
         study = parameters.read_study(config)
+        results.result_files(study)
         known.append((config, study))
         counts = f"{len(study.models)} models, {len(study.categories)} categories"
         yield Finding(OK, "params.yaml", f"study {study.name}: {counts}")
@@ -348,7 +396,9 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
     yield from attempt("packages", check_packages)
     yield from attempt("device", check_device)
     yield from attempt("params.yaml", check_parameters)
+    yield from attempt("folder", check_folder)
     for config, study in known:
+        yield from attempt("environment", partial(check_environment, config, study, offline))
         yield from attempt("data", partial(check_data, config, study, offline))
         for slug in study.models:
             yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))

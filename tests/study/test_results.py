@@ -1,0 +1,53 @@
+"""The result files of a study: each has a name of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crossflow.core.errors import CrossflowError
+from crossflow.study.parameters import read_study
+from crossflow.study.results import result_files
+
+
+@pytest.fixture
+def config(repo: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((repo / "params.yaml").read_text())
+    loaded["datasets"]["own"] = {"kind": "table", "file": "own.csv", "pictures": "pictures"}
+    return loaded
+
+
+def _files(config: dict[str, Any], models: list[str], categories: list[str]) -> list[str]:
+    model = config["models"]["mini-llava"]
+    study = {"dataset": "own", "models": models, "categories": categories, "flows": ["question->last"]}
+    named = config | {"study": "s", "studies": {"s": study}, "models": dict.fromkeys(models, model)}
+    return [file for files in result_files(read_study(named)).values() for file in files]
+
+
+def test_every_result_of_the_shipped_studies_has_a_name_of_its_own(config: dict[str, Any]) -> None:
+    for name in config["studies"]:
+        files = [file for files in result_files(read_study(config | {"study": name})).values() for file in files]
+        assert len(files) == len(set(files))
+
+
+@pytest.mark.parametrize(
+    ("models", "categories", "shared"),
+    [
+        (["mini", "mini-llava"], ["llava-side", "side"], "figures/examples-mini-llava-side.pdf"),
+        (["m", "published-m"], ["side"], "figures/logit-lens-published-m.pdf"),
+        (["m"], ["side", "Side"], "questions/Side.csv"),
+    ],
+)
+def test_names_that_make_one_file_name_are_refused(
+    config: dict[str, Any], models: list[str], categories: list[str], shared: str
+) -> None:
+    with pytest.raises(CrossflowError, match=f"studies.s: two results would be the same file, results/s/{shared} "):
+        _files(config, models, categories)
+    for name in models:
+        assert _files(config, [name], categories[:1])
+
+
+def test_models_and_categories_whose_names_only_look_alike_are_told_apart(config: dict[str, Any]) -> None:
+    files = _files(config, ["mini", "mini-llava"], ["llava-side", "other"])
+    assert len(files) == len(set(files))
