@@ -44,7 +44,7 @@ def _no_cpu_memory() -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nGPU 0 has"), DEVICE),
         (
             torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be"),
-            "The device failed (CUDA error: unspecified launch failure); what was finished is kept, run again.",
+            "The device failed (CUDA error: unspecified launch failure); finished work is kept: run again.",
         ),
         (MemoryError(), MACHINE),
         (None, MACHINE),

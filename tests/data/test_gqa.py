@@ -64,15 +64,15 @@ def test_only_the_asked_scene_graphs_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps({"1": RECORD})[:-9], "is not valid JSON, or is cut short"),
+        (json.dumps({"1": RECORD})[:-9], "is invalid or truncated JSON"),
         ("", "is not a JSON object"),
         ("[]", "is not a JSON object"),
-        ('{"1": {}, "1": {}}', "question 1 is not as in GQA's layout"),
-        (json.dumps({"1": RECORD})[:-1] + ', "1": {}}', "holds question 1 twice"),
-        (json.dumps({"1": {**RECORD, "semantic": None}}), "question 1 is not as in GQA's layout"),
+        ('{"1": {}, "1": {}}', "question 1 does not have GQA's form"),
+        (json.dumps({"1": RECORD})[:-1] + ', "1": {}}', "contains question 1 twice"),
+        (json.dumps({"1": {**RECORD, "semantic": None}}), "question 1 does not have GQA's form"),
         (json.dumps({"1": {**RECORD, "answer": None}}), "question 1 .*answer is None, expected text"),
         (json.dumps({"1": {**RECORD, "types": {}}}), "question 1 .*detailed"),
-        (json.dumps({"1": RECORD}) + "]", "is not valid JSON, or is cut short"),
+        (json.dumps({"1": RECORD}) + "]", "is invalid or truncated JSON"),
     ],
 )
 def test_a_broken_questions_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -135,7 +135,7 @@ def test_a_image_that_can_not_be_used_breaks_one_question(images_root: Path, ima
 def test_a_image_id_can_not_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "secret.jpg").write_bytes(_jpeg())
-    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="not the name of a file"):
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="not a valid file name"):
         images.open("../secret")
 
 
@@ -208,7 +208,7 @@ def test_a_corrupt_member_of_a_zip_breaks_one_question(tmp_path: Path) -> None:
 
 
 def test_a_truncated_zip_and_an_absent_one_are_errors_of_the_study(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="holds neither images/ nor images.zip"):
+    with pytest.raises(CrossflowError, match="contains neither images/ nor images.zip"):
         Images(tmp_path)
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("images/1.jpg", _jpeg())

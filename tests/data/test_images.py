@@ -131,7 +131,7 @@ def test_sixteen_bits_are_read_as_eight(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_an_image_whose_white_is_unknown_is_not_used(tmp_path: Path, kind: type) -> None:
     Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / "1.tif")
-    with pytest.raises(BrokenQuestion, match=r"1\.tif has 32-bit numbers, of which none is known to be white"):
+    with pytest.raises(BrokenQuestion, match=r"1\.tif has 32-bit values without a known white point"):
         Images(tmp_path, by_file=True).open("1.tif")
 
 

@@ -178,7 +178,7 @@ def test_two_boxes_of_one_object_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="set.csv, line 4: question 0012 comes a second time"):
+    with pytest.raises(CrossflowError, match="set.csv, line 4: question 0012 appears a second time"):
         _read(tmp_path, "QueryAttr", _row("QueryAttr"), _row("QueryAttr"))
 
 
@@ -198,7 +198,7 @@ def test_a_lacking_column_is_named(column: str, tmp_path: Path) -> None:
         (b"<html>404</html>\n", "set.csv is no published question set"),
         (b"question_id\xff", "set.csv can not be read .*utf-8"),
         (HEADERS["QueryAttr"].encode() + b"\n", "set.csv holds no question"),
-        (HEADERS["QueryAttr"].encode() + b'\n"1"2,\n', "set.csv, line 2 is not as in a CSV file"),
+        (HEADERS["QueryAttr"].encode() + b'\n"1"2,\n', "set.csv, line 2 is invalid or truncated CSV"),
         (HEADERS["QueryAttr"].replace("captions", "answer").encode() + b"\n", "the columns answer once"),
     ],
 )
@@ -285,7 +285,7 @@ def test_half_a_source_of_questions_is_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _questions(tmp_path, *options) == 1
-    assert "Questions come from --root with --split, from --table" in capsys.readouterr().err
+    assert "Name the questions by --root and --split, by --table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--root", ".", "--split", "val_balanced", "--published", "QueryAttr.csv"]])
@@ -293,7 +293,7 @@ def test_no_source_of_questions_or_two_are_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _questions(tmp_path, *options) == 1
-    assert "Questions come from --root with --split, from --table" in capsys.readouterr().err
+    assert "Name the questions by --root and --split, by --table" in capsys.readouterr().err
 
 
 def _write_split(root: Path, questions: dict[str, Any], scenes: dict[str, Any] | None = None) -> None:

@@ -155,13 +155,13 @@ def test_logits_are_fp32_in_half_precision_too(folders: dict[str, Path]) -> None
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="holds no config.json"):
+    with pytest.raises(CrossflowError, match="has no config.json"):
         _load(tmp_path)
 
 
 def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
     _edit(folder / "config.json", model_type="mllama", architectures=["MllamaForConditionalGeneration"])
-    with pytest.raises(CrossflowError, match="type 'mllama'; known are llava, llava_next"):
+    with pytest.raises(CrossflowError, match="type 'mllama' are not supported; choose from llava, llava_next"):
         _load(folder)
 
 
@@ -177,7 +177,7 @@ def test_missing_weights_are_refused_and_never_made_up(folder: Path) -> None:
     name = next(name for name in weights if name.endswith("down_proj.weight"))
     del weights[name]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CrossflowError, match=r"lacks 1 weights, the first is .*down_proj\.weight"):
+    with pytest.raises(CrossflowError, match=r"lacks 1 weights, the first of which is .*down_proj\.weight"):
         _load(folder)
 
 

@@ -133,7 +133,7 @@ def test_a_question_that_the_template_changes_is_broken() -> None:
         return plain(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
 
     processor = processor_of(VICUNA.tokenizer, chat_template="given", apply_chat_template=shouting)
-    with pytest.raises(BrokenQuestion, match="not found exactly once"):
+    with pytest.raises(BrokenQuestion, match="does not contain the question's text exactly once"):
         render("chat-template", "Is it red?", processor)
 
 

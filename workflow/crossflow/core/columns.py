@@ -8,9 +8,9 @@ every start.
 from typing import NamedTuple
 
 TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
-"""What a cell holds: text; a whole number, empty where there is none; a number with ten significant digits, past which
-machines may differ, empty for NaN; a number of which only the size is told, by one digit; true or false; a list of
-whole numbers (parquet only)."""
+"""What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
+machines), empty for NaN; a number of which one digit gives the size; true or false; a list of whole numbers (parquet
+only)."""
 
 
 class Column(NamedTuple):
@@ -18,7 +18,7 @@ class Column(NamedTuple):
 
     Attributes:
         kind: What its cells hold.
-        words: What they mean, with the unit. The documentation shows it; it belongs to no code version.
+        words: What they mean, with the unit. The documentation shows it; it does not affect code versions.
     """
 
     kind: str

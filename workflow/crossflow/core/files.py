@@ -30,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("ab") as lock:
             if not take(lock):
-                raise CrossflowError(f"{path} is being written by another run: wait for it, or stop it, and run again.")
+                raise CrossflowError(
+                    f"{path} is being written by another run: wait for that run or stop it, then run again."
+                )
             try:
                 yield temporary
                 with temporary.open("rb+") as file:

@@ -1,6 +1,6 @@
 """Versions, machine and time behind each result: written by the job beside its results; never a reason to rerun.
 
-What determines the numbers stands in the tables' own metadata; this is the rest.
+The tables' own metadata hold what determines the numbers; this is the rest.
 """
 
 import json
@@ -28,7 +28,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-"""Those whose versions are recorded, where they are installed."""
+"""Packages whose versions are recorded if they are installed."""
 
 _notes: dict[str, Any] = {}
 
@@ -39,7 +39,7 @@ def note(**facts: str) -> None:
 
 
 def _git(*command: str) -> str | None:
-    """What git says about the sources; None where they are no checkout."""
+    """What git says about the sources; None if they are not a checkout."""
     folder = Path(__file__).parent
     try:
         said = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True)
@@ -49,7 +49,7 @@ def _git(*command: str) -> str | None:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -57,7 +57,7 @@ def version_of(package: str) -> str | None:
 
 
 class Job:
-    """One run of a verb, from now on."""
+    """The record of one run of a verb, which starts now."""
 
     def __init__(self, verb: str, options: Sequence[str]) -> None:
         self._verb = verb

@@ -70,8 +70,8 @@ class ChosenObject:
 class ChosenQuestion:
     """A question with its objects.
 
-    The options are None where it offers none; ``image_size`` (width, height) is that of the image in which the boxes
-    are given, None where the data do not say.
+    The options are None if it offers none; ``image_size`` (width, height) is that of the image in which the boxes are
+    given, None if the data do not give it.
     """
 
     question_id: str

@@ -24,7 +24,9 @@ def _find(root: Path, folder: str, name: str) -> Path:
     for path in (root / folder / name, root / name):
         if path.is_file():
             return path
-    raise CrossflowError(f"{root} holds neither {folder}/{name} nor {name}: a data set in GQA's layout was expected.")
+    raise CrossflowError(
+        f"{root} contains neither {folder}/{name} nor {name}; a data set in GQA's layout was expected."
+    )
 
 
 def questions_file(root: Path, split: str) -> Path:
@@ -50,10 +52,10 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     try:
         with path.open("rb") as file:
             if file.read(64).lstrip()[:1] != b"{":
-                raise CrossflowError(f"{path} is not a JSON object as in GQA's layout.")
+                raise CrossflowError(f"{path} is not a JSON object, as GQA's layout requires.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if _LONE_SURROGATE.search(content):
-                    raise CrossflowError(f"{path} holds text that is none: one half of a pair of surrogates.")
+                    raise CrossflowError(f"{path} contains invalid text: an unpaired surrogate.")
             file.seek(0)
             size = path.stat().st_size
             with progress_of(path.name, size, unit="B", shown=progress) as bar:
@@ -62,7 +64,7 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
                     yield member
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
-        raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
+        raise CrossflowError(f"{path} is invalid or truncated JSON ({reason}).") from error
     except (OSError, UnicodeDecodeError) as error:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 
@@ -83,7 +85,7 @@ def read_text(record: Any, key: str) -> str:
 
 def _read_numbers(values: list[Any]) -> tuple[int, ...]:
     if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise TypeError(f"{values!r} is no list of whole numbers")
+        raise TypeError(f"{values!r} is not a list of whole numbers")
     return tuple(values)
 
 
@@ -128,12 +130,12 @@ def read_questions(root: Path, split: str, *, progress: bool = False) -> Iterato
     seen: set[str] = set()
     for question_id, record in _stream(path, progress):
         if question_id in seen:
-            raise CrossflowError(f"{path} holds question {question_id} twice.")
+            raise CrossflowError(f"{path} contains question {question_id} twice.")
         seen.add(question_id)
         try:
             yield parse_question(question_id, record)
         except NOT_AS_IN_GQA as error:
-            raise CrossflowError(f"{path}: question {question_id} is not as in GQA's layout ({error!r}).") from error
+            raise CrossflowError(f"{path}: question {question_id} does not have GQA's form ({error!r}).") from error
 
 
 def _size(record: Any) -> tuple[int, int] | None:
@@ -171,6 +173,6 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
                 scenes[image_id] = _scene(image_id, record)
             except NOT_AS_IN_GQA as error:
                 raise CrossflowError(
-                    f"{path}: the scene graph of {image_id} is not as in GQA's layout ({error!r})."
+                    f"{path}: the scene graph of {image_id} does not have GQA's form ({error!r})."
                 ) from error
     return scenes

@@ -61,20 +61,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         wrong = [column for column in needed if columns.count(column) != 1]
         if wrong:
             raise CrossflowError(
-                f"{path} is no published question set: it must have the columns {', '.join(wrong)} once."
+                f"{path} is not a published question set: it must have each of the columns {', '.join(wrong)} once."
             )
         line = reader.line_num + 1
         for row in reader:
             # An extra cell has no column; a column without a cell is None.
             if None in row or None in row.values():
-                raise CrossflowError(f"{path}, line {line}: {len(columns)} cells were expected; is the file cut short?")
+                raise CrossflowError(f"{path}, line {line}: {len(columns)} cells were expected; is the file truncated?")
             yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CrossflowError(f"{path}, line {line} is not as in a CSV file, or is cut short ({error}).") from error
+        raise CrossflowError(f"{path}, line {line} is invalid or truncated CSV ({error}).") from error
     # A truncated last number still leaves the row with all its cells.
     if not text.endswith("\n"):
-        raise CrossflowError(f"{path} is cut short: its last line has no end.")
+        raise CrossflowError(f"{path} is truncated: its last line has no end.")
 
 
 def _program(text: str) -> Any:
@@ -119,9 +119,9 @@ def _chosen(row: dict[str, str], category: str) -> ChosenQuestion:
     result = classify(question)
     chosen = result if isinstance(result, Rejection) else attach_objects(result, scene)
     if isinstance(chosen, Rejection):
-        raise ValueError(f"it is not of {category}: {chosen.reason}")
+        raise ValueError(f"it does not belong to {category}: {chosen.reason}")
     if chosen.category != category:
-        raise ValueError(f"it is of {chosen.category}, not of {category}")
+        raise ValueError(f"it belongs to {chosen.category}, not to {category}")
     unnamed = scene.objects.keys() - {entry.id for entry in chosen.objects}
     if unnamed:
         raise ValueError(f"its program does not name its object {', '.join(sorted(unnamed))}")
@@ -142,13 +142,13 @@ def read_published(path: Path, category: str) -> list[ChosenQuestion]:
     for line, row in _rows(path):
         question_id = row["question_id"]
         if question_id in chosen:
-            raise CrossflowError(f"{path}, line {line}: question {question_id} comes a second time.")
+            raise CrossflowError(f"{path}, line {line}: question {question_id} appears a second time.")
         try:
             chosen[question_id] = _chosen(row, category)
         except ValueError as error:
-            raise CrossflowError(f"{path}, line {line}: question {question_id} can not be used, {error}.") from error
+            raise CrossflowError(f"{path}, line {line}: question {question_id} can not be used: {error}.") from error
     if not chosen:
-        raise CrossflowError(f"{path} holds no question.")
+        raise CrossflowError(f"{path} contains no question.")
     return list(chosen.values())
 
 
@@ -163,14 +163,14 @@ def find_published(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         files = [path / name for name in named if (path / name).is_file()] if path.is_dir() else [path]
         if not files:
-            raise CrossflowError(f"{path} holds no published question set: for example {FILES['ChooseAttr']}.")
+            raise CrossflowError(f"{path} contains no published question set, such as {FILES['ChooseAttr']}.")
         for file in files:
             if file.name not in named:
                 raise CrossflowError(
-                    f"{file} does not tell its category: a name as published or {{category}}.csv was expected."
+                    f"The name of {file} does not give its category; name it as published, or {{category}}.csv."
                 )
             category = named[file.name]
             if category in found:
-                raise CrossflowError(f"{found[category]} and {file} are both of {category}: name one of them.")
+                raise CrossflowError(f"{found[category]} and {file} both contain {category}: give one of them.")
             found[category] = file
     return found

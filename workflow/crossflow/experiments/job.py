@@ -164,8 +164,8 @@ def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str)
     answered = metadata.get("prompt_text", prompt)
     if answered != prompt:
         raise CrossflowError(
-            f"The answers in {answers} were given to the prompt {answered!r}, but now the model's template writes "
-            f"{prompt!r}: make the template independent of the day and the machine, and answer again."
+            f"The answers in {answers} were given to the prompt {answered!r}, but the model's template now writes "
+            f"{prompt!r}: make the template independent of date and machine, and answer again."
         )
 
 
@@ -183,8 +183,8 @@ def require_same_clean_run(question_id: str, answered: float, now: float, dtype:
     """
     if not abs(now - answered) <= ROUNDING[dtype]:
         raise CrossflowError(
-            f"Question {question_id}: its answer had the probability {answered:.4f} when it was given and now has "
-            f"{now:.4f}: the prompt, the image or the model is not the same any more; answer again."
+            f"Question {question_id}: its answer had the probability {answered:.4f}, and now has "
+            f"{now:.4f}: the prompt, the image or the model has changed; answer again."
         )
 
 
@@ -197,6 +197,6 @@ def still_usable(given: Given, question: ChosenQuestion) -> Prepared:
     (prepared,) = given
     if isinstance(prepared, BrokenQuestion):
         raise CrossflowError(
-            f"Question {question.question_id} was answered but can not be used any more: {prepared}."
+            f"Question {question.question_id} was answered before but is no longer usable: {prepared}."
         ) from prepared
     return prepared

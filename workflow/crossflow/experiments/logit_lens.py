@@ -85,8 +85,8 @@ def hidden_states(
         full_forward(model, prepared, Plain())
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
-            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were seen; the answer "
-            "can not be tracked."
+            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were recorded; the "
+            "logit lens can not be read."
         )
     return torch.stack(states)
 

@@ -80,7 +80,7 @@ def require_size(remote: RemoteFile, size: int) -> None:
     """
     if remote.bytes is not None and size != remote.bytes:
         raise CrossflowError(
-            f"{remote.url} has {size} bytes where {TABLE} says {remote.bytes}: it is cut short, or another version."
+            f"{remote.url} has {size} bytes, but {TABLE} says {remote.bytes}: it is truncated, or another version."
         )
 
 
@@ -168,21 +168,21 @@ def fetch_part(
                 failures = 0 if part.stat().st_size > before else failures + 1
                 if failures >= _TRIES:
                     raise CrossflowError(
-                        f"{remote.url} breaks off again and again; what was fetched is kept, run again later."
+                        f"The connection to {remote.url} keeps breaking; the partial download is kept: run again later."
                     ) from error
                 time.sleep(_BACKOFF * 2**failures)
             except requests.HTTPError as error:
                 raise CrossflowError(
-                    f"{remote.url} could not be fetched: the server says {error.response.status_code}."
+                    f"{remote.url} could not be fetched: the server answers {error.response.status_code}."
                 ) from error
             except requests.RequestException as error:
                 raise CrossflowError(
-                    f"{remote.url} could not be reached ({type(error).__name__}): look at the network and run again, "
-                    "what was fetched is kept."
+                    f"{remote.url} could not be reached ({type(error).__name__}): check the network and run again; "
+                    "the partial download is kept."
                 ) from error
             except OSError as error:
                 raise CrossflowError(
-                    f"{part} could not be written ({error.strerror or error}); what was fetched is kept, run again."
+                    f"{part} could not be written ({error.strerror or error}); the partial download is kept: run again."
                 ) from error
 
 
@@ -204,7 +204,7 @@ def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> Non
     if remote.sha256 not in (None, found):
         part.unlink()
         raise CrossflowError(
-            f"{remote.url}: what was fetched has the SHA-256 {found}, {TABLE} says {remote.sha256}; it was removed."
+            f"{remote.url}: the download has SHA-256 {found}, but {TABLE} says {remote.sha256}; it was deleted."
         )
     part.replace(path)
 
@@ -226,8 +226,8 @@ def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, r
     if known[:1] == [origin] and known[1:] != [f"{found}  {name}"]:
         fetched.unlink()
         raise CrossflowError(
-            f"{origin[2:]}: what was fetched has the SHA-256 {found}, which is not that of the first time in {record}; "
-            "it was removed. Delete that record to accept it."
+            f"{origin[2:]}: the download has SHA-256 {found}, which differs from the first download's in {record}; it "
+            "was deleted. Delete that record to accept the new file."
         )
     if known[:1] != [origin]:
         with replacing(record) as temporary:

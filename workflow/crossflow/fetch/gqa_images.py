@@ -71,9 +71,9 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
     for image_id in image_ids:
         name = f"{image_id}.jpg"
         if Path(name).name != name or _name(image_id) not in directory:
-            log.warning("%s holds no image %s", remote.url, image_id)
+            log.warning("%s does not contain the image %s", remote.url, image_id)
         elif max(directory[_name(image_id)].packed, directory[_name(image_id)].size) > LARGEST_IMAGE:
-            log.warning("%s: the image %s is far too large, it is left out", remote.url, image_id)
+            log.warning("%s: leaving out the image %s, which is far too large", remote.url, image_id)
         elif not (parts / name).exists():
             missing[_name(image_id)] = directory[_name(image_id)]
     kept = archive.stat().st_size if archive.exists() else 0
@@ -115,7 +115,7 @@ def fetch_images(
             try:
                 _fetch_needed(session, remote, root, absent)
             except NoRangesError:
-                log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
+                log.warning("%s: the server does not send parts of files; fetching the whole zip", remote.url)
                 fetch_file(session, remote, archive)
         inside = _inside(archive)
     return [

@@ -61,7 +61,7 @@ def _check(folder: Path, name: str, file: RepoSibling | None) -> ModelFile:
     path = folder / name
     found = ModelFile(path.stat().st_size, hash_file(path))
     if file is not None and not _is_as_on_hub(path, found, file):
-        raise CrossflowError(f"{path} is not the file that the hub has: delete {path.resolve()} and run again.")
+        raise CrossflowError(f"{path} differs from the hub's file: delete {path.resolve()} and run again.")
     return found
 
 
@@ -116,32 +116,34 @@ def fetch(repo: str, revision: str) -> Manifest:
         except (OfflineModeIsEnabled, TransportError) as error:
             if isinstance(error, HfHubHTTPError):
                 raise
-            log.warning("the hub can not be reached (%s): what is in the cache is taken", type(error).__name__)
+            log.warning("the hub can not be reached (%s): using the cache", type(error).__name__)
             files, folder = None, _local(repo, revision)
         if files is not None:
             if not any(name.endswith(".safetensors") for name in files):
-                raise CrossflowError(f"{repo} has no safetensors at revision {revision}; nothing else is read.")
+                raise CrossflowError(f"{repo} has no safetensors at revision {revision}; other weights are not read.")
             absent = [file for name, file in files.items() if cached_file(repo, revision, name) is None]
             needed = sum(file.size or 0 for file in absent)
-            require_space(Path(constants.HF_HUB_CACHE), needed, repo, " Make room, or name another disk in HF_HOME.")
+            require_space(
+                Path(constants.HF_HUB_CACHE), needed, repo, " Free some space, or set HF_HOME to another disk."
+            )
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=sorted(files)))
     except GatedRepoError as error:
         raise CrossflowError(
-            f"{repo} asks you to accept its licence: do so at {page}, then log in by `hf auth login` or set HF_TOKEN."
+            f"{repo} asks you to accept its licence: do so at {page}, then run `hf auth login` or set HF_TOKEN."
         ) from error
     except RevisionNotFoundError as error:
         raise CrossflowError(
             f"{repo} has no revision {revision}; its revisions are listed at {page}/commits."
         ) from error
     except RepositoryNotFoundError as error:
-        raise CrossflowError(f"{repo} is not on the hub, or is private and asks for a login (HF_TOKEN).") from error
+        raise CrossflowError(f"{repo} is not on the hub, or is private and needs a login (HF_TOKEN).") from error
     except LocalEntryNotFoundError as error:
         raise CrossflowError(
-            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached: run once with a "
-            "network."
+            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached: run once with "
+            "network access."
         ) from error
     except (TransportError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CrossflowError(f"{repo} could not be fetched ({reason}); what was fetched is kept, run again.") from error
+        raise CrossflowError(f"{repo} could not be fetched ({reason}); finished files are kept: run again.") from error
     names = sorted(files) if files is not None else _complete(folder)
     return Manifest(repo, revision, {name: _check(folder, name, (files or {}).get(name)) for name in names})

@@ -60,7 +60,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
     except (RemoteIOError, requests.RequestException) as error:
         raise CrossflowError(f"{remote.url} could not be reached ({error}).") from error
     except (RemoteZipError, *UNREADABLE_ZIP) as error:
-        raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
+        raise CrossflowError(f"{remote.url} is not a readable zip, or is truncated ({error}).") from error
     # With overlapping or out-of-range members, the wrong bytes would be unpacked.
     if any(
         entry.header_offset < 0 or stop - entry.header_offset < _HEADER + entry.compress_size
@@ -109,7 +109,7 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
 
 def _require_known(remote: RemoteFile, name: str, member: Member) -> None:
     if member.method not in _METHODS:
-        raise CrossflowError(f"{remote.url}: {name} is packed by method {member.method}, which is not known here.")
+        raise CrossflowError(f"{remote.url}: {name} is compressed by the unsupported method {member.method}.")
 
 
 @contextmanager
@@ -146,10 +146,10 @@ def fetch_members(
                 with _unpacked(io.BytesIO(packed), name, member) as unpacked:
                     return unpacked.read(member.size)
             except UNREADABLE_ZIP as error:  # those of requests are among them
-                reason = str(error) or "it is cut short"
+                reason = str(error) or "it is truncated"
                 time.sleep(0.5 * number)
         raise CrossflowError(
-            f"{remote.url}: {name} could not be fetched in {_TRIES} tries ({reason}); what was fetched is kept, run "
+            f"{remote.url}: {name} could not be fetched in {_TRIES} tries ({reason}); finished files are kept: run "
             "again later."
         )
 
@@ -185,9 +185,9 @@ def fetch_member(session: requests.Session, remote: RemoteFile, name: str, membe
             with replacing(path) as temporary, temporary.open("wb") as file, _unpacked(part, name, member) as unpacked:
                 shutil.copyfileobj(unpacked, file)
         except UNREADABLE_ZIP as error:
-            reason = str(error) or "it is cut short"
+            reason = str(error) or "it is truncated"
             part.unlink()
         else:
             part.unlink()
             return
-    raise CrossflowError(f"{remote.url}: {name} came damaged {_TRIES} times ({reason}).")
+    raise CrossflowError(f"{remote.url}: {name} arrived damaged {_TRIES} times ({reason}).")

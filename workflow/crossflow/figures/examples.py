@@ -48,16 +48,16 @@ class Example(NamedTuple):
 
 
 def choose_examples(table: Knockouts) -> dict[str, str]:
-    """Which questions are shown, and why: question id -> reason; the strongest fall, and the one in the middle.
+    """Which questions are shown, and why: question id -> reason; those with the largest and the median fall.
 
-    The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
+    The fall of a question is the largest over its flows and layers, controls left out; ties are broken by question id.
     """
     falls = table.largest(np.negative)
     order = sorted(falls, key=lambda question: (-falls[question], question))
     if not order:
         return {}
-    reasons = {order[len(order) // 2]: "in the middle"}
-    return {order[0]: "suffers most"} | reasons
+    reasons = {order[len(order) // 2]: "median fall"}
+    return {order[0]: "largest fall"} | reasons
 
 
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
@@ -93,7 +93,7 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
 
 
 def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
-    """The examples of one category; a question whose image can not be used any more is left out.
+    """The examples of one category; a question whose image is no longer usable is left out.
 
     Args:
         sketch: The model, without weights.
@@ -111,7 +111,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
             question, image = images.open_for(question)
             tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
         except BrokenQuestion as reason:
-            log.warning("question %s is not drawn: %s", question_id, reason)
+            log.warning("leaving out question %s: %s", question_id, reason)
             continue
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)

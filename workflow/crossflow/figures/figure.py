@@ -18,10 +18,10 @@ def write_figure(figure: FigureRequest, output: tuple[Path, ...]) -> None:
         output: Files, .pdf or .png.
 
     Raises:
-        CrossflowError: there is no such figure, the summary lacks what it shows, or a file can not be written.
+        CrossflowError: the kind is unknown, the summary lacks what it shows, or a file can not be written.
     """
     if figure.kind not in FIGURES:
-        raise CrossflowError(f"There is no figure {figure.kind!r}; known are {', '.join(FIGURES)}.")
+        raise CrossflowError(f"Unknown figure {figure.kind!r}; choose from {', '.join(FIGURES)}.")
     kind = FIGURES[figure.kind]
     if "effects" in kind.tables and not figure.flows:
         named = dict.fromkeys(row["flow"] for row in figure.rows("effects"))

@@ -24,7 +24,7 @@ class FigureKind(NamedTuple):
         file: Its file, without a suffix; where ``{model}`` and ``{window}`` stand in it, there is one for each.
         tables: The summary tables that it reads.
         title: What it shows, for the report.
-        compares: It compares what its file does not name, and is drawn where there are several.
+        compares: What it compares (windows or models); it is drawn if a study has several.
     """
 
     module: str

@@ -185,7 +185,7 @@ def write_card(
             for category in CATEGORIES:
                 found, _ = find_questions(root, "val_balanced", category)
                 if len(found) < number:
-                    raise CrossflowError(f"The scenes hold only {len(found)} questions of {category}.")
+                    raise CrossflowError(f"The scenes have only {len(found)} questions of {category}: lower --number.")
                 measured[category] = accuracies(model, sample_questions(found, number, 0), images)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     weights = hash_file(model_path / "model.safetensors")

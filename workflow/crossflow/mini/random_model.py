@@ -131,7 +131,7 @@ _FAMILIES = {
 def _family(geometry: Geometry) -> tuple[_Family, dict[str, Any]]:
     if geometry.architecture not in _FAMILIES:
         raise CrossflowError(
-            f"No random model of architecture {geometry.architecture!r} can be built; known are {', '.join(_FAMILIES)}."
+            f"Unknown architecture {geometry.architecture!r} of a random model; choose from {', '.join(_FAMILIES)}."
         )
     family = _FAMILIES[geometry.architecture]
     return family, {"image_grid_pinpoints": geometry.pinpoints} if family.tiles else {}

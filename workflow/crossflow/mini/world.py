@@ -59,10 +59,12 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         seed: Seed of the world: the same number draws the same scenes.
 
     Raises:
-        CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
+        CrossflowError: no scene is requested, the seed is negative, or a file can not be written.
     """
     if scenes < 1 or seed < 0:
-        raise CrossflowError(f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0.")
+        raise CrossflowError(
+            f"{scenes} scenes of seed {seed} can not be drawn: give at least 1 scene and a seed of at least 0."
+        )
     questions: dict[str, Any] = {}
     graphs: dict[str, Any] = {}
     with (

@@ -75,7 +75,7 @@ class Call:
         if self.mask is not None:
             if self.mask.dtype != torch.bool or self.mask.shape[:2] != (1, 1):
                 raise CrossflowError(
-                    f"Layer {self.layer} asks for an attention mask of shape {tuple(self.mask.shape)} and type "
+                    f"Layer {self.layer} requests an attention mask of shape {tuple(self.mask.shape)} and type "
                     f"{self.mask.dtype}; a boolean mask common to all heads was expected."
                 )
             return self.mask[0, 0]
@@ -148,7 +148,7 @@ def _attention_function(
         raise CrossflowError("Attention dropout is active: call model.eval() before a knockout.")
     unknown = {name for name in ("softcap", "position_bias", "s_aux") if arguments.get(name) is not None}
     if unknown:
-        raise CrossflowError(f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported yet.")
+        raise CrossflowError(f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported.")
     call = Call(module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
     mixed = (_MODE.get() or _PLAIN).attend(call)
     return mixed.transpose(1, 2).contiguous(), None

@@ -29,20 +29,22 @@ def _read_config(path: Path) -> dict[str, Any]:
     _require_no_adapter(path)
     file = path / "config.json"
     if not file.is_file():
-        raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
+        raise CrossflowError(f"{path} has no config.json: give a model's folder in Hugging Face format.")
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         model_type = str(config["model_type"])
-        # Transformers ignores a file that it can not read, and answers would then end elsewhere.
+        # Transformers ignores a file that it can not read; answers would then end at other tokens.
         if (generation := path / "generation_config.json").is_file():
             file = generation
             json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
+        raise CrossflowError(f"{file} is not a valid model configuration ({error!r}).") from error
     if model_type in REFUSED:
-        raise CrossflowError(f"{path} is a model of type {model_type!r}, which is refused: {REFUSED[model_type]}.")
+        raise CrossflowError(f"{path}: models of type {model_type!r} are refused: {REFUSED[model_type]}.")
     if model_type not in ARCHITECTURES:
-        raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
+        raise CrossflowError(
+            f"{path}: models of type {model_type!r} are not supported; choose from {', '.join(ARCHITECTURES)}."
+        )
     known = ARCHITECTURES[model_type].selects
     strategy = config.get("vision_feature_select_strategy", known)
     if strategy != known:
@@ -55,7 +57,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """Turn any error from the model's files into one sentence; tokenizers raises even a plain Exception."""
+    """Turn any error from the model's files into one sentence; the package tokenizers raises even a plain Exception."""
     try:
         yield
     except CrossflowError:
@@ -76,7 +78,7 @@ def _require_image_token(processor: Any, network: Any, path: Path) -> None:
     if found != wanted or found >= network.get_input_embeddings().num_embeddings:
         raise CrossflowError(
             f"{path}: the tokenizer writes an image as token {found}, but the model expects it as token {wanted}; the "
-            "folder's tokenizer is of another model."
+            "folder's tokenizer belongs to another model."
         )
 
 
@@ -85,7 +87,7 @@ def _require_finite(path: Path, network: nn.Module) -> None:
     for name, weight in network.named_parameters():
         # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
-            raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
+            raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: download it again.")
 
 
 # Buffers that every network computes itself.
@@ -172,7 +174,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     network, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
+        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first of which is {missing[0]}.")
     _require_placed(settings.path, network, loading["unexpected_keys"])
     _require_image_token(processor, network, settings.path)
     network = network.eval().to(device)

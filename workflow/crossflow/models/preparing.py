@@ -1,5 +1,5 @@
-"""Preprocess questions in worker processes: a CPU core needs about as long to cut an image into tiles as a GPU to knock
-it out.
+"""Preprocess questions in worker processes: a CPU core needs about as long to cut an image into tiles as a GPU needs
+for the question's knockouts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,7 +89,7 @@ def _here(
 
 def _killed() -> CrossflowError:
     return CrossflowError(
-        "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if "
+        "A process that prepares questions was killed; finished work is kept: run again (with --workers 0 if "
         "memory is short)."
     )
 

@@ -75,7 +75,7 @@ def _own_template(processor: Any) -> str:
     """The chat template of a model's folder: its processor's, or else its tokenizer's; of several, the default one.
 
     Raises:
-        CrossflowError: there is none, or none of several is the default.
+        CrossflowError: there is no template, or none of several is the default.
     """
     held = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
     found = next((template for template in held if template), None)
@@ -83,11 +83,13 @@ def _own_template(processor: Any) -> str:
         found = {entry["name"]: entry["template"] for entry in found}
     if isinstance(found, dict):
         if "default" not in found and len(found) > 1:
-            raise CrossflowError(f"The model's folder holds the chat templates {', '.join(found)}, none named default.")
+            raise CrossflowError(
+                f"The model's folder has the chat templates {', '.join(found)}; none is named default."
+            )
         found = found.get("default") or next(iter(found.values()), None)
     if found is None:
         raise CrossflowError(
-            "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
+            "The model's folder has no chat template: set its prompt to vicuna-v1 or llava-llama-3 in params.yaml."
         )
     return str(found)
 
@@ -155,18 +157,18 @@ def render(template: str, question: str, processor: Any) -> PromptText:
         CrossflowError: the template is unknown, or the model's folder has no chat template.
     """
     if template not in TEMPLATES:
-        raise CrossflowError(f"Prompt {template!r} is unknown; known are {', '.join(TEMPLATES)}.")
+        raise CrossflowError(f"Unknown prompt {template!r}; choose from {', '.join(TEMPLATES)}.")
     try:
         question.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise BrokenQuestion(f"the question is no text ({error})") from error
+        raise BrokenQuestion(f"the question is not valid UTF-8 ({error})") from error
     marker: str = processor.image_token
     if marker in question:
-        raise BrokenQuestion(f"the question holds the image's marker {marker}")
+        raise BrokenQuestion(f"the question contains the image's marker {marker}")
     asked = question + _INSTRUCTION
     text = TEMPLATES[template].write(f"{marker}\n{asked}", processor)
     if text.count(asked) != 1 or text.count(marker) != 1:
-        raise BrokenQuestion(f"the question's text is not found exactly once in the prompt of template {template}")
+        raise BrokenQuestion(f"the prompt of template {template} does not contain the question's text exactly once")
     start = text.index(asked)
     role = Span(start + len(asked), len(text))
     return PromptText(text, Span(start, start + len(question)), role, TEMPLATES[template].begins)
@@ -238,8 +240,8 @@ def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tupl
     if added and (added != [begin] or ids[:1] == [begin]):
         written = tokenizer.convert_ids_to_tokens([*added, *ids[:1]])
         raise CrossflowError(
-            f"The model's tokenizer begins a prompt with {' '.join(written)}, where one begin-of-text token is "
-            "expected: mend the post-processor in the folder's tokenizer.json."
+            f"The model's tokenizer begins a prompt with {' '.join(written)} instead of one begin-of-text token: "
+            "correct the post-processor in the folder's tokenizer.json."
         )
     return [*added, *ids], [*((0, 0) for _ in added), *encoded["offset_mapping"]]
 
@@ -264,7 +266,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
 
         return ids, [(unexpanded(first, start), unexpanded(last, stop)) for first, last in offsets]
     if tokenizer.bos_token_id is None:
-        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
+        raise CrossflowError("The model's tokenizer has no begin-of-text token: set its prompt to chat-template.")
     before, image, after = (
         _tokenized(tokenizer, text, return_offsets_mapping=True, add_special_tokens=False)
         for text in (prompt.text[:start], expansion, prompt.text[stop:])
@@ -309,5 +311,5 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     # For example <|eot_id|>, which would end the user's turn.
     added = tokenizer.added_tokens_decoder
     if special := [added[token].content for token in tokens if token in added and added[token].special]:
-        raise BrokenQuestion(f"the question holds the special token {special[0]}")
+        raise BrokenQuestion(f"the question contains the special token {special[0]}")
     return tokenized

@@ -220,7 +220,7 @@ def visual_tokens(
         moved: The objects' boxes in another place.
     """
     if rule not in RULES:
-        raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
+        raise CrossflowError(f"Unknown patches rule {rule!r}; choose from {', '.join(RULES)}.")
     select = _related_published if rule == "published" else _related_overlap
     to_tiles = ToTiles(image_processor, tiling)
     whole = _covered(to_tiles, _empty(to_tiles, size), size, [Box(0, 0, *size)])

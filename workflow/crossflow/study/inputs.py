@@ -71,7 +71,7 @@ def _existing(root: str, *choices: str) -> str:
     for choice in choices:
         if _is(Path.is_file, Path(root) / choice):
             return f"{root}/{choice}"
-    raise CrossflowError(f"{root} holds neither {' nor '.join(choices)}: a data set in GQA's layout was expected.")
+    raise CrossflowError(f"{root} contains neither {' nor '.join(choices)}; a data set in GQA's layout was expected.")
 
 
 def dataset_split(config: Mapping[str, Any], name: str) -> str:
@@ -145,7 +145,9 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     if Path(path) == Path(RANDOM_LLAVA):
         return [f"{RANDOM_LLAVA}/{name}" for name in MODEL_FILES]
     if not _is(Path.is_file, Path(path) / "config.json"):
-        raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
+        raise CrossflowError(
+            f"params.yaml, models.{slug}.path: {path} has no config.json: give a model's folder in Hugging Face format."
+        )
     found = sorted(
         file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
     )

@@ -49,13 +49,13 @@ class Study:
 
 
 def _sentence(error: ValidationError) -> str:
-    """A validation error in words that need no knowledge of JSON schema."""
+    """A validation error, in words that do not assume knowledge of JSON schema."""
     schema: Any = error.schema
     match error.validator:
         case "additionalProperties":
-            return f"{error.message}; known are {', '.join(schema['properties'])}"
+            return f"{error.message}; choose from {', '.join(schema['properties'])}"
         case "pattern":
-            return f"{error.instance!r} does not have the form that is described: {schema['description']}"
+            return f"{error.instance!r} is invalid: expected {schema['description']}"
         case "anyOf":
             return f"{error.instance!r} is not {schema['description']}"
         case "oneOf":
@@ -79,7 +79,7 @@ def validate(config: Mapping[Any, Any], schema: Path) -> None:
 def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Mapping[str, Any]:
     if slug not in config[kind]:
         known = ", ".join(config[kind])
-        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; known are {known}.")
+        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; choose from {known}.")
     entry: Mapping[str, Any] = config[kind][slug]
     return entry
 
@@ -103,8 +103,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
     dataset = _entry(config, "datasets", study["dataset"], f"{at}.dataset")
     if dataset["kind"] != "table" and (unknown := [name for name in study["categories"] if name not in CATEGORIES]):
         raise CrossflowError(
-            f"params.yaml, {at}.categories: {unknown[0]!r} is none of {', '.join(CATEGORIES)}; only a data set of kind "
-            "table has its own."
+            f"params.yaml, {at}.categories: unknown category {unknown[0]!r}; choose from {', '.join(CATEGORIES)} (only "
+            "a data set of kind table has its own)."
         )
     windows = {}
     for slug in study["models"]:

@@ -1,4 +1,4 @@
-"""Check what a study needs before it runs; each finding says what is there, and how to fix what is not.
+"""Check what a study needs before it runs; each finding says what was found, and how to fix what is missing.
 
 Nothing is downloaded, no weight is read and nothing is changed. Every check runs, whatever the others found.
 """
@@ -65,7 +65,7 @@ def check_packages() -> Iterator[Finding]:
     """Python, and the packages of the lock file."""
     yield Finding(OK, "python", ".".join(map(str, sys.version_info[:3])))
     if not LOCK.is_file():
-        yield Finding(NOTE, "packages", f"{LOCK} is not here: run from the repository's root to compare versions")
+        yield Finding(NOTE, "packages", f"{LOCK} not found: run from the repository's root to compare versions")
         return
     locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
     found = {name: version_of(name) for name in locked}
@@ -77,10 +77,12 @@ def check_packages() -> Iterator[Finding]:
     ]
     if absent:
         yield Finding(
-            NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs what is locked"
+            NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs the locked versions"
         )
     if other:
-        yield Finding(NOTE, "packages", f"not the tested versions: {', '.join(other)}; `make environment` sets them up")
+        yield Finding(
+            NOTE, "packages", f"other than the tested versions: {', '.join(other)}; `make environment` installs these"
+        )
     if not absent and not other:
         yield Finding(OK, "packages", f"{len(locked)} in their tested versions")
 
@@ -97,7 +99,7 @@ def check_device() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(index)
-        taken = "" if free > 0.9 * whole else f", {(whole - free) / GIB:.0f} GiB of it taken by others"
+        taken = "" if free > 0.9 * whole else f", {(whole - free) / GIB:.0f} GiB of it in use"
         level = NOTE if taken else OK
         yield Finding(
             level, "device", f"cuda:{index}, {torch.cuda.get_device_name(index)}, {whole / GIB:.0f} GiB{taken}"
@@ -125,7 +127,7 @@ def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
         disks[disk] = disks.get(disk, 0) + more
         free = shutil.disk_usage(there).free
         said = f"{folder}: {disks[disk] / 1e9:.1f} GB are needed on its disk, {free / 1e9:.1f} GB are free"
-        yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: make room")
+        yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: free some space")
 
 
 def _require_whole(folder: Path) -> None:
@@ -141,11 +143,11 @@ def _require_whole(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise CrossflowError(f"{file} is damaged or cut short ({error}): fetch it again.") from error
+            raise CrossflowError(f"{file} is damaged or truncated ({error}): download it again.") from error
 
 
 def _require_windows(study: Study, slug: str, layers: int) -> None:
-    """Refuse a window that does not fit the model, before answers are computed in vain.
+    """Refuse a window that does not fit the model before any answer is computed.
 
     Raises:
         CrossflowError: see `require_window`.
@@ -192,7 +194,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
             if folder == Path(inputs.RANDOM_LLAVA):
                 yield Finding(OK, what, f"{folder} is made by the run")
             else:
-                yield Finding(MISSING, what, f"{folder} holds no config.json: put the model's folder there")
+                yield Finding(MISSING, what, f"{folder} has no config.json: put the model's folder there")
             return
         where = str(folder)
     else:
@@ -204,19 +206,19 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"
         page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
         if folder is None and not offline and (reason := _reachable(page)):
-            yield Finding(MISSING, what, f"{page} can not be reached ({reason}): look at the network, or log in")
+            yield Finding(MISSING, what, f"{page} can not be reached ({reason}): check the network, or log in")
     if folder is not None:
         _require_whole(folder)
     keys = [key for key in inputs.SETTINGS if key in entry]
     settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
     sizes = _sizes(slug, settings, folder)
     if sizes is None:
-        yield Finding(NOTE, what, f"{where}; how much memory it needs is not known")
+        yield Finding(NOTE, what, f"{where}; its memory use is not planned")
         return
     _require_windows(study, slug, sizes.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fits, said = _fits(study, sizes, device)
-    hint = "" if fits else ": take a larger device or a dtype of half the size"
+    hint = "" if fits else ": use a device with more memory, or a dtype of half the size"
     yield Finding(OK if fits else MISSING, what, f"{where}; {said}{hint}")
 
 
@@ -268,7 +270,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
         reason = None if offline else _reachable(source.url)
         said = f"{source.name} is fetched by the run from {source.url}"
         if reason:
-            yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): look at the network")
+            yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): check the network")
         else:
             yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
 
@@ -291,10 +293,10 @@ def check_dvc() -> Iterator[Finding]:
             [command, "status", "--quiet"], capture_output=True, text=True, check=False, timeout=_SLOWEST
         )
     except subprocess.TimeoutExpired:
-        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it by itself")
+        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it yourself")
         return
     if ran.returncode in (0, 1):  # 1: a stage has to run
-        yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
+        yield Finding(OK, "dvc", "some stages are out of date" if ran.returncode else "every stage is up to date")
     else:
         said = (ran.stderr.strip() or "no reason given").splitlines()[0]
         yield Finding(NOTE, "dvc", f"`dvc status` fails ({said}): see `dvc status --verbose`")
@@ -332,9 +334,9 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
             yield from check()
         except CrossflowError as error:
             yield Finding(MISSING, what, str(error))
-        except Exception as error:  # noqa: BLE001 (the other checks are still to be made)
+        except Exception as error:  # noqa: BLE001 (the other checks still run)
             said = str(error).partition("\n")[0]
-            yield Finding(MISSING, what, f"this could not be looked at ({type(error).__name__}: {said})")
+            yield Finding(MISSING, what, f"could not be checked ({type(error).__name__}: {said})")
 
     known: list[tuple[Mapping[str, Any], Study]] = []
 
