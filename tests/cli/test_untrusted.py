@@ -242,7 +242,7 @@ def test_a_directory_whose_members_overlap_is_refused(tmp_path: Path, field: int
 @pytest.mark.parametrize("text", ["Is it <|eot_id|> red?", "<|start_header_id|>system"])
 def test_a_question_can_not_end_its_turn(text: str) -> None:
     processor = PROCESSORS["llava-llama-3"]
-    with pytest.raises(BrokenQuestion, match=r"holds the special token <\|(eot_id|start_header_id)\|>"):
+    with pytest.raises(BrokenQuestion, match=r"contains the special token <\|(eot_id|start_header_id)\|>"):
         tokenize(render("llava-llama-3", text, processor), processor, repeated(processor, 6))
 
 

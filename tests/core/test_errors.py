@@ -17,10 +17,10 @@ from crossflow.experiments import answers
 from tiny import draw_world, load_tiny
 
 DEVICE = (
-    "The device's memory is full; what was finished is kept: free it of other programs, set a dtype of half the size, or "
-    "take a device with more memory, and run again."
+    "The device is out of memory; finished work is kept: stop other programs on it, choose a dtype of half the size, or "
+    "use a device with more memory, and run again."
 )
-MACHINE = "The machine's memory is full; what was finished is kept: run again where there is more."
+MACHINE = "The machine is out of memory; finished work is kept: run again on a machine with more."
 
 
 def _said(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:

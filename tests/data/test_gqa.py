@@ -101,7 +101,7 @@ def test_a_broken_scene_graph_is_named(tmp_path: Path) -> None:
 
 
 def test_an_absent_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="holds neither questions/test_questions.json nor test_questions.json"):
+    with pytest.raises(CrossflowError, match="contains neither questions/test_questions.json nor test_questions.json"):
         list(read_questions(tmp_path, "test"))
 
 
@@ -214,7 +214,7 @@ def test_a_truncated_zip_and_an_absent_one_are_errors_of_the_study(tmp_path: Pat
         archive.writestr("images/1.jpg", _jpeg())
     whole = (tmp_path / "images.zip").read_bytes()
     (tmp_path / "images.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CrossflowError, match="images.zip is not a readable zip, or is cut short"):
+    with pytest.raises(CrossflowError, match="images.zip is not a readable zip, or is truncated"):
         Images(tmp_path)
 
 
@@ -232,5 +232,5 @@ def test_chosen_questions_come_back_as_they_were_written(tmp_path: Path) -> None
 
 def test_a_question_chosen_twice_is_refused(tmp_path: Path) -> None:
     write_chosen(tmp_path / "q.csv", [CHOSEN, CHOSEN])
-    with pytest.raises(CrossflowError, match="q.csv holds question 007 twice"):
+    with pytest.raises(CrossflowError, match="q.csv contains question 007 twice"):
         read_chosen(tmp_path / "q.csv")

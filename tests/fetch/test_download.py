@@ -311,7 +311,7 @@ def test_a_truncated_zip_is_one_sentence(
 ) -> None:
     whole = _remote(site, "questions.zip")
     (site.root / "questions.zip").write_bytes((site.root / "questions.zip").read_bytes()[:-cut])
-    with pytest.raises(CrossflowError, match=r"questions\.zip is not a readable zip, or is cut short"):
+    with pytest.raises(CrossflowError, match=r"questions\.zip is not a readable zip, or is truncated"):
         _fetch_questions(session, site, tmp_path / "questions.json")
     with pytest.raises(CrossflowError, match=rf"has {whole.bytes - cut} bytes, but .* says {whole.bytes}"):
         fetch_file(session, whole, tmp_path / "questions.zip")

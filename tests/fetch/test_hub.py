@@ -168,7 +168,9 @@ def test_a_repository_without_safetensors_is_refused(fetch: Fetch, hub: Hub) -> 
 def test_a_model_that_left_the_cache_is_named(tmp_path: Path) -> None:
     manifest = {"repo": REPO, "revision": REVISION, "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CrossflowError, match="config.json of somebody/a-model-hf is not in .*--forcerun fetch_model"):
+    with pytest.raises(
+        CrossflowError, match="config.json of somebody/a-model-hf is missing from .*--forcerun fetch_model"
+    ):
         folder_of(read_manifest(tmp_path / "manifest.json"))
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(CrossflowError, match="is not a valid manifest of a fetched model"):

@@ -227,7 +227,7 @@ def test_flows_from_any_set_to_the_usual_targets_look_different_in_every_figure(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "other"}, "no rows of other with window 3"),
+        ({"model": "other"}, "no rows for other with window 3"),
         ({"flows": RELATED}, "lacks related->question of mini, window 3, ChooseAttr"),
         ({"categories": ["ChooseAttr", "Unknown"]}, "lacks question->last of mini, window 3, Unknown"),
     ],

@@ -129,7 +129,7 @@ def test_a_folder_without_a_template_or_without_a_default_one_is_refused(folder:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["chat_template"] = [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CrossflowError, match="holds the chat templates a, b, none named default"):
+    with pytest.raises(CrossflowError, match="has the chat templates a, b; none is named default"):
         _ids(_sketch(folder))
 
 
@@ -163,6 +163,6 @@ def test_an_image_that_the_image_processor_refuses_breaks_its_question_only(
 ) -> None:
     write(tmp_path / name, FAMILIES[name])
     model = _sketch(tmp_path / name)
-    with pytest.raises(BrokenQuestion, match="the image processor fails on it"):
+    with pytest.raises(BrokenQuestion, match="the image processor fails on this question"):
         model.prepare(QUESTION, Image.new("RGB", size))
     assert model.prepare(QUESTION, IMAGE).length

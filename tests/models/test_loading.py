@@ -168,7 +168,7 @@ def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_configuration_that_is_none_is_named(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
-    with pytest.raises(CrossflowError, match=r"config\.json is not the configuration of a model"):
+    with pytest.raises(CrossflowError, match=r"config\.json is not a valid model configuration"):
         _load(folder)
 
 

@@ -67,7 +67,7 @@ def test_what_is_missing_fails_the_command_and_hides_nothing_else(
     missing = [line for line in printed.out.splitlines() if line.startswith(MISSING)]
     assert [line.split()[1] for line in missing] == ["model", "disk", "disk"]
     assert "has no config.json" in missing[0]
-    assert "0.0 GB are free: make room" in missing[1]
+    assert "0.0 GB are free: free some space" in missing[1]
     assert printed.err.strip() == "crossflow doctor: 3 things that the study needs are missing; see the lines above."
 
 
@@ -190,7 +190,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
         (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors; weights are read from"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
-            "model.safetensors is damaged or cut short",
+            "model.safetensors is damaged or truncated",
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(

@@ -1,4 +1,4 @@
-"""What `import crossflow as cf` offers: knockouts from a notebook or a script, by the functions that the jobs use.
+"""What `import crossflow as cf` offers: knockouts in a notebook or a script, with the functions that the jobs use.
 
     import crossflow as cf
 
@@ -52,8 +52,8 @@ from crossflow.models.prompts import TEMPLATES
 from crossflow.study import inputs
 from crossflow.study.config_files import read_config
 
-_SIZE = (8.0, 3.4)  # inches, of a figure of curves
-_OWN_WINDOW = 3  # layers; of a model in a folder, for which params.yaml gives no window
+_SIZE = (8.0, 3.4)  # inches, for a figure of curves
+_OWN_WINDOW = 3  # layers; for a model in a folder, which has no window in params.yaml
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +62,7 @@ class Model:
 
     Attributes:
         name: Its name in params.yaml, or its folder.
-        window: Width of its window in layers, unless `knockout` is given another.
+        window: Width of its window in layers; `knockout` may take another.
         loaded: The transformers model, its processor and settings.
     """
 
@@ -76,7 +76,7 @@ class Model:
         return len(self.loaded.layers)
 
     def __repr__(self) -> str:
-        """The name, size and place of the model, in one line."""
+        """Name, size and device of the model, in one line."""
         dtype, device = self.loaded.settings.dtype, self.loaded.device
         return f"<model {self.name}: {self.layers} layers, window {self.window}, {dtype} on {device}>"
 
@@ -223,17 +223,16 @@ def load(
     Args:
         model: Name of an entry, or a folder.
         params: File of parameters, for an entry.
-        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's, of a folder
-            ``chat-template``.
-        image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
+        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's; for a folder,
+        ``chat-template``. image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
         patches: The rule that says which visual tokens show a box, ``published`` or ``overlap``; by default the
-            entry's, of a folder ``overlap``.
+        entry's; for a folder, ``overlap``.
         dtype: Type of the weights: ``float32``, ``float16`` or ``bfloat16``.
         max_new_tokens: Maximum length of an answer, in tokens.
         device: ``auto`` (a free GPU, otherwise the CPU), ``cpu`` or ``cuda:N``.
 
     Raises:
-        CrossflowError: there is no such entry, or the model can not be downloaded or loaded.
+        CrossflowError: the entry does not exist, or the model can not be downloaded or loaded.
 
     Example:
         >>> import crossflow as cf
@@ -286,11 +285,11 @@ def ask(
 
     Args:
         model: From `load`.
-        image: A file, or an image of Pillow.
-        question: The text; or a question of a study or of a table, which has its own boxes, answer and options
+        image: A file, or a Pillow image.
+        question: The text; or a question from a study or a table, which has its own boxes, answer and options
             (`crossflow.data.chosen.read_chosen`, `crossflow.data.question_table.read_question_table`).
-        boxes: Of the objects that the question is about: left, top, width and height in pixels of the image. By name,
-            as ``{"box": (54, 56, 28, 27)}``, the set ``object`` holds the tokens that name them.
+        boxes: Boxes of the objects that the question is about: left, top, width and height in pixels of the image. With
+        names, as in ``{"box": (54, 56, 28, 27)}``, the set ``object`` holds the tokens that name the objects.
         answer: The whole answer that counts as correct; by default the first option, otherwise the model's own answer.
         options: The two options that the question offers, the true one first; for the margins in a table of knockouts,
             and for flows of ``true_option`` and the like.
@@ -335,7 +334,7 @@ def _together(asked: Asked | Sequence[Asked]) -> tuple[Model, list[Asked]]:
     """The questions and their model.
 
     Raises:
-        CrossflowError: there is no question, or they are of different models.
+        CrossflowError: there is no question, or the questions belong to different models.
     """
     every = [asked] if isinstance(asked, Asked) else list(asked)
     if not every:
@@ -505,7 +504,7 @@ def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
 
 
 def show(asked: Asked) -> Image.Image:
-    """Draw a question's image with the boxes of its objects, and beside it the visual tokens that show them.
+    """Draw a question's image with the boxes of its objects, beside the visual tokens that show them.
 
     Args:
         asked: From `ask`.

@@ -1,7 +1,7 @@
-"""The summary tables of a study: one entry of `SUMMARIES` for all that one job makes.
+"""The summary tables of a study: one entry of `SUMMARIES` per job.
 
 A new table is a module with a function ``tables`` and an entry here; its rule, its file among the study's results and
-its verb follow. Nothing heavy is imported: the workflow asks at every start.
+its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from typing import NamedTuple
@@ -127,7 +127,7 @@ LOGIT_LENS: Columns = {
 
 
 class Summary(NamedTuple):
-    """What one job makes of a study's results.
+    """The summary tables that one job makes.
 
     Attributes:
         module: Its function ``tables(results: crossflow.analysis.results.Results)`` gives the rows of each table.
@@ -159,4 +159,4 @@ COLUMNS = {name: columns for summary in SUMMARIES.values() for name, columns in 
 """Summary table -> its columns."""
 
 EXPECTED = ("effects", "answers", "counts")
-"""The tables of a fresh run that are compared with expected ones."""
+"""The tables of a fresh run that are compared with expected tables."""

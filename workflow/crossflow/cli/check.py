@@ -103,6 +103,4 @@ def run(
             print(path)
     if failed:
         names = ", ".join(dict.fromkeys(failed))
-        raise CrossflowError(
-            f"{name} fails {len(failed)} of {made} checks: {names}; mend its entry before studying it."
-        )
+        raise CrossflowError(f"{name} fails {len(failed)} of {made} checks: {names}; fix its entry before studying it.")

@@ -1,8 +1,7 @@
 """Columns of result tables: their names, what their cells hold, and what that means.
 
 In a CSV table, a number stays a number until the table is written, and is one again as soon as it is read: only
-`crossflow.core.tables` turns it into text. Nothing heavy is imported: the workflow asks for the names of tables at
-every start.
+`crossflow.core.tables` turns it into text. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """Records shared by the packages: boxes, scene graphs, questions with their programs, chosen questions.
 
-Boxes are kept as they are in the data: in GQA they may leave their image.
+Boxes are not clipped: in GQA they may extend beyond their image.
 """
 
 from collections.abc import Mapping

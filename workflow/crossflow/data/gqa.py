@@ -4,7 +4,7 @@
     <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
 
 Both files are streamed, one record at a time: choosing among the 132,062 questions of val_balanced (112 MB) took 5 to
-10 s and a peak of 160 MB. Boxes are kept as they are: in GQA they may leave their image.
+10 s and a peak of 160 MB. Boxes are not clipped: in GQA they may extend beyond their image.
 """
 
 import mmap
@@ -39,7 +39,7 @@ def scenes_file(root: Path, split: str) -> Path:
     return _find(root, "sceneGraphs", f"{split.partition('_')[0]}_sceneGraphs.json")
 
 
-# The parser would turn it into a question mark.
+# The parser would silently replace it by a question mark.
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 
 
@@ -69,9 +69,9 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
         raise CrossflowError(f"{path} can not be read ({error}).") from error
 
 
-# Raised by a record of another form. OverflowError: an infinite number has no integer.
+# Raised by a record of another form; OverflowError, by an infinite number where an integer is expected.
 NOT_AS_IN_GQA = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-_FARTHEST = 1 << 20  # pixels; drawing and arrays need a bound
+_FARTHEST = 1 << 20  # pixels; bounds memory for drawing and arrays
 
 
 def read_text(record: Any, key: str) -> str:

@@ -1,9 +1,9 @@
-"""The published question sets, one CSV file per category, as the same records that GQA's own files give.
+"""The published question sets, one CSV file per category, as the same records as from GQA's own files.
 
 A row holds a question of GQA, its program (``operations``: the Python text of a list of steps), the names, ids and
-boxes of its objects and, if the question offers any, its options. Rows pass through the filter's own `classify` and
-`attach_objects`: a set may hold only questions that the filter accepts, and a row's options and objects must agree with
-its program.
+boxes of its objects and, if the question offers any, its options. Rows pass through the filter's `classify` and
+`attach_objects`: a set may contain only questions that the filter accepts, and a row's options and objects must agree
+with its program.
 
 Boxes are looked up by the program's object ids: ``object1`` of a row need not come first in the program.
 

@@ -1,8 +1,8 @@
 """Your own question about one image, and the parts of the image that its answer depends on.
 
-The *map* cuts the image into cells. A cell's visual tokens are those that show it, by the same rule that finds the
-tokens of an object; they are hidden from a target in a window of layers, and the change of the answer's probability is
-the cell's value at that centre layer.
+The *map* cuts the image into cells. A cell's visual tokens are found by the rule that finds the tokens of an object.
+They are hidden from a target in a window of layers; the change of the answer's probability is the cell's value at that
+centre layer.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ def own_question(
 
     Args:
         question: The text.
-        boxes: Of the objects that the question is about.
-        names: Of these objects; without them, the set ``object`` is empty.
+        boxes: Boxes of the objects that the question is about.
+        names: Names of these objects; without them, the set ``object`` is empty.
         image_id: Name of the image.
         answer: The gold answer, if there is one; by default the first option.
         options: The two options that the question offers, the true one first.

@@ -22,7 +22,7 @@ CONNECTIONS = 8
 _TRIES = 5
 _BACKOFF = 0.5  # seconds before the second retry, doubled with each
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a response
-_PIECE = 1 << 16  # at most this much is lost when a response breaks off
+_PIECE = 1 << 16  # most bytes lost when a connection breaks
 
 
 class NoRangesError(Exception):
@@ -58,7 +58,7 @@ def new_session() -> requests.Session:
 
 
 def require_space(folder: Path, needed: int, what: str, hint: str = "") -> None:
-    """Check free disk space before a download begins; ``hint`` says what else may be done.
+    """Check free disk space before a download begins; ``hint`` ends the message with further advice.
 
     Raises:
         CrossflowError: less than ``needed`` bytes are free.
@@ -73,10 +73,10 @@ def require_space(folder: Path, needed: int, what: str, hint: str = "") -> None:
 
 
 def require_size(remote: RemoteFile, size: int) -> None:
-    """Refuse a file whose size is not the recorded one, if there is one.
+    """Refuse a file whose size differs from the recorded size, if there is one.
 
     Raises:
-        CrossflowError: it is not.
+        CrossflowError: the sizes differ.
     """
     if remote.bytes is not None and size != remote.bytes:
         raise CrossflowError(
@@ -101,7 +101,7 @@ def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | N
 
 
 def _append(session: requests.Session, remote: RemoteFile, part: Path, start: int, stop: int | None, bar: Any) -> None:
-    """Append to ``part`` the missing rest of the bytes ``start .. stop - 1``.
+    """Append to ``part`` what is still missing of the bytes ``start .. stop - 1``.
 
     Raises:
         _BrokenOffError: the connection ended early.
@@ -138,15 +138,15 @@ def _append(session: requests.Session, remote: RemoteFile, part: Path, start: in
 def fetch_part(
     session: requests.Session, remote: RemoteFile, part: Path, start: int = 0, stop: int | None = None
 ) -> None:
-    """Download the bytes ``start .. stop - 1`` of a remote file into ``part``, after those already there.
+    """Download the bytes ``start .. stop - 1`` of a remote file into ``part``, after the bytes it already holds.
 
     Args:
         stop: None fetches up to the end.
 
     Raises:
         NoRangesError: the server sends only whole files, and a part is requested.
-        CrossflowError: the server can not be reached or keeps breaking off, the size is not the recorded one, or the
-            disk is full.
+        CrossflowError: the server can not be reached, the connection keeps breaking, the size is not the recorded one,
+            or the disk is full.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     total = remote.bytes if stop is None else stop - start
@@ -189,8 +189,8 @@ def fetch_part(
 def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> None:
     """Download a whole file and check it against the recorded checksum, if there is one, before it is kept.
 
-    Without a recorded checksum, two halves downloaded at different times could not be verified, so the file is then
-    downloaded in one go.
+    Without a recorded checksum, parts downloaded at different times could not be verified, so the file is downloaded in
+    one go.
 
     Raises:
         CrossflowError: as `fetch_part`, or the checksum differs.
@@ -213,7 +213,7 @@ def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, r
     """Compare a file with the checksum recorded at its first download, or record it if this is the first.
 
     Args:
-        member: Its name in a zip, if it comes from one.
+        member: Its name in a zip, if it is a member.
         fetched: The file; removed if its checksum differs.
         record: The checksum in the format of ``sha256sum --check``, after a comment line with the file's address.
 

@@ -55,7 +55,7 @@ def write_fetched(source: str, output: Path, member: str | None = None, sources:
 
     Args:
         source: Name of a line of the table.
-        output: File that is written.
+        output: The file.
         member: Fetch only this member of the zip.
         sources: The table of sources (CSV).
 
@@ -82,14 +82,14 @@ def write_images(
     images: Literal["needed", "full"] = "needed",
     sources: Path = Path(TABLE),
 ) -> None:
-    """Fetch the images of chosen questions out of GQA's zip, and list those that are there.
+    """Fetch the images of chosen questions from GQA's zip, and list those that exist.
 
     Args:
         source: Name of a line of the table of sources.
         questions: Table of chosen questions.
         root: Folder that gets images.zip.
-        output: List of the images that are there (CSV).
-        images: Only those that the questions need, or all.
+        output: List of the images that exist (CSV).
+        images: Fetch only the images that the questions need, or all.
         sources: The table of sources (CSV).
 
     Raises:

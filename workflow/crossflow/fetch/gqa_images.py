@@ -1,4 +1,4 @@
-"""The images that studies need, out of GQA's zip of all images, in one local ``images.zip``.
+"""The images that studies need, from GQA's zip of all images, in one local ``images.zip``.
 
     <root>/images.zip              all images fetched so far, or all of GQA's
     <root>/images.zip.part.d/      the images of an unfinished job
@@ -52,7 +52,7 @@ def _merge(archive: Path, parts: Path) -> None:
     fetched = sorted(parts.glob("*.jpg"))
     if fetched:
         with replacing(archive) as temporary:
-            temporary.unlink(missing_ok=True)  # left by a job that was killed here
+            temporary.unlink(missing_ok=True)  # left by a killed job
             if archive.exists():
                 shutil.copyfile(archive, temporary)
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as file:
@@ -97,10 +97,10 @@ def fetch_images(
     Args:
         remote: GQA's zip of images.
         image_ids: The images that are needed.
-        full: Download the whole zip, as is also done if the server supports no ranges.
+        full: Download the whole zip; this also happens if the server does not support ranges.
 
     Returns:
-        Rows of `COLUMNS`: the needed images, by id, without those that GQA does not have.
+        Rows of `COLUMNS`: the needed images that GQA has, by id.
 
     Raises:
         CrossflowError: a download or a write failed; finished downloads are kept.

@@ -1,8 +1,8 @@
 """Fetching models from the Hugging Face hub, at a pinned revision, into the hub's own cache.
 
-`fetch` runs once, with a network. All else reads the cache and the manifest only (`crossflow.models.folder`), so jobs
-need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``HF_HUB_CACHE``): models that it already
-holds are not downloaded again.
+`fetch` runs once, with a network. Everything else reads the cache and the manifest only (`crossflow.models.folder`), so
+jobs need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``HF_HUB_CACHE``): models that it
+already holds are not downloaded again.
 """
 
 import logging
@@ -32,7 +32,7 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 log = logging.getLogger(__name__)
-for client in ("httpx", "httpx2"):  # one log line per request is too much
+for client in ("httpx", "httpx2"):  # one log line per request would be too many
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
@@ -66,7 +66,7 @@ def _check(folder: Path, name: str, file: RepoSibling | None) -> ModelFile:
 
 
 def _complete(folder: Path) -> list[str]:
-    """The names of a model's files in a folder of the cache, without asking the hub.
+    """The names of a model's files in a folder of the cache, without contacting the hub.
 
     Raises:
         CrossflowError: the model is incomplete.

@@ -26,7 +26,7 @@ from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part
 from crossflow.fetch.sources import RemoteFile
 
 _TRIES = 3
-_HEADER = 30  # bytes before a member's name; the name and the extra field after it have up to 65535 bytes each
+_HEADER = 30  # bytes before a member's name; the name and the extra field that follow have up to 65535 bytes each
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all errors of these methods are among UNREADABLE_ZIP
 
 

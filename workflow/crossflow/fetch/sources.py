@@ -1,7 +1,7 @@
 """The table of sources: every address from which this project downloads a file itself.
 
 Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`).
-Nothing heavy is imported: the workflow reads the table at every start.
+Imports nothing heavy: the workflow reads the table at every start.
 """
 
 import csv

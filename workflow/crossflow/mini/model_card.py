@@ -29,7 +29,7 @@ CONDITIONS = ("image", "image removed", "zeroed pixels")
 
 
 class Accuracy(NamedTuple):
-    """How many questions were answered correctly, and of how many.
+    """The number of correctly answered questions, and of all questions.
 
     The questions are independent: each question of a category is about another image.
     """
@@ -160,9 +160,9 @@ image of zeros after preprocessing.
 def write_card(
     model_path: Path, output: Path, number: int = 1000, world_seed: int = 999, seed: int = 0, device: str = "auto"
 ) -> None:
-    """Ask mini-llava about scenes that it has not seen, and write its model card.
+    """Ask mini-llava about unseen scenes, and write its model card.
 
-    As many scenes are drawn as the questions need.
+    Draws as many scenes as the questions need.
 
     Args:
         model_path: Folder of the model.

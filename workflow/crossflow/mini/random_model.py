@@ -1,6 +1,6 @@
 """Tiny multimodal LLMs of real architectures with random weights, as folders in Hugging Face format.
 
-They know nothing, but have every part that a knockout touches: a CLIP vision tower, a projector, a Llama decoder, a
+They are untrained, but have every part that a knockout touches: a CLIP vision tower, a projector, a Llama decoder, a
 processor and a tokenizer with character offsets. The weights are large enough to make attention uneven: answers differ
 between questions, and blocking attention changes probabilities by tens of percent.
 """

@@ -1,4 +1,4 @@
-"""mini-llava: a small LLaVA that learns, from nothing, to answer questions about the mini world.
+"""mini-llava: a small LLaVA that learns, from scratch, to answer questions about the mini world.
 
 One run trains it in three stages:
 
@@ -6,11 +6,11 @@ seeing
     The language model's own word embeddings name the projected feature of each patch that a toy covers: shape, colour,
     size, material.
 reading
-    The names of toys follow the image, and a read-out of the decoder's middle layer tells what it knows about each toy
+    The names of toys follow the image, and a read-out of the decoder's middle layer predicts the facts about each toy
     at its name. Only the lower half of the decoder runs.
 answering
     Questions. The losses of the other two stages stay on with smaller weights. Questions that name toys and a value
-    have a second read-out, three quarters up the decoder: whether the value holds of the toy. Both read-outs stop when
+    have a second read-out, three quarters up the decoder: whether the toy has the value. Both read-outs stop when
     the learning rate begins to fall.
 
 So the training determines which facts are read out at which layer: see the model card.

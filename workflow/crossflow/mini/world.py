@@ -30,7 +30,7 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def questions_about(scene: Scene) -> list[MiniQuestion]:
-    """The questions of a scene: always the same, in a random order of kinds."""
+    """The questions of a scene, the same at every call, with kinds in random order."""
     rng = random.Random(f"crossflow questions {scene.image_id}")
     askers = [*(category.write for category in CATEGORIES.values()), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
     rng.shuffle(askers)

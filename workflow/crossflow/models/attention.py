@@ -32,7 +32,7 @@ class Mode(Protocol):
     """What the attention function does while the mode is active."""
 
     def attend(self, call: "Call") -> Float[Tensor, "rows heads queries width"]:
-        """Return the mixed values of one layer's call."""
+        """Compute the attention output of one layer's call."""
         ...
 
 

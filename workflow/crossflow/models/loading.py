@@ -103,7 +103,7 @@ def _inside_tower(name: str) -> str | None:
 
 
 def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str]) -> None:
-    """Refuse weights that the network has no place for; a second copy of the vision tower's weights is harmless."""
+    """Refuse weights that the network lacks; a second copy of the vision tower's weights is harmless."""
     harmless = {_inside_tower(name) for name, _ in network.named_parameters()} - {None}
     lost = sorted(
         name for name in unexpected if name.rpartition(".")[2] not in _COMPUTED and _inside_tower(name) not in harmless

@@ -26,7 +26,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.models.prompts import Span, TokenizedPrompt
 from crossflow.models.visual_tokens import VisualTokens
 
-Indices = Int[np.ndarray, " _"]  # sets of a prompt differ in size
+Indices = Int[np.ndarray, " _"]  # the sets differ in size
 
 
 @dataclass(frozen=True)

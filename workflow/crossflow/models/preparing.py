@@ -52,7 +52,7 @@ def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) ->
 
 
 class _Requests(Dataset[Prepared | Exception]):
-    """Prepares without weights, and opens the images itself: processes that share a file share its position."""
+    """Prepares without weights, and opens the images itself, because processes that share a file share its position."""
 
     def __init__(self, sketch: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest]):
         self._sketch = sketch
@@ -115,7 +115,7 @@ def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> I
 
 
 def _tells_of_a_worker(error: BaseException | None) -> bool:
-    """Whether an error was caused by a worker's death: torch raises it anywhere in this process, maybe wrapped."""
+    """Whether a worker's death caused an error: torch raises it anywhere in this process, possibly wrapped."""
     while error is not None:
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             return True

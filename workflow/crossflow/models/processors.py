@@ -3,7 +3,7 @@
 `AutoProcessor` also loads the video processors of architectures that have one, which need torchvision. The processors
 of these architectures are assembled here without it.
 
-Pillow resizes one axis after the other and rounds in between, so the order shows in the pixels. Up to version 12 the
+Pillow resizes one axis after the other and rounds in between, so the pixels depend on the order. Up to version 12 the
 horizontal pass comes first; version 13 begins with the vertical one where an image is taller than wide. The published
 geometries (``pad`` and ``anyres``) always take the horizontal pass first, as the published program's Pillow did; other
 processors keep the pixels of the Pillow that is installed.

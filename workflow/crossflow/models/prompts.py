@@ -6,11 +6,11 @@ tokenised with character offsets, and position sets follow from the offsets: a t
 overlaps one of its characters, and the question's tokens must decode to the question.
 
 The published program tokenises the text before the image and the text after it separately. With Llama's tokenizer, the
-second text then begins with a blank token; whether it does if the whole prompt is tokenised at once depends on the
-tokenizer's ``legacy`` and on the version of transformers. The published templates therefore follow the program.
+second text then begins with a blank token; if the whole prompt is tokenised at once, this depends on the tokenizer's
+``legacy`` and on the version of transformers. The published templates therefore follow the program.
 
-A model generates after the last token of the template. Tokens that a tokenizer adds behind it, such as ``</s>``, are
-left out; before it, only one begin-of-text token may be added.
+A model generates after the last token of the template. Tokens that a tokenizer adds after it, such as ``</s>``, are
+removed; before the template, it may add one begin-of-text token only.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,8 @@ def _chat_template(user: str, processor: Any) -> str:
         message = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(message, chat_template=template, add_generation_prompt=True))
 
-    # Templates of multimodal models expect a list; those of language models a text, and write a list as Python does.
+    # Templates of multimodal models expect a list; those of language models expect text, and would print a list as
+    # Python does.
     given: tuple[object, ...] = ([{"type": "image"}, {"type": "text", "text": text}], user)
     found, errors = [], []
     for content in given:
@@ -110,7 +111,7 @@ def _chat_template(user: str, processor: Any) -> str:
             found.append(rendered(content))
         except TemplateSyntaxError as error:
             raise CrossflowError(f"The model's chat template does not parse ({error}).") from error
-        except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
+        except Exception as error:  # noqa: BLE001 - a template may raise any error
             errors.append(error)
     right = (prompt for prompt in found if prompt.count(marker) == 1 and prompt.count(text) == 1)
     prompt = next(right, None) or next(iter(found), None)
@@ -124,7 +125,7 @@ def _chat_template(user: str, processor: Any) -> str:
 
 
 class Template(NamedTuple):
-    """How a prompt is written.
+    """How to write a prompt.
 
     Attributes:
         write: From the user's text, with the image's marker, and the processor to the whole text.
@@ -175,7 +176,7 @@ def render(template: str, question: str, processor: Any) -> PromptText:
 
 
 class Expansion(NamedTuple):
-    """What replaces an image's marker.
+    """The replacement of an image's marker.
 
     Attributes:
         text: Text whose tokens replace the marker: the visual tokens, and those around and between them.
@@ -225,11 +226,10 @@ def _tokenized(tokenizer: Any, text: str, **options: bool) -> Any:
 
 
 def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added behind it.
+    """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added after it.
 
     Raises:
-        CrossflowError: the tokenizer adds tokens among those of the prompt, or other tokens before it than one
-            begin-of-text token.
+        CrossflowError: the tokenizer adds tokens inside the prompt, or anything but one begin-of-text token before it.
     """
     encoded = _tokenized(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
     ids, whole, begin = encoded["input_ids"], _tokenized(tokenizer, text)["input_ids"], tokenizer.bos_token_id

@@ -1,7 +1,7 @@
 """The study that params.yaml names, validated and with defaults filled in, before anything is computed.
 
 The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its errors into one
-sentence and checks what a schema can not express. Nothing heavy is imported: the workflow reads this at every start.
+sentence and checks what a schema can not express. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,8 @@ def _sentence(error: ValidationError) -> str:
     schema: Any = error.schema
     match error.validator:
         case "additionalProperties":
-            return f"{error.message}; choose from {', '.join(schema['properties'])}"
+            unknown = [repr(key) for key in error.instance if key not in schema["properties"]]
+            return f"unknown key {', '.join(unknown)}; choose from {', '.join(schema['properties'])}"
         case "pattern":
             return f"{error.instance!r} is invalid: expected {schema['description']}"
         case "anyOf":

@@ -1,10 +1,9 @@
 """Does a model behave as this project assumes? One check per assumption, made on the network itself.
 
-Geometry is checked with a *blinkered* network, whose vision tower lets no patch see another: what the language model
-receives at a visual token then depends on that token's own patches only. Whether two forwards differ is decided
-exactly, without a tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits.
-Forwards of different shapes, as those of the engine and the reference, differ by rounding and are compared within
-`ROUNDING`.
+Geometry is checked with a *blinkered* network, in whose vision tower no patch sees another: the input of the language
+model at a visual token then depends on that token's own patches only. Two forwards are compared exactly, without a
+tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits. Forwards of different
+shapes, as those of the engine and the reference, differ by rounding and are compared within `ROUNDING`.
 """
 
 import math
