@@ -63,7 +63,7 @@ SUMMARY_ROWS = {
     "bands": "One row per model, category, flow, window and centre layer: the band of the whole curve.",
     "answers": "One row per model and category: accuracy with the image and with it removed.",
     "baselines": "One row per model, category and baseline: accuracy without the image.",
-    "counts": "One row per model, category, window and flow: how many chosen questions were skipped, excluded, missing or counted.",
+    "counts": "One row per model, category, window and flow: what became of the chosen questions.",
     "noise": "One row per model, category and window: the noise floor.",
     "comparisons": "One row per pair of flows or of models and centre layer: paired differences.",
     "lens": "One row per model, category, layer and token: the logit lens.",

@@ -60,7 +60,7 @@ def run(
         patches: By default the entry's; for a folder, overlap.
         dtype: By default the entry's; for a folder, float32.
         image: The image; by default a drawn one.
-        question: The question.
+        question: The question about the image.
         box: An object that the question is about: left,top,width,height in pixels of the image; repeatable.
         output: Folder for the images.
 

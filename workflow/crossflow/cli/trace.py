@@ -31,7 +31,7 @@ def run(
     Args:
         where: Where models are named, and where the model runs.
         image: The image.
-        question: The question.
+        question: The question about the image.
         model: A model in params.yaml, or a folder.
         box: An object that the question is about: left,top,width,height in pixels of the image; repeatable.
         flows: Flows, source->target; by default the published six.
