@@ -254,7 +254,7 @@ def test_the_error_is_the_sentence_of_the_command_line(
             lambda asked: cf.knockout([asked, cf.ask(cf.load("mini-llava", device="cpu"), SCENE, QUESTION)]),
             "The questions belong to different models",
         ),
-        (lambda asked: cf.ask(asked.model, SCENE, asked.question, BOXES), "has its own boxes, answer and options"),
+        (lambda asked: cf.ask(asked.model, SCENE, asked.question, BOXES), "already has boxes, an answer and options"),
         (lambda asked: cf.load("mini-llava", dtype="float8"), "Model mini-llava: unknown dtype 'float8'; choose from float32"),
         (lambda asked: cf.load("mini-llava", prompt="plain"), "Model mini-llava: unknown prompt 'plain'; choose from vicuna-v1"),
         (lambda asked: cf.plot(asked.positions), "A table from knockout or logit_lens was expected"),

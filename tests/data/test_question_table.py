@@ -81,13 +81,13 @@ BOX = {"name": "cat", "x": 0, "y": 0, "w": 1, "h": 1}
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_reason(tmp_path: Path, images: Path, row: str, reason: str) -> None:
-    with pytest.raises(CrossflowError, match=f"questions.csv: 1 rows can not be used: line 3: .*{reason}"):
+    with pytest.raises(CrossflowError, match=f"questions.csv has unusable rows: line 3: .*{reason}"):
         _read(tmp_path, images, f"{HEADER}\n0,cat.jpg,Q?,yes,c,,,\n{row}\n")
 
 
 def test_many_bad_rows_are_counted(tmp_path: Path, images: Path) -> None:
     rows = "\n".join(f"{number},bird.jpg,Q?,yes,c,,," for number in range(30))
-    with pytest.raises(CrossflowError, match=r"30 rows can not be used: line 2: .*; line 11: .*; and 20 more\.$"):
+    with pytest.raises(CrossflowError, match=r"has unusable rows: line 2: .*; line 11: .*; and 20 more\.$"):
         _read(tmp_path, images, f"{HEADER}\n{rows}\n")
 
 
@@ -95,7 +95,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path, images: Path) -> None:
     ("text", "reason"),
     [
         ("question_id,image,question\n1,cat.jpg,Q?\n", "has no column answer"),
-        ("", "has no column question_id; it has none"),
+        ("", "has no column question_id; its columns are none"),
         (f"{HEADER},colour\n", "has an unknown column 'colour'"),
         (f'{HEADER}\n1,cat.jpg,"Q?', "can not be read as a CSV file"),
     ],

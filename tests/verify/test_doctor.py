@@ -200,7 +200,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
-            "model.safetensors.index.json is not the index of a model's weights",
+            "model.safetensors.index.json is not a valid index of weights",
         ),
         (lambda folder: (folder / "processor_config.json").unlink(), "resources/mini-llava"),
     ],
@@ -250,7 +250,7 @@ def test_room_is_asked_for_all_images_where_all_are_fetched(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), r"the image .*scene1\.jpg does not exist"),
+        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "scene1.jpg does not exist"),
         (lambda folder: shutil.rmtree(folder / "pictures"), "pictures does not exist"),
         (lambda folder: (folder / "questions.csv").unlink(), "questions.csv does not exist"),
     ],

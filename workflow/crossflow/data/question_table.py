@@ -130,5 +130,5 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
             bad.append(f"line {line}: {reason}")
     if bad:
         more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
-        raise CrossflowError(f"{path} has {len(bad)} unusable rows: {'; '.join(bad[:_LISTED])}{more}.")
+        raise CrossflowError(f"{path} has unusable rows: {'; '.join(bad[:_LISTED])}{more}.")
     return list(questions.values())
