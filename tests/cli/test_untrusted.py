@@ -67,7 +67,7 @@ def test_weights_that_are_no_numbers_are_refused_with_their_name(folder: Path, n
     weights[name][3, 5] = number
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        CrossflowError, match=r"NaN or infinite values in the weight .*layers\.0\.mlp\.down_proj\.weight: download"
+        CrossflowError, match=r"NaN or infinite values in the weight .*layers\.0\.mlp\.down_proj\.weight: the weights"
     ):
         _load(folder)
 

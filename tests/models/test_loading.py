@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
     _edit(folder / "config.json", model_type="mllama", architectures=["MllamaForConditionalGeneration"])
-    with pytest.raises(CrossflowError, match="type 'mllama' are not supported; choose from llava, llava_next"):
+    with pytest.raises(CrossflowError, match="type 'mllama' are not supported; supported types are llava, llava_next"):
         _load(folder)
 
 

@@ -132,8 +132,8 @@ evaluation world have no set of toys in common.
 *Seeing*: the language model's word embeddings classify the projected feature of each patch that a toy covers.
 *Reading*: after decoder layer {middle}, a linear map predicts from the state at each toy's name whether the toy is in
 the image, its attributes and its column; after layer {check}, another map predicts whether a toy has an attribute's
-value, at the later of the toy's name and the value. Both maps are discarded after training, and their loss is off in the last
-{100 * recipe.fall:.0f} % of the last stage, while the learning rate falls to zero.
+value, at the later of the toy's name and the value. Both maps are discarded after training, and their loss is off in
+the last {100 * recipe.fall:.0f} % of the last stage, while the learning rate falls to zero.
 *Answering*: the answer's word and the end of the text.
 
 ## Accuracy

@@ -43,7 +43,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CrossflowError(f"{path}: models of type {model_type!r} are refused: {REFUSED[model_type]}.")
     if model_type not in ARCHITECTURES:
         raise CrossflowError(
-            f"{path}: models of type {model_type!r} are not supported; choose from {', '.join(ARCHITECTURES)}."
+            f"{path}: models of type {model_type!r} are not supported; supported types are {', '.join(ARCHITECTURES)}."
         )
     known = ARCHITECTURES[model_type].selects
     strategy = config.get("vision_feature_select_strategy", known)
@@ -87,7 +87,7 @@ def _require_finite(path: Path, network: nn.Module) -> None:
     for name, weight in network.named_parameters():
         # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
-            raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: download it again.")
+            raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: the weights are unusable.")
 
 
 # Buffers that every network computes itself.
