@@ -379,7 +379,7 @@ def test_a_busy_server_is_asked_again_and_an_absent_file_is_one_sentence(
     site.refuse = 3
     fetch_file(new_session(), file, tmp_path / "file.bin")
     absent = RemoteFile("absent", f"{site.url}/absent.bin")
-    with pytest.raises(CrossflowError, match=r"absent\.bin could not be fetched: the server says 404"):
+    with pytest.raises(CrossflowError, match=r"absent\.bin could not be fetched: the server answers 404"):
         fetch_file(session, absent, tmp_path / "absent.bin")
     with pytest.raises(CrossflowError, match="could not be reached"):
         read_directory(session, absent, tmp_path / "directory.json")
@@ -452,7 +452,7 @@ def test_the_verb_fetches_a_member_with_and_without_ranges(
     left = sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("."))
     assert left == ["False.json", "False.json.sha256", "True.json", "True.json.sha256", "site", "sources.csv"]
     assert main([*command, "absent.json", "--output", str(tmp_path / "absent.json")]) == 1
-    assert "holds no absent.json" in capsys.readouterr().err
+    assert "does not contain absent.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("member", [None, "val_balanced_questions.json"])

@@ -144,7 +144,7 @@ def test_a_word_that_the_tokenizer_does_not_know_breaks_the_question() -> None:
 
 
 def test_a_template_or_a_tokenizer_that_can_not_serve_is_an_error_of_the_study() -> None:
-    with pytest.raises(CrossflowError, match="Prompt 'alpaca' is unknown"):
+    with pytest.raises(CrossflowError, match="Unknown prompt 'alpaca'"):
         render("alpaca", "Is it red?", VICUNA)
     with pytest.raises(CrossflowError, match="no chat template"):
         render("chat-template", "Is it red?", processor_of(VICUNA.tokenizer))
