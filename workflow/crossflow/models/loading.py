@@ -110,7 +110,7 @@ def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str])
     )
     if lost:
         raise CrossflowError(
-            f"{path} holds {len(lost)} weights that its config.json has no place for, the first of which is {lost[0]}; the "
+            f"{path} holds {len(lost)} weights that its config.json has no place for, such as {lost[0]}; the "
             "configuration is of another model."
         )
 
