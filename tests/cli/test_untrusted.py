@@ -128,7 +128,7 @@ def test_a_tokenizer_without_the_image_token_is_refused(folder: Path, load: Any)
 @pytest.mark.parametrize("file", ["processor_config.json", "tokenizer.json"])
 def test_a_folder_without_a_processor_or_tokenizer_is_one_sentence(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    with pytest.raises(CrossflowError, match=r"model (can not be loaded \(.*\)|has neither .* is missing)\.$"):
+    with pytest.raises(CrossflowError, match=r"model (cannot be loaded \(.*\)|has neither .* is missing)\.$"):
         _load(folder)
 
 

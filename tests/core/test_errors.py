@@ -115,7 +115,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
 @pytest.mark.parametrize("content", [b"\xff\xfequestion_id", b"question_id,image_id,reason\n\xff", b"a" * 200_000])
 def test_a_table_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(CrossflowError, match=r"t.csv can not be read as a CSV file in UTF-8 \(.*\)\.$"):
+    with pytest.raises(CrossflowError, match=r"t.csv cannot be read as a CSV file in UTF-8 \(.*\)\.$"):
         read_csv(tmp_path / "t.csv", SKIPPED)
 
 

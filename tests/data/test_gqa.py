@@ -149,7 +149,7 @@ def test_a_image_may_be_a_link_to_a_file_elsewhere(tmp_path: Path) -> None:
 
 def test_a_image_that_can_not_be_read_breaks_one_question(tmp_path: Path) -> None:
     (tmp_path / "images" / "1.jpg").mkdir(parents=True)
-    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg can not be read"):
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg cannot be read"):
         images.open("1")
 
 
@@ -203,7 +203,7 @@ def test_a_corrupt_member_of_a_zip_breaks_one_question(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"\xff\xd8") + 30] ^= 0xFF
     path.write_bytes(bytes(content))
-    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg can not be read .*CRC"):
+    with Images(tmp_path) as images, pytest.raises(BrokenQuestion, match="1.jpg cannot be read .*CRC"):
         images.open("1")
 
 

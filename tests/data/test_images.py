@@ -107,7 +107,7 @@ def test_a_halved_image_shows_its_object_in_the_same_visual_tokens(tmp_path: Pat
     assert whole.size
     assert np.array_equal(sketch.prepare(question, image).positions["related"], whole)
     unscaled = sketch.prepare(_question(None, box), image).positions["related"]
-    assert not np.array_equal(unscaled, whole), "the test can not fail"
+    assert not np.array_equal(unscaled, whole), "the test cannot fail"
 
 
 @pytest.mark.parametrize("size", [(100, 90), (60, 70), (50, 375)])

@@ -162,7 +162,7 @@ def test_a_row_that_is_no_question_of_its_category_is_named_with_its_line_and_th
     # The first row spans two lines, as its captions do.
     with pytest.raises(CrossflowError, match=message) as raised:
         _read(tmp_path, "ChooseAttr", _row(), _row(question_id="0013") | changes)
-    assert f"{tmp_path / 'set.csv'}, line 4: question 0013 can not be used: " in str(raised.value)
+    assert f"{tmp_path / 'set.csv'}, line 4: question 0013 cannot be used: " in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -198,7 +198,7 @@ def test_a_lacking_column_is_named(column: str, tmp_path: Path) -> None:
     [
         (b"", "set.csv is not a published question set: .*question_id, img_id.*central object id"),
         (b"<html>404</html>\n", "set.csv is not a published question set"),
-        (b"question_id\xff", "set.csv can not be read .*utf-8"),
+        (b"question_id\xff", "set.csv cannot be read .*utf-8"),
         (HEADERS["QueryAttr"].encode() + b"\n", "set.csv contains no question"),
         (HEADERS["QueryAttr"].encode() + b'\n"1"2,\n', "set.csv, line 2 is invalid or truncated CSV"),
         (HEADERS["QueryAttr"].replace("captions", "answer").encode() + b"\n", "the columns answer once"),
@@ -211,7 +211,7 @@ def test_a_file_of_another_form_is_named(content: bytes, message: str, tmp_path:
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="set.csv can not be read"):
+    with pytest.raises(CrossflowError, match="set.csv cannot be read"):
         read_published(tmp_path / "set.csv", "QueryAttr")
 
 

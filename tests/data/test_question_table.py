@@ -97,18 +97,18 @@ def test_many_bad_rows_are_counted(tmp_path: Path, images: Path) -> None:
         ("question_id,image,question\n1,cat.jpg,Q?\n", "has no column answer"),
         ("", "has no column question_id; its columns are none"),
         (f"{HEADER},colour\n", "has an unknown column 'colour'"),
-        (f'{HEADER}\n1,cat.jpg,"Q?', "can not be read as a CSV file"),
+        (f'{HEADER}\n1,cat.jpg,"Q?', "cannot be read as a CSV file"),
     ],
 )
 def test_a_file_that_is_no_such_table_is_one_sentence(tmp_path: Path, images: Path, text: str, reason: str) -> None:
     with pytest.raises(CrossflowError, match=reason):
         _read(tmp_path, images, text)
-    with pytest.raises(CrossflowError, match="can not be read"):
+    with pytest.raises(CrossflowError, match="cannot be read"):
         read_question_table(tmp_path / "absent.csv", images)
 
 
 def test_another_encoding_is_one_sentence(tmp_path: Path, images: Path) -> None:
-    with pytest.raises(CrossflowError, match="can not be read as a CSV file in UTF-8"):
+    with pytest.raises(CrossflowError, match="cannot be read as a CSV file in UTF-8"):
         _read(tmp_path, images, f"{HEADER}\n1,cat.jpg,Müll?,yes,c,,,\n", "latin-1")
 
 

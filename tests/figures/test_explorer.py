@@ -1,4 +1,4 @@
-"""The explorer: what is in the page, what can not get out of it, and the page itself in a browser."""
+"""The explorer: what is in the page, what cannot get out of it, and the page itself in a browser."""
 
 import json
 import re

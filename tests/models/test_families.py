@@ -281,6 +281,6 @@ def test_smolvlm_without_num2words_is_one_sentence(tmp_path: Path, monkeypatch: 
         pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     write(tmp_path, FAMILIES["smolvlm"])
-    with pytest.raises(CrossflowError, match="can not be loaded .Package `num2words` is required") as raised:
+    with pytest.raises(CrossflowError, match="cannot be loaded .Package `num2words` is required") as raised:
         load(tmp_path)
     assert "\n" not in str(raised.value)

@@ -245,7 +245,7 @@ def test_an_adapter_is_refused(folder: Path) -> None:
 def test_truncated_weights_are_one_sentence(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(CrossflowError, match="can not be loaded") as raised:
+    with pytest.raises(CrossflowError, match="cannot be loaded") as raised:
         _load(folder)
     assert "\n" not in str(raised.value)
 
@@ -253,7 +253,7 @@ def test_truncated_weights_are_one_sentence(folder: Path) -> None:
 def test_pickled_weights_are_not_read(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CrossflowError, match="can not be loaded"):
+    with pytest.raises(CrossflowError, match="cannot be loaded"):
         _load(folder)
 
 

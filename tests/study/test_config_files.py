@@ -71,7 +71,7 @@ def test_what_is_no_file_of_parameters_is_one_sentence(tmp_path: Path, content: 
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match=r"nowhere.yaml can not be read \(No such file or directory\)\.$"):
+    with pytest.raises(CrossflowError, match=r"nowhere.yaml cannot be read \(No such file or directory\)\.$"):
         read_config(tmp_path / "nowhere.yaml")
 
 

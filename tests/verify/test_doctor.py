@@ -118,7 +118,7 @@ def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: py
     findings = list(examine(lambda: config))
     missing = [finding for finding in _of(findings, "data gqa") if finding.level == MISSING]
     assert len(missing) == 1
-    assert "images.zip, which can not be reached (Timeout)" in missing[0].found
+    assert "images.zip, which cannot be reached (Timeout)" in missing[0].found
     assert sum("huggingface.co" in url for url in asked) == 1
     assert len(asked) == 4
 
@@ -137,7 +137,7 @@ def test_a_folder_that_can_not_be_written_is_said(tree: Path, monkeypatch: pytes
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert {finding.level for finding in _of(_found(), "disk")} == {MISSING}
-    assert "can not be written (Permission denied)" in _of(_found(), "disk")[0].found
+    assert "cannot be written (Permission denied)" in _of(_found(), "disk")[0].found
 
 
 def test_a_lock_that_was_left_is_a_note(tree: Path) -> None:

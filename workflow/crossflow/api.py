@@ -232,7 +232,7 @@ def load(
         device: ``auto`` (a free GPU, otherwise the CPU), ``cpu`` or ``cuda:N``.
 
     Raises:
-        CrossflowError: the entry does not exist, or the model can not be downloaded or loaded.
+        CrossflowError: the entry does not exist, or the model cannot be downloaded or loaded.
 
     Example:
         >>> import crossflow as cf
@@ -295,7 +295,7 @@ def ask(
             and for flows of ``true_option`` and the like.
 
     Raises:
-        CrossflowError: the image, a box or the question can not be used.
+        CrossflowError: the image, a box or the question cannot be used.
 
     Example:
         >>> import crossflow as cf
@@ -443,7 +443,7 @@ def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:
         ``probability`` (0..1) of the first token.
 
     Raises:
-        CrossflowError: the model's layers can not be read.
+        CrossflowError: the model's layers cannot be read.
 
     Example:
         >>> import crossflow as cf

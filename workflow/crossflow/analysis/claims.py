@@ -57,7 +57,7 @@ class Criterion(NamedTuple):
 
     Attributes:
         what: Description of the number.
-        value, low, high: The number with its 95 % interval; NaN where it can not be stated.
+        value, low, high: The number with its 95 % interval; NaN where it cannot be stated.
         sign: Side of the threshold on which the criterion is met: ``>`` or ``<``.
         threshold: In the number's unit.
         verdict: Met (supported), failed (not supported) or undecided.

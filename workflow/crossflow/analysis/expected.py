@@ -152,7 +152,7 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
         output: Table of the largest differences (CSV).
 
     Raises:
-        CrossflowError: some number is not within its tolerance, or the tables can not be compared.
+        CrossflowError: some number is not within its tolerance, or the tables cannot be compared.
     """
     agreements = compare(summary, expected)
     for agreement in agreements:

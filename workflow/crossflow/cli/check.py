@@ -65,7 +65,7 @@ def run(
         output: Folder for the images.
 
     Raises:
-        CrossflowError: the model, the image or the question can not be used, or a check failed.
+        CrossflowError: the model, the image or the question cannot be used, or a check failed.
     """
     seen = _drawn() if image is None else api.open_image(image)
     asked = own_question(question, [box_of(text) for text in box] or [_BALL if image is None else _middle(seen)])

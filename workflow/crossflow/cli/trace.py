@@ -41,7 +41,7 @@ def run(
         output: Folder for the figures.
 
     Raises:
-        CrossflowError: the model, the image or the question can not be used.
+        CrossflowError: the model, the image or the question cannot be used.
     """
     loaded = api.load(model, params=where.params, device=where.device)
     asked = api.ask(loaded, image, question, box)

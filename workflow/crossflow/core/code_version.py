@@ -14,7 +14,7 @@ The contract, held by ``tests/core/test_code_version.py``: the digest does not d
   choice of a device, the planning of memory; and the lists of tables and figures, whose entries rules carry as
   parameters of their own.
 
-Every other module that a number passes through belongs to the digest, even if it can not change a number. Modules are
+Every other module that a number passes through belongs to the digest, even if it cannot change a number. Modules are
 read as text and never imported, because the workflow computes digests at every start. The digest is the same for every
 Python version that parses the code alike.
 """

@@ -60,7 +60,7 @@ REJECTIONS: Columns = {
 SKIPPED: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "reason": Column(TEXT, words="Why the question can not be used, for example a missing image."),
+    "reason": Column(TEXT, words="Why the question cannot be used, for example a missing image."),
 }
 LENS_COLUMNS: Columns = {
     "question_id": QUESTION_ID,

@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside ``path`` that replaces it only if the block succeeds.
 
     Raises:
-        CrossflowError: it can not be written, or another process is writing it.
+        CrossflowError: it cannot be written, or another process is writing it.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -60,7 +60,7 @@ def write_hashes(files: tuple[Path, ...], output: Path) -> None:
         output: Path -> SHA-256 (JSON).
 
     Raises:
-        CrossflowError: a file can not be read.
+        CrossflowError: a file cannot be read.
     """
     try:
         hashes = {str(path): hash_file(path) for path in files}

@@ -149,7 +149,7 @@ def journal_beside(table: Path, settings: Mapping[str, Any]) -> Iterator[Journal
     """Open the journal of the job that writes ``table``; it is removed when the block succeeds.
 
     Raises:
-        CrossflowError: the journal can not be written.
+        CrossflowError: the journal cannot be written.
     """
     path = table.with_name(f"{table.stem}.journal.jsonl")
     try:

@@ -1,6 +1,6 @@
 """File locks, which the system releases when a process ends in any way.
 
-Locks are on open file descriptors, not on paths as in `filelock.FileLock`, which can not lock a journal, leaves lock
+Locks are on open file descriptors, not on paths as in `filelock.FileLock`, which cannot lock a journal, leaves lock
 files among results, and fails on a file system without locks.
 """
 

@@ -70,7 +70,7 @@ class Job:
         """Write what is known now that the verb has ended.
 
         Raises:
-            CrossflowError: the file can not be written.
+            CrossflowError: the file cannot be written.
         """
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
         content = {

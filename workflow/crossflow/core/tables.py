@@ -132,7 +132,7 @@ def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[di
                 raise CrossflowError(f"{path} has the columns {found}; expected {list(columns)}.")
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read as a CSV file in UTF-8 ({error}).") from error
     # A cell too many has no column, and a column without a cell is None.
     if any(None in row or None in row.values() for row in rows):
         raise CrossflowError(f"{path} has a row without {len(found)} cells; is the file truncated?")

@@ -47,7 +47,7 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     """Stream the members of a JSON object; ``progress`` shows a bar over the file's bytes.
 
     Raises:
-        CrossflowError: the file is not one JSON object of text, is cut short, or can not be read.
+        CrossflowError: the file is not one JSON object of text, is cut short, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -66,7 +66,7 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
         reason = str(error).strip().splitlines()[0]
         raise CrossflowError(f"{path} is invalid or truncated JSON ({reason}).") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CrossflowError(f"{path} can not be read ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error}).") from error
 
 
 # Raised by a record of another form; OverflowError, by an infinite number where an integer is expected.

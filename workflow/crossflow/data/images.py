@@ -158,7 +158,7 @@ class Images:
             except FileNotFoundError as error:
                 raise BrokenQuestion(f"the image {file} is missing") from error
             except (OSError, ValueError) as error:
-                raise BrokenQuestion(f"the image {file} can not be read ({error})") from error
+                raise BrokenQuestion(f"the image {file} cannot be read ({error})") from error
         member = next((member for member in (f"images/{name}", name) if member in self._members), None)
         if member is None:
             raise BrokenQuestion(f"the image {name} is missing from {self._zip.filename}")
@@ -167,7 +167,7 @@ class Images:
             with self._zip.open(member) as opened:
                 return where, _read_bounded(opened.read, where)
         except UNREADABLE_ZIP as error:
-            raise BrokenQuestion(f"the image {where} can not be read ({error})") from error
+            raise BrokenQuestion(f"the image {where} cannot be read ({error})") from error
 
     def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
         """The decoded image, upright, in RGB with 8 bits.
@@ -217,7 +217,7 @@ class ImageSource:
         """The images.
 
         Raises:
-            CrossflowError: both are named or none, or they can not be read.
+            CrossflowError: both are named or none, or they cannot be read.
         """
         if self.root is not None and self.images is None:
             return Images(self.root)

@@ -51,7 +51,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CrossflowError(f"{path} can not be read ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error}).") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -103,7 +103,7 @@ def _scene(row: dict[str, str]) -> SceneGraph:
 
 
 def _chosen(row: dict[str, str], category: str) -> ChosenQuestion:
-    """The question of a row. Raises ValueError with the reason if it can not be used."""
+    """The question of a row. Raises ValueError with the reason if it cannot be used."""
     record = {
         "imageId": row["img_id"],
         "question": row["question"],
@@ -146,7 +146,7 @@ def read_published(path: Path, category: str) -> list[ChosenQuestion]:
         try:
             chosen[question_id] = _chosen(row, category)
         except ValueError as error:
-            raise CrossflowError(f"{path}, line {line}: question {question_id} can not be used: {error}.") from error
+            raise CrossflowError(f"{path}, line {line}: question {question_id} cannot be used: {error}.") from error
     if not chosen:
         raise CrossflowError(f"{path} contains no question.")
     return list(chosen.values())

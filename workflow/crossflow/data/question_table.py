@@ -33,7 +33,7 @@ _LISTED = 10  # bad rows listed in a message
 
 
 class _BadRow(Exception):
-    """Why a row can not be used."""
+    """Why a row cannot be used."""
 
 
 def _objects(text: str) -> tuple[ChosenObject, ...]:
@@ -101,7 +101,7 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
     """Read all questions of a table, in its order; ``image_id`` is the image's file name.
 
     Raises:
-        CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows can not be used;
+        CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows cannot be used;
             the message names their lines.
     """
     try:
@@ -117,7 +117,7 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
                 raise CrossflowError(f"{path} has an unknown column {unknown[0]!r}; choose from {known}.")
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read as a CSV file in UTF-8 ({error}).") from error
     questions: dict[str, ChosenQuestion] = {}
     bad = []
     for line, row in rows:

@@ -91,7 +91,7 @@ Given = Sequence[Prepared | BrokenQuestion]
 Outcome = Callable[[], Any] | BrokenQuestion
 Run = Callable[[Sequence[Item], Sequence[Given]], Sequence[Outcome]]
 """From a batch and its prepared questions to one item per question: a call that returns the entry, made in a thread
-while the next batch runs, or the reason why the question can not be used."""
+while the next batch runs, or the reason why the question cannot be used."""
 
 
 @contextmanager
@@ -116,10 +116,10 @@ def finished_entries(
         run: The experiment.
 
     Yields:
-        Question id -> entry, and question id -> reason why it can not be used.
+        Question id -> entry, and question id -> reason why it cannot be used.
 
     Raises:
-        CrossflowError: the journal can not be written, or the experiment fails.
+        CrossflowError: the journal cannot be written, or the experiment fails.
     """
     fingerprint = {
         "determined": determined,

@@ -263,7 +263,7 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         settings: The knockouts.
 
     Raises:
-        CrossflowError: the model or a question can not be used, or the window does not fit the model.
+        CrossflowError: the model or a question cannot be used, or the window does not fit the model.
     """
     answers, answered = read_parquet(settings.answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), answers, settings.select)

@@ -86,7 +86,7 @@ def hidden_states(
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
             f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were recorded; the "
-            "logit lens can not be read."
+            "logit lens cannot be read."
         )
     return torch.stack(states)
 
@@ -154,7 +154,7 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
         select: Which questions are read, by the model's answer.
 
     Raises:
-        CrossflowError: the model or a question can not be used.
+        CrossflowError: the model or a question cannot be used.
     """
     table, answered = read_parquet(answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), table, select)

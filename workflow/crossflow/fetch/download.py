@@ -145,7 +145,7 @@ def fetch_part(
 
     Raises:
         NoRangesError: the server sends only whole files, and a part is requested.
-        CrossflowError: the server can not be reached, the connection keeps breaking, the size is not the recorded one,
+        CrossflowError: the server cannot be reached, the connection keeps breaking, the size is not the recorded one,
             or the disk is full.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def fetch_part(
             except NoRangesError:
                 if stop is not None or not before:
                     raise
-                # It can not be resumed: start over.
+                # It cannot be resumed: start over.
                 part.unlink()
                 bar.reset()
             except _BrokenOffError as error:
@@ -218,7 +218,7 @@ def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, r
         record: The checksum in the format of ``sha256sum --check``, after a comment line with the file's address.
 
     Raises:
-        CrossflowError: the checksum differs, or the record can not be written.
+        CrossflowError: the checksum differs, or the record cannot be written.
     """
     found, name = hash_file(fetched), record.stem
     origin = f"# {remote.url}{f', {member}' if member else ''}"

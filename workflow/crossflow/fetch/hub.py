@@ -72,7 +72,7 @@ def _complete(folder: Path) -> list[str]:
         CrossflowError: the model is incomplete.
     """
     if absent := lacking(folder):
-        raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub can not be reached.")
+        raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub cannot be reached.")
     return [path.name for path in files_in(folder)]
 
 
@@ -116,7 +116,7 @@ def fetch(repo: str, revision: str) -> Manifest:
         except (OfflineModeIsEnabled, TransportError) as error:
             if isinstance(error, HfHubHTTPError):
                 raise
-            log.warning("the hub can not be reached (%s): using the cache", type(error).__name__)
+            log.warning("the hub cannot be reached (%s): using the cache", type(error).__name__)
             files, folder = None, _local(repo, revision)
         if files is not None:
             if not any(name.endswith(".safetensors") for name in files):
@@ -139,7 +139,7 @@ def fetch(repo: str, revision: str) -> Manifest:
         raise CrossflowError(f"{repo} is not on the hub, or is private and needs a login (HF_TOKEN).") from error
     except LocalEntryNotFoundError as error:
         raise CrossflowError(
-            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached: run once with "
+            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub cannot be reached: run once with "
             "network access."
         ) from error
     except (TransportError, OSError) as error:

@@ -87,11 +87,11 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
 
     Args:
         kept: File that caches the directory; used if its address and size match. Without a recorded size, versions of
-            the zip can not be told apart, and the directory is requested each time.
+            the zip cannot be told apart, and the directory is requested each time.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: the server can not be reached, the file is no zip, or its size is not the recorded one.
+        CrossflowError: the server cannot be reached, the file is no zip, or its size is not the recorded one.
     """
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ def read_sources(path: Path) -> dict[str, RemoteFile]:
             reader = csv.DictReader(file)
             rows = list(reader)
     except OSError as error:
-        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error.strerror or error}).") from error
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise CrossflowError(f"{path} has the columns {reader.fieldnames}; expected {list(COLUMNS)}.")
     sources = {}

@@ -34,7 +34,7 @@ class Example(NamedTuple):
     Attributes:
         why: Why it was chosen.
         image: Its image.
-        tokens: Its visual tokens over the image, the related ones shaded; None where they can not be drawn.
+        tokens: Its visual tokens over the image, the related ones shaded; None where they cannot be drawn.
         curves: Flow -> centre layers and change in percent.
     """
 
@@ -131,7 +131,7 @@ def write_examples(results: Results, model: ModelSource, images: ImageSource, ou
         output: A .pdf and a .png of each category, whose names end in the category's.
 
     Raises:
-        CrossflowError: a table or the model's folder can not be used.
+        CrossflowError: a table or the model's folder cannot be used.
     """
     sketch = sketch_model(ModelSettings.of(model), torch.device("cpu"))
     with images.open() as opened, own_settings():

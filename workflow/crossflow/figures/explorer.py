@@ -135,7 +135,7 @@ def looks(flows: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def page(data: Mapping[str, Any], title: str) -> str:
-    """The whole page. What comes from data can not end the script that holds it, or be taken for a tag."""
+    """The whole page. What comes from data cannot end the script that holds it, or be taken for a tag."""
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")

@@ -18,7 +18,7 @@ def write_figure(figure: FigureRequest, output: tuple[Path, ...]) -> None:
         output: Files, .pdf or .png.
 
     Raises:
-        CrossflowError: the kind is unknown, the summary lacks what it shows, or a file can not be written.
+        CrossflowError: the kind is unknown, the summary lacks what it shows, or a file cannot be written.
     """
     if figure.kind not in FIGURES:
         raise CrossflowError(f"Unknown figure {figure.kind!r}; choose from {', '.join(FIGURES)}.")

@@ -166,7 +166,7 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
     """Write a figure in the format of each path's suffix (.pdf, .png), without a date.
 
     Raises:
-        CrossflowError: another suffix, or a file that can not be written.
+        CrossflowError: another suffix, or a file that cannot be written.
     """
     for path in paths:
         kind = path.suffix.lower().lstrip(".")

@@ -40,7 +40,7 @@ def write_page(table: Path, title: str, output: Path) -> None:
         output: The page (HTML).
 
     Raises:
-        CrossflowError: the table can not be read.
+        CrossflowError: the table cannot be read.
     """
     try:
         content = pd.read_csv(table, keep_default_na=False, na_values=[""])

@@ -173,7 +173,7 @@ def write_card(
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
 
     Raises:
-        CrossflowError: the scenes hold too few questions, or the model can not be used.
+        CrossflowError: the scenes hold too few questions, or the model cannot be used.
     """
     model = load_model(ModelSettings(model_path, "vicuna-v1"), take_device(device))
     measured: dict[str, dict[str, Accuracy]] = {}

@@ -125,7 +125,7 @@ def train(
         Once before the first step, and after each step.
 
     Raises:
-        CrossflowError: the checkpoint belongs to another recipe, or can not be written.
+        CrossflowError: the checkpoint belongs to another recipe, or cannot be written.
     """
     training_model = TrainingModel(recipe)
     matrices = [parameter for parameter in training_model.parameters() if parameter.ndim > 1]

@@ -59,11 +59,11 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         seed: Seed of the world: the same number draws the same scenes.
 
     Raises:
-        CrossflowError: no scene is requested, the seed is negative, or a file can not be written.
+        CrossflowError: no scene is requested, the seed is negative, or a file cannot be written.
     """
     if scenes < 1 or seed < 0:
         raise CrossflowError(
-            f"{scenes} scenes of seed {seed} can not be drawn: give at least 1 scene and a seed of at least 0."
+            f"{scenes} scenes of seed {seed} cannot be drawn: give at least 1 scene and a seed of at least 0."
         )
     questions: dict[str, Any] = {}
     graphs: dict[str, Any] = {}

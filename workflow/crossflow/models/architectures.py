@@ -192,7 +192,7 @@ ARCHITECTURES = {
     "qwen3_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen3VLProcessor"),
 }
 
-# Architectures that can not be knocked out, and why; the reason ends a sentence.
+# Architectures that cannot be knocked out, and why; the reason ends a sentence.
 REFUSED = {
     "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
     "before its targets",

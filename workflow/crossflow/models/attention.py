@@ -3,7 +3,7 @@
 It is registered with transformers under the name ``crossflow``, and a model loaded by this project uses it in
 every decoder layer. The *mode* that is active in the current context (`using`) decides what happens to a layer's
 queries, keys and values: plain attention, recording them, blocking edges in a full forward, or computing a batch of
-suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception can not leave a model knocked
+suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception cannot leave a model knocked
 out. (The mode is a context variable because ``generate`` refuses extra arguments.)
 
 A layer's mask is always the one that the model requested, built by transformers' own `sdpa_mask`; this module only

@@ -33,7 +33,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         model_type = str(config["model_type"])
-        # Transformers ignores a file that it can not read; answers would then end at other tokens.
+        # Transformers ignores a file that it cannot read; answers would then end at other tokens.
         if (generation := path / "generation_config.json").is_file():
             file = generation
             json.loads(file.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def _loading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise CrossflowError(f"The model in {path} can not be loaded ({reason.strip(' .,')}).") from error
+        raise CrossflowError(f"The model in {path} cannot be loaded ({reason.strip(' .,')}).") from error
 
 
 def _require_image_token(processor: Any, network: Any, path: Path) -> None:
@@ -124,7 +124,7 @@ def _require_no_adapter(path: Path) -> None:
 
 
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """A model without weights, from its configuration alone: it prepares questions but can not answer them.
+    """A model without weights, from its configuration alone: it prepares questions but cannot answer them.
 
     Raises:
         CrossflowError: the folder is missing or incomplete, or its architecture is unknown.

@@ -127,7 +127,7 @@ def _tells_of_a_worker(error: BaseException | None) -> bool:
 def prepared_ahead(
     model: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest], workers: int
 ) -> Iterator[Iterator[Prepared | BrokenQuestion]]:
-    """Prepare questions in order, on the model's device; a question that can not be used yields its reason.
+    """Prepare questions in order, on the model's device; a question that cannot be used yields its reason.
 
     Args:
         model: The model.

@@ -35,7 +35,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             content = _Loader(file).get_single_data()
     except OSError as error:
-        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error.strerror or error}).") from error
     except UnicodeDecodeError as error:
         raise CrossflowError(f"{path} is not text in UTF-8 (byte {error.start}).") from error
     except yaml.YAMLError as error:
@@ -66,7 +66,7 @@ def read_config(path: Path, overlay: Path | None = None) -> dict[str, Any]:
     """Read params.yaml and, if given, an overlay.
 
     Raises:
-        CrossflowError: a file can not be read, is invalid YAML, or repeats a key.
+        CrossflowError: a file cannot be read, is invalid YAML, or repeats a key.
     """
     config = _read_yaml(path)
     return config if overlay is None else _laid_over(config, _read_yaml(overlay))

@@ -1,7 +1,7 @@
 """The study that params.yaml names, validated and with defaults filled in, before anything is computed.
 
 The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its errors into one
-sentence and checks what a schema can not express. Imports nothing heavy: the workflow reads it at every start.
+sentence and checks what a schema cannot express. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from collections.abc import Mapping

@@ -121,7 +121,7 @@ def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
     for folder, more in needed.items():
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if reason := _unwritable(there):
-            yield Finding(MISSING, "disk", f"{folder} can not be written ({reason}): change its owner or rights")
+            yield Finding(MISSING, "disk", f"{folder} cannot be written ({reason}): change its owner or rights")
             continue
         disk = there.stat().st_dev
         disks[disk] = disks.get(disk, 0) + more
@@ -173,7 +173,7 @@ def _fits(study: Study, sizes: Sizes, device: torch.device) -> tuple[bool, str]:
 
 
 def _reachable(url: str) -> str | None:
-    """Why an address can not be reached; None if it can."""
+    """Why an address cannot be reached; None if it can."""
     try:
         with new_session() as session:
             session.mount("https://", requests.adapters.HTTPAdapter(max_retries=0))
@@ -206,7 +206,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"
         page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
         if folder is None and not offline and (reason := _reachable(page)):
-            yield Finding(MISSING, what, f"{page} can not be reached ({reason}): check the network, or log in")
+            yield Finding(MISSING, what, f"{page} cannot be reached ({reason}): check the network, or log in")
     if folder is not None:
         _require_whole(folder)
     keys = [key for key in inputs.SETTINGS if key in entry]
@@ -270,7 +270,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
         reason = None if offline else _reachable(source.url)
         said = f"{source.name} is fetched by the run from {source.url}"
         if reason:
-            yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): check the network")
+            yield Finding(MISSING, what, f"{said}, which cannot be reached ({reason}): check the network")
         else:
             yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
 

@@ -121,7 +121,7 @@ def _noisy(
     # A view of the inputs, so that adding to the tiles changes the inputs.
     tiles = model.architecture.tiling.tiles(model.processor.image_processor, {"pixel_values": pixels})
     if not np.shares_memory(tiles, pixels):
-        raise CrossflowError("the architecture's tiling copies the pixels, so they can not be changed patch by patch")
+        raise CrossflowError("the architecture's tiling copies the pixels, so they cannot be changed patch by patch")
     side = model.patch_size
     count, _, height, width = tiles.shape
     high, wide = height // side, width // side
