@@ -73,9 +73,7 @@ RESULT_TABLES = (
     ResultTable("questions/{category}.csv", "One row per chosen question.", columns.QUESTIONS),
     ResultTable("questions/{category}.rejections.csv", "One row per reason for rejection.", columns.REJECTIONS),
     ResultTable("answers/{model}/{category}.parquet", "One row per question: the model's answers.", ANSWER_COLUMNS),
-    ResultTable(
-        "answers/{model}/{category}.skipped.csv", "One row per question that cannot be used.", columns.SKIPPED
-    ),
+    ResultTable("answers/{model}/{category}.skipped.csv", "One row per question that cannot be used.", columns.SKIPPED),
     ResultTable(
         "knockout/{model}/w{window}/{category}.parquet",
         "One row per question, flow and centre layer.",
