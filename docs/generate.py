@@ -268,7 +268,7 @@ def commands() -> str:
         "# Commands\n",
         "`crossflow VERB --option ...`; `crossflow --help` lists the verbs, `crossflow VERB --help` a verb's options. "
         "Snakemake runs most of them: a rule's command is one verb. `trace`, `check`, `doctor` and `bench` are for "
-        "you. "
+        "interactive use.  "
         "Every verb also takes `--provenance FILE`, which records versions, machine and time.\n",
         _table(("verb", "what it does"), ((f"[`{verb}`](#{verb})", _cell(summary_of(verb))) for verb in VERBS)),
     ]

@@ -148,7 +148,7 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
 
     Args:
         summary: Folder of the fresh summary tables.
-        expected: Folder of the expected ones.
+        expected: Folder of the expected tables.
         output: Table of the largest differences (CSV).
 
     Raises:

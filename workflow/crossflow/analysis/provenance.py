@@ -46,7 +46,7 @@ def write_provenance(
         jobs: Files that jobs wrote by --provenance; missing ones are left out.
         parameters: The study's part of params.yaml, as JSON.
         hashes: Hashes of data and models.
-        output: Everything (JSON).
+        output: The collected record (JSON).
         facts: Parameters, versions and hashes, for reading (CSV).
         times: One line per job (CSV).
 

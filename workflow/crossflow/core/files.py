@@ -53,11 +53,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_hashes(files: tuple[Path, ...], output: Path) -> None:
-    """Hash files, so that their content can be identified where they are absent.
+    """Hash files, so that results identify them on machines without them.
 
     Args:
         files: Files to hash.
-        output: Path -> SHA-256 (JSON).
+        output: File with the SHA-256 of each path (JSON).
 
     Raises:
         CrossflowError: a file cannot be read.

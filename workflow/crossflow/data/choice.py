@@ -23,7 +23,7 @@ class QuestionSource:
 
     Attributes:
         root: Data set in GQA's layout; images are not needed.
-        split: Of the data set, for example val_balanced.
+        split: Split of the data set, for example val_balanced.
         table: Your own questions (CSV).
         images: The table's folder of images.
         published: The published question set of the category (CSV).

@@ -34,11 +34,11 @@ class Job:
 
     Attributes:
         questions: Table of the category's questions.
-        output: The table that is written (parquet).
+        output: The result table (parquet).
         images: The data set's images.
         model: The model.
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
-        workers: Processes that prepare questions; by default none beside a CPU.
+        workers: Processes that prepare questions; by default none if the model runs on a CPU.
     """
 
     questions: Path

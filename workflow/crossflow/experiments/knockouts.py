@@ -206,10 +206,10 @@ class KnockoutSettings:
         answers: Table of the model's answers to the questions.
         window: Width of the window in layers, bottom or top.
         flows: Flows, source->target, at every centre layer.
-        controls: Further flows, at centre layers `stride` apart.
+        controls: Control flows, at centre layers `stride` apart.
         stride: Distance between the centre layers of the controls.
         seed: Seed of random source sets.
-        whole_answer: Score all tokens of the answer.
+        whole_answer: Score all tokens of the answer, not only the first.
         select: Which questions are knocked out, by the model's answer.
         engine: knockout (exact and fast) or reference (one full forward per number).
     """

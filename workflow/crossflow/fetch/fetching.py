@@ -54,8 +54,8 @@ def write_fetched(source: str, output: Path, member: str | None = None, sources:
     """Fetch a file of the table of sources, or one member of a zip.
 
     Args:
-        source: Name of a line of the table.
-        output: The file.
+        source: Name of a line of the table of sources.
+        output: File to write.
         member: Fetch only this member of the zip.
         sources: The table of sources (CSV).
 

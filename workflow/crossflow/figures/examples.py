@@ -128,7 +128,7 @@ def write_examples(results: Results, model: ModelSource, images: ImageSource, ou
         results: The study's results: one model and one window.
         model: The model.
         images: The images of the questions.
-        output: A .pdf and a .png of each category, whose names end in the category's.
+        output: A .pdf and a .png for each category, with names that end in the category.
 
     Raises:
         CrossflowError: a table or the model's folder cannot be used.

@@ -14,8 +14,8 @@ def write_figure(figure: FigureRequest, output: tuple[Path, ...]) -> None:
     """Draw one figure from the summary.
 
     Args:
-        figure: Which one.
-        output: Files, .pdf or .png.
+        figure: The figure.
+        output: Files to write, .pdf or .png.
 
     Raises:
         CrossflowError: the kind is unknown, the summary lacks what it shows, or a file cannot be written.

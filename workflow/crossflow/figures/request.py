@@ -18,7 +18,7 @@ class FigureRequest:
         kind: Kind of figure, an entry of `crossflow.figures.kinds.FIGURES`.
         summary: Folder of the summary tables.
         models: One model, or several for a comparison.
-        categories: One panel each, in this order.
+        categories: Categories, one panel each, in this order.
         windows: One window per model, or several for a sweep; none for the logit lens.
         flows: Flows that a figure of curves shows; by default those of its kind.
     """

@@ -35,7 +35,7 @@ def write_page(table: Path, title: str, output: Path) -> None:
     """Write a table as an HTML page for the report: numbers with four digits, text escaped.
 
     Args:
-        table: Table that is shown (CSV).
+        table: The table (CSV).
         title: Title of the page.
         output: The page (HTML).
 

@@ -51,14 +51,15 @@ class Study:
 def _sentence(error: ValidationError) -> str:
     """A validation error, in words that do not assume knowledge of JSON schema."""
     schema: Any = error.schema
+    given: Any = error.instance
     match error.validator:
         case "additionalProperties":
-            unknown = [repr(key) for key in error.instance if key not in schema["properties"]]
+            unknown = [repr(key) for key in given if key not in schema["properties"]]
             return f"unknown key {', '.join(unknown)}; choose from {', '.join(schema['properties'])}"
         case "pattern":
-            return f"{error.instance!r} is invalid: expected {schema['description']}"
+            return f"{given!r} is invalid: expected {schema['description']}"
         case "anyOf":
-            return f"{error.instance!r} is not {schema['description']}"
+            return f"{given!r} is not {schema['description']}"
         case "oneOf":
             return f"give {schema['oneOf'][0]['description']}"
         case _:
