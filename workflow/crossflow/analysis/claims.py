@@ -57,7 +57,7 @@ class Criterion(NamedTuple):
 
     Attributes:
         what: Description of the number.
-        value, low, high: The number with its 95 % interval; NaN where it cannot be stated.
+        value, low, high: The number with its 95 % interval; NaN if it cannot be stated.
         sign: Side of the threshold on which the criterion is met: ``>`` or ``<``.
         threshold: In the number's unit.
         verdict: Met (supported), failed (not supported) or undecided.
@@ -223,7 +223,7 @@ def image_acts_through_question(case: Case) -> JudgedClaim:
 
 
 def two_stages(case: Case) -> JudgedClaim:
-    """Claim 3; where the study has random sets of visual tokens, ``related`` must have a larger effect."""
+    """Claim 3; if the study has random sets of visual tokens, ``related`` must have a larger effect."""
     flows = ["other->question", "related->question"]
     asked = [
         CriterionSpec("loss by other → question (%)", lambda other, related, *_: loss(other), ">", NEGLIGIBLE),

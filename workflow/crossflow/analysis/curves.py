@@ -24,9 +24,9 @@ class Curve(NamedTuple):
     Attributes:
         centres: Centre layers, ascending.
         question_ids, images: Of each question that counts.
-        values: Measure -> one row per question that counts and one column per centre layer; rows of NaN where a
-            question lacks the measure, as a margin without options. In the units of the knockout table;
-            ``margin_change`` in nats.
+        values: Measure -> one row per question that counts and one column per centre layer; rows of NaN if a question
+            lacks the measure, as a margin without options. In the units of the knockout table; ``margin_change`` in
+            nats.
         missing: Number of questions for which the flow blocks no edge.
     """
 

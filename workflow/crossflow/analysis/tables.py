@@ -108,7 +108,7 @@ PAIRED: Columns = {
     "mean": Column(NUMBER, words="Mean over questions of the first change minus the other, in percentage points."),
     "low": Column(
         NUMBER,
-        words="Lower end, in percentage points: of the band of the whole curve where a layer is given, else of the 95 "
+        words="Lower end, in percentage points: of the band of the whole curve if a layer is given, else of the 95 "
         "% interval.",
     ),
     "high": Column(NUMBER, words="Upper end, in percentage points."),

@@ -52,7 +52,7 @@ def run(
     """Verify a model before it is studied: one line per check, and images of the visual tokens that show the boxes.
 
     Args:
-        where: Where models are named, and where the model runs.
+        where: The file that names models, and the device.
         model: A model in params.yaml.
         model_path: A folder in Hugging Face format, instead of a model in params.yaml.
         prompt: By default the entry's; for a folder, chat-template.
@@ -95,7 +95,7 @@ def run(
             try:
                 drawn = overlay.draw_overlay(loaded, loaded.prepare(about, shown), shown)
             except (ValueError, LookupError) as error:
-                # As where the packing is wrong; the checks have said so.
+                # The packing may be wrong; then a check has failed.
                 print(f"{path} is not drawn: the visual tokens do not form rows ({error})")
                 continue
             with replacing(path) as temporary:

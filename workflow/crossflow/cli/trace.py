@@ -29,7 +29,7 @@ def run(
     """Ask one question about one image: print the answer, and draw its flows and map.
 
     Args:
-        where: Where models are named, and where the model runs.
+        where: The file that names models, and the device.
         image: The image.
         question: The question about the image.
         model: A model in params.yaml, or a folder.

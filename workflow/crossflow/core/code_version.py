@@ -12,7 +12,7 @@ The contract, held by ``tests/core/test_code_version.py``: the digest does not d
   where a module of `crossflow.figures` is named;
 - the modules in `SHAPE_NO_NUMBER` and the command line (`crossflow.cli`): errors, locks, progress, provenance, the
   choice of a device, the planning of memory; and the lists of tables and figures, whose entries rules carry as
-  parameters of their own.
+  separate parameters.
 
 Every other module that a number passes through belongs to the digest, even if it cannot change a number. Modules are
 read as text and never imported, because the workflow computes digests at every start. The digest is the same for every
@@ -135,7 +135,7 @@ def _written(node: object) -> str:
 @cache
 def _code_of(module: str, labels: bool) -> str:
     """The code of a module without what shapes no number; imports in any order."""
-    # Parsed anew, since the transformer changes the tree in place: a deep copy takes longer.
+    # Parsed again, since the transformer changes the tree in place: a deep copy takes longer.
     tree = _Bare(labels).visit(_parsed(module))
     imported = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
     written = [_written(node) for node in tree.body]

@@ -34,7 +34,7 @@ class Example(NamedTuple):
     Attributes:
         why: Why it was chosen.
         image: Its image.
-        tokens: Its visual tokens over the image, the related ones shaded; None where they cannot be drawn.
+        tokens: Its visual tokens over the image, the related ones shaded; None if they cannot be drawn.
         curves: Flow -> centre layers and change in percent.
     """
 

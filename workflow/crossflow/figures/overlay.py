@@ -159,7 +159,7 @@ def _rows(
 
 
 def panels(model: MultimodalModel, prepared: Prepared, image: Image.Image) -> list[TokenPanel]:
-    """The visual tokens of a question: the base, and the image in parts where the model cuts it.
+    """The visual tokens of a question: the base, and the image in parts if the model cuts it.
 
     Args:
         model: The model that prepared the question.

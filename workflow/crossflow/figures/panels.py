@@ -37,7 +37,7 @@ _CUT = "0.94"  # background grey where windows are truncated
 
 
 class Line(NamedTuple):
-    """One flow in one panel, in percent; NaN where there is no number.
+    """One flow in one panel, in percent; NaN if there is no number.
 
     Attributes:
         n: Questions that count.

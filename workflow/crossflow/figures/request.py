@@ -31,7 +31,7 @@ class FigureRequest:
     flows: tuple[str, ...] = ()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows of a summary table; none of `bands` or `noise` where it is absent.
+        """The rows of a summary table; none for `bands` or `noise` if the file is absent.
 
         Raises:
             CrossflowError: it is absent or damaged.

@@ -50,7 +50,7 @@ def shards_of(folder: Path) -> set[str]:
 
 
 def hash_model(hashes: Mapping[str, str]) -> str:
-    """SHA-256 over the names and the SHA-256 of a model's files, independent of where they are stored."""
+    """SHA-256 over the names and the SHA-256 of a model's files, independent of their location."""
     digest = hashlib.sha256()
     for name in sorted(hashes):
         digest.update(f"{name} {hashes[name]}\n".encode())

@@ -35,9 +35,9 @@ class Positions:
 
     Attributes:
         length: Number of positions.
-        sets: Name -> its positions, ascending; empty where the prompt has none. The names are `SET_NAMES`.
-        moved: Visual tokens of the objects' boxes in another place of the image, without those of ``related``; empty
-            where the boxes were not moved.
+        sets: Name -> its positions, ascending; empty if the prompt has none. The names are `SET_NAMES`.
+        moved: Visual tokens of the objects' boxes in another place of the image, without those of ``related``; empty if
+            the boxes were not moved.
     """
 
     length: int

@@ -106,7 +106,7 @@ class Console(logging.Formatter):
         return event not in _DROPPED_EVENTS and not str(record.msg).startswith(_DROPPED_LINES)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record, empty where there is nothing to show."""
+        """The text of a record, empty if there is nothing to show."""
         forms = {
             "run_info": self._run,
             "job_finished": self._finished,
