@@ -320,7 +320,7 @@ def test_only_lines_of_the_table_of_sources_are_fetched(repo: Path, capsys: pyte
     }
     options = ["--sources", str(repo / "resources" / "sources.csv"), "--output", "x"]
     assert main(["fetch", "--source", "https://example.org/a", *options]) == 1
-    assert "has no line 'https://example.org/a'" in capsys.readouterr().err
+    assert "has no entry 'https://example.org/a'" in capsys.readouterr().err
 
 
 def test_the_hub_is_asked_over_tls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
