@@ -43,7 +43,7 @@ TOKENS = ("answer", "answer_capitalized", "false_option", "false_option_capitali
 
 
 def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dict[str, int]:
-    """The first tokens that are tracked, by their names in `TOKENS`; a question without options has no false one."""
+    """The tracked first tokens, by their names in `TOKENS`; a question without options has no false one."""
     texts = {"answer": answer, "answer_capitalized": answer.capitalize()}
     if false_option:
         texts |= {"false_option": false_option, "false_option_capitalized": false_option.capitalize()}
@@ -76,7 +76,7 @@ def hidden_states(
     Args:
         model: The model.
         prepared: A question.
-        places: Which positions; by default all.
+        places: Positions; by default all.
 
     Raises:
         CrossflowError: a layer was not called exactly once.
@@ -85,8 +85,8 @@ def hidden_states(
         full_forward(model, prepared, Plain())
     if len(states) != len(model.layers) + 1:
         raise CrossflowError(
-            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were seen; the answer "
-            "can not be tracked."
+            f"{model.settings.path}: {len(states)} hidden states of {len(model.layers)} layers were recorded; the "
+            "logit lens cannot be read."
         )
     return torch.stack(states)
 
@@ -129,10 +129,10 @@ def track_options(model: MultimodalModel, prepared: Prepared, answered: Any = No
     Args:
         model: The model.
         prepared: The question.
-        answered: Its row of the answers table; if given, the answer must still be as probable.
+        answered: Its row of the answers table; if given, the answer's probability must be the same.
 
     Raises:
-        CrossflowError: it is not.
+        CrossflowError: the probability differs.
     """
     question, states = prepared.question, _last_states(model, prepared)
     if answered is not None:
@@ -151,10 +151,10 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     Args:
         job: The job.
         answers: Table of the model's answers to the questions.
-        select: Which of them, by the model's answer.
+        select: Which questions are read, by the model's answer.
 
     Raises:
-        CrossflowError: the model or a question can not be used.
+        CrossflowError: the model or a question cannot be used.
     """
     table, answered = read_parquet(answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), table, select)
