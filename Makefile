@@ -1,4 +1,4 @@
-# Everything on a fresh machine, in .venv; nothing is installed elsewhere. `make` lists the targets.
+# Sets up and runs everything in .venv; nothing is installed elsewhere. `make` lists the targets.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 # Where pip finds PyTorch, for example https://download.pytorch.org/whl/cpu for a build without CUDA.
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' envs/lock.txt)
-# On a machine without a GPU, jobs need not wait for one another: each takes its share of the cores.
+# On a machine without a GPU, jobs run side by side, each on its share of the cores.
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
 JOBS := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo --resources gpu=$(CORES))
 
@@ -27,18 +27,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
-demo: environment ## run the study mini of params.yaml (minutes), compare its tables, say where to look
+demo: environment ## run the study mini of params.yaml (minutes) and compare its tables with the expected ones
 	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
 	@echo
-	@echo "The tables agree with those in resources/expected/mini. Now look into results/mini:"
+	@echo "The tables agree with those in resources/expected/mini. The results are in results/mini:"
 	@echo "  explorer.html  curves, claims and single questions on one page, in a browser"
-	@echo "  claims.md      what the numbers say about each claim of the study"
+	@echo "  claims.md      a verdict on each claim of the study, with its numbers"
 	@echo "  figures/       the figures as PNG and PDF; overview-mini-llava-w3 shows the whole study"
 	@echo "  summary/       the tables behind them"
 
-environment: $(VENV)/complete ## only set up .venv, with the versions of envs/lock.txt
+environment: $(VENV)/complete ## set up .venv with the versions of envs/lock.txt
 
-# PyTorch first: whatever comes after it is satisfied with the build that is there.
+# PyTorch first, so that later packages accept the installed build.
 $(VENV)/complete: envs/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "crossflow needs Python 3.11 or newer: install one and run 'make PYTHON=python3.11 ...'." >&2; exit 1; }
@@ -49,7 +49,7 @@ $(VENV)/complete: envs/lock.txt pyproject.toml
 	$(BIN)/pip install --quiet --constraint envs/lock.txt --editable '.[workflow,test]'
 	@touch $@
 
-lint: environment ## format, lint, workflow, layers, types: all checks that run nothing
+lint: environment ## format, lint, workflow, layers, types
 	@$(MAKE) --no-print-directory --jobs $(CORES) --keep-going $(CHECKS)
 
 check-types:
@@ -70,13 +70,13 @@ test: lint ## lint, unit tests, and the smallest study through Snakemake and DVC
 	$(PYTEST) -m "not slow and not workflow and not long"
 
 # The documentation is built by a test.
-test-workflow: $(VENV)/complete-docs ## what else runs Snakemake, DVC, downloads and Slurm, and long tests
+test-workflow: $(VENV)/complete-docs ## all other tests with Snakemake, DVC, downloads and Slurm, and long tests
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint $(VENV)/complete-docs ## lint and every test, the slow ones too
+test-all: lint $(VENV)/complete-docs ## lint and every test
 	$(PYTEST)
 
-benchmark: environment ## the engine against one full forward per number, at LLaVA-1.5's token counts
+benchmark: environment ## time the engine against full forwards, at LLaVA-1.5's token counts
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
 
 # What only the documentation needs is not in the environment that everything else uses.
@@ -90,5 +90,5 @@ docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutori
 	@PYTHONPATH=workflow $(BIN)/python docs/offline.py site
 	@echo "Open site/index.html; it needs no network."
 
-pictures: environment ## draw README's pictures anew
+pictures: environment ## draw the images of README.md
 	PYTHONPATH=workflow $(BIN)/python docs/pictures.py

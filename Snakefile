@@ -1,8 +1,8 @@
-"""crossflow: where, inside a multimodal LLM, the image meets the question.
+"""crossflow: how information flows from image to question to answer inside a multimodal LLM.
 
     snakemake --cores 2                       the study that params.yaml names
     snakemake --cores 2 --config study=ci     another study of params.yaml
-    snakemake --cores 2 --configfile my.yaml  a file of your own, laid over params.yaml
+    snakemake --cores 2 --configfile my.yaml  your own overlay of params.yaml
 
 Phases, one file of rules each: data -> models -> experiments -> analysis -> figures -> provenance.
 """
@@ -16,22 +16,22 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# All paths, from params.yaml to those in commands, count from this folder.
+# All paths, in params.yaml and in commands, are relative to this folder.
 HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 if HERE.resolve() != Path(workflow.basedir).resolve():
-    raise WorkflowError(f"crossflow can not be a module of another workflow: start snakemake in its folder, {HERE}.")
+    raise WorkflowError(f"crossflow cannot be a module of another workflow: start snakemake in its folder, {HERE}.")
 if HERE.resolve() != Path.cwd().resolve():
     raise WorkflowError(f"crossflow runs in its own folder: start snakemake there, or with `--directory {HERE}`.")
 if set(str(HERE)) & set("{}"):
-    raise WorkflowError(f"Snakemake takes braces in a folder's name for wildcards: rename {HERE}.")
+    raise WorkflowError(f"Snakemake reads braces in a folder's name as wildcards: rename {HERE}.")
 
-# Jobs run the python that runs snakemake (or that of their conda environment, which comes before it).
+# Jobs use snakemake's own python (or their conda environment's, which precedes it).
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
-# Progress bars go to the logs too: one line every few seconds is enough.
+# Progress bars also go to the logs, where one line every few seconds is enough.
 os.environ.setdefault("TQDM_MININTERVAL", "2")
 # Threads that wait for one another must not keep a core busy: on a shared machine that costs a job most of its time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Fetching a model tells the hub no more than it must.
+# Send no telemetry to the hub when fetching a model.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 

@@ -59,11 +59,11 @@ KINDS = {
 """What a cell holds, in words."""
 SUMMARY_ROWS = {
     "effects": "One row per model, category, flow, window and centre layer: the change of the answer's probability.",
-    "measures": "The same for every other measure, and for the changes in strata of questions.",
+    "measures": "The same for every other measure, and for changes in strata of questions.",
     "bands": "One row per model, category, flow, window and centre layer: the band of the whole curve.",
     "answers": "One row per model and category: accuracy with the image and with it removed.",
     "baselines": "One row per model, category and baseline: accuracy without the image.",
-    "counts": "One row per model, category, window and flow: where every chosen question went.",
+    "counts": "One row per model, category, window and flow: what became of the chosen questions.",
     "noise": "One row per model, category and window: the noise floor.",
     "comparisons": "One row per pair of flows or of models and centre layer: paired differences.",
     "lens": "One row per model, category, layer and token: the logit lens.",
@@ -71,13 +71,9 @@ SUMMARY_ROWS = {
 """Summary table -> what a row is."""
 RESULT_TABLES = (
     ResultTable("questions/{category}.csv", "One row per chosen question.", columns.QUESTIONS),
-    ResultTable(
-        "questions/{category}.rejections.csv", "One row per reason against other questions.", columns.REJECTIONS
-    ),
+    ResultTable("questions/{category}.rejections.csv", "One row per reason for rejection.", columns.REJECTIONS),
     ResultTable("answers/{model}/{category}.parquet", "One row per question: the model's answers.", ANSWER_COLUMNS),
-    ResultTable(
-        "answers/{model}/{category}.skipped.csv", "One row per question that can not be used.", columns.SKIPPED
-    ),
+    ResultTable("answers/{model}/{category}.skipped.csv", "One row per question that cannot be used.", columns.SKIPPED),
     ResultTable(
         "knockout/{model}/w{window}/{category}.parquet",
         "One row per question, flow and centre layer.",
@@ -149,7 +145,7 @@ def sections(schema: Mapping[str, Any]) -> dict[str, list[Key]]:
     for case in entry["datasets"]["allOf"]:
         name = case["if"]["properties"]["kind"]["const"]
         keys = keys_of(case["then"])
-        # What kind means is said once, for all kinds.
+        # `kind` is described once, for all kinds.
         found[f"A data set of kind `{name}`"] = [
             key._replace(schema=kind | key.schema, required=True) if key.name == "kind" else key for key in keys
         ]
@@ -272,7 +268,7 @@ def commands() -> str:
         "# Commands\n",
         "`crossflow VERB --option ...`; `crossflow --help` lists the verbs, `crossflow VERB --help` a verb's options. "
         "Snakemake runs most of them: a rule's command is one verb. `trace`, `check`, `doctor` and `bench` are for "
-        "you. "
+        "interactive use.  "
         "Every verb also takes `--provenance FILE`, which records versions, machine and time.\n",
         _table(("verb", "what it does"), ((f"[`{verb}`](#{verb})", _cell(summary_of(verb))) for verb in VERBS)),
     ]

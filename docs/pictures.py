@@ -1,4 +1,4 @@
-"""Draw the two pictures of README.md: `make pictures`.
+"""Draw the two images of README.md: `make pictures`.
 
 ``docs/images/idea.png`` shows what a knockout is, ``docs/images/result.png`` what the study `mini` finds, from the
 expected tables that are kept in the repository. Both are drawn for a page 830 pixels wide, with text that can still be

@@ -248,16 +248,16 @@ def test_the_error_is_the_sentence_of_the_command_line(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda asked: cf.knockout([]), "No question was given."),
+        (lambda asked: cf.knockout([]), "No question was given: pass what ask returned."),
         (lambda asked: cf.knockout(asked, layers=[]), "No centre layer was given."),
         (
             lambda asked: cf.knockout([asked, cf.ask(cf.load("mini-llava", device="cpu"), SCENE, QUESTION)]),
-            "The questions were asked of different models",
+            "The questions belong to different models",
         ),
-        (lambda asked: cf.ask(asked.model, SCENE, asked.question, BOXES), "has its own boxes, answer and options"),
-        (lambda asked: cf.load("mini-llava", dtype="float8"), "Model mini-llava: dtype 'float8' is unknown; known are float32"),
-        (lambda asked: cf.load("mini-llava", prompt="plain"), "Model mini-llava: prompt 'plain' is unknown; known are vicuna-v1"),
-        (lambda asked: cf.plot(asked.positions), "A table of knockout or logit_lens was expected"),
+        (lambda asked: cf.ask(asked.model, SCENE, asked.question, BOXES), "already has boxes, an answer and options"),
+        (lambda asked: cf.load("mini-llava", dtype="float8"), "Model mini-llava: unknown dtype 'float8'; choose from float32"),
+        (lambda asked: cf.load("mini-llava", prompt="plain"), "Model mini-llava: unknown prompt 'plain'; choose from vicuna-v1"),
+        (lambda asked: cf.plot(asked.positions), "A table from knockout or logit_lens was expected"),
     ],
 )  # fmt: skip
 def test_calls_that_make_no_sense_are_refused(

@@ -1,4 +1,4 @@
-"""Intervals: what they cover, what they depend on, and when they can not be stated."""
+"""Intervals: what they cover, what they depend on, and when they cannot be stated."""
 
 import numpy as np
 import pytest

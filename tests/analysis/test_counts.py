@@ -35,9 +35,9 @@ def test_counts_put_every_chosen_question_in_one_place() -> None:
 @pytest.mark.parametrize(
     ("chosen", "skipped", "answered", "message"),
     [
-        (10, [9], range(8), "does not fit \\(00000008\\)"),
-        (10, [8, 9], range(9), "does not fit \\(00000008\\)"),
-        (9, [9], range(9), "does not fit \\(00000009\\)"),
+        (10, [9], range(8), "answered \\(see 00000008\\)"),
+        (10, [8, 9], range(9), "answered \\(see 00000008\\)"),
+        (9, [9], range(9), "answered \\(see 00000009\\)"),
         (10, [5, 6, 7, 8, 9], range(5), "00000005 was knocked out but has no answer"),
     ],
 )

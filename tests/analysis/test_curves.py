@@ -13,7 +13,7 @@ from small_study import LAYERS, ids_of, knockout_rows, small_knockouts
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda rows: rows.pop(), "31 rows of 4 questions, expected 32 of 4"),
+        (lambda rows: rows.pop(), "31 rows for 4 questions, expected 32 for 4"),
         (lambda rows: rows[1].update(layer=0), "each of its 4 centre layers once"),
         (lambda rows: rows[1].update(flow="related->question"), "each of its 4 centre layers once"),
         (
@@ -36,7 +36,7 @@ def test_a_table_without_metadata_is_refused() -> None:
 
 
 def test_a_table_of_fewer_questions_than_were_selected_is_refused() -> None:
-    with pytest.raises(CrossflowError, match="16 rows of 2 questions, expected 24 of 3"):
+    with pytest.raises(CrossflowError, match="16 rows for 2 questions, expected 24 for 3"):
         small_knockouts(knockout_rows(ids_of(2)), selected=3)
 
 

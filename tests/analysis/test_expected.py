@@ -73,7 +73,7 @@ def test_tables_of_another_study_are_told_apart(
     tmp_path: Path, expected: Path, change: Callable[[list[dict[str, Any]]], Any]
 ) -> None:
     found = _write(tmp_path / "found", effects=change(EFFECTS))
-    with pytest.raises(CrossflowError, match=r"effects.csv and the expected one are of different studies.* [12]'"):
+    with pytest.raises(CrossflowError, match=r"effects.csv and the expected table belong to different studies.* [12]'"):
         compare(found, expected)
 
 
@@ -91,6 +91,6 @@ def test_the_verb_writes_the_largest_differences_or_fails_in_one_sentence(
     _write(found, effects=_changed(EFFECTS, mean=-60.0))
     assert main(["compare", *options]) == 1
     message = capsys.readouterr().err
-    assert "in 1 of its numbers: mean of" in message
+    assert "in 1 numbers: mean of" in message
     assert "m ChooseAttr image->last 3 0 is -60 instead of -40" in message
     assert not output.exists()

@@ -80,7 +80,7 @@ def test_a_table_of_another_window_is_refused(tmp_path: Path, capsys: pytest.Cap
     write_study(tmp_path, {"ChooseAttr": 6})
     (tmp_path / "knockout/mini/w3").rename(tmp_path / "knockout/mini/w7")
     assert _run(tmp_path, ["ChooseAttr"], ["mini:7"]) == 1
-    assert "is of window 3, expected 7" in capsys.readouterr().err
+    assert "has window 3, expected 7" in capsys.readouterr().err
 
 
 def test_a_curve_that_is_not_model_colon_window_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

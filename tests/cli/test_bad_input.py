@@ -1,6 +1,6 @@
-"""Bad input and faults, each for real, and what a person is told; docs/bad-input.md holds the same sentences.
+"""Real bad input and faults, and their messages; docs/bad-input.md lists the same sentences.
 
-CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py     writes the page anew
+CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py     rewrites the page
 """
 
 import contextlib
@@ -414,44 +414,44 @@ def two_runs(place: Place) -> str:
 
 CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
     "Settings": {
-        "a key that is none": ("unknown_key", unknown_key),
-        "a value of another type": ("wrong_type", wrong_type),
-        "a window of no layer": ("window_of_nothing", window_of_nothing),
-        "a window that covers the model from every centre": ("window_too_wide", window_too_wide),
+        "an unknown key": ("unknown_key", unknown_key),
+        "a value of the wrong type": ("wrong_type", wrong_type),
+        "a window of width 0": ("window_of_nothing", window_of_nothing),
+        "a window that always covers the whole model": ("window_too_wide", window_too_wide),
         "no category": ("no_category", no_category),
         "a flow with an unknown set": ("unknown_set", unknown_set),
-        "a study that is not there": ("unknown_study", unknown_study),
-        "a model that is not there": ("unknown_model", unknown_model),
-        "a name that DVC can not address": ("slug_with_a_dot", slug_with_a_dot),
-        "a name that stands there twice": ("key_twice", key_twice),
-        "a file that is no YAML": ("not_yaml", not_yaml),
-        "a data set's folder that is not there": ("no_such_folder", no_such_folder),
+        "an unknown study": ("unknown_study", unknown_study),
+        "an unknown model": ("unknown_model", unknown_model),
+        "a name with a dot": ("slug_with_a_dot", slug_with_a_dot),
+        "a duplicate key": ("key_twice", key_twice),
+        "invalid YAML": ("not_yaml", not_yaml),
+        "a data set without its folder": ("no_such_folder", no_such_folder),
     },
     "Questions and images": {
         "no question file": ("no_question_file", no_question_file),
-        "a question file that is cut short": ("question_file_cut_short", question_file_cut_short),
-        "a question file of another form": ("question_file_of_another_form", question_file_of_another_form),
+        "a truncated question file": ("question_file_cut_short", question_file_cut_short),
+        "a question file of the wrong form": ("question_file_of_another_form", question_file_of_another_form),
         "a question without its program": ("question_without_its_program", question_without_its_program),
-        "a category without any question": ("category_without_questions", category_without_questions),
+        "a category without questions": ("category_without_questions", category_without_questions),
         "a table without a column": ("table_without_a_column", table_without_a_column),
-        "a table that names an absent image": ("table_with_an_absent_image", table_with_an_absent_image),
-        "an image that is missing (the question is listed, the others are answered)": (
+        "a table that names a missing image": ("table_with_an_absent_image", table_with_an_absent_image),
+        "a missing image (the question is listed, the others are answered)": (
             "missing_image",
             missing_image,
         ),
         "no image at all": ("no_image_at_all", no_image_at_all),
-        "an image that vanished after the answers": ("image_gone_after_the_answers", image_gone_after_the_answers),
-        "a zip of images that is cut short": ("zip_cut_short", zip_cut_short),
+        "an image removed after the answers": ("image_gone_after_the_answers", image_gone_after_the_answers),
+        "a truncated zip of images": ("zip_cut_short", zip_cut_short),
     },
     "Models and devices": {
-        "a folder that holds no model": ("not_a_model", not_a_model),
+        "a folder without a model": ("not_a_model", not_a_model),
         "an unknown architecture": ("unknown_architecture", unknown_architecture),
         "no processor": ("no_processor", no_processor),
         "a tokenizer without the image token": ("no_image_token", no_image_token),
         "pickled weights only": ("pickled_weights", pickled_weights),
-        "weights that are cut short": ("weights_cut_short", weights_cut_short),
-        "weights that are no numbers": ("weights_that_are_no_numbers", weights_that_are_no_numbers),
-        "a device that is not there": ("unknown_device", unknown_device),
+        "truncated weights": ("weights_cut_short", weights_cut_short),
+        "NaN weights": ("weights_that_are_no_numbers", weights_that_are_no_numbers),
+        "an unknown device": ("unknown_device", unknown_device),
     },
     "The machine": {
         "a SOCKS proxy without the package for it": ("socks_proxy", socks_proxy),
@@ -461,27 +461,27 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "names of models or categories that make one file name": ("names_of_one_file", names_of_one_file),
     },
     "Faults": {
-        "the disk is full (what is finished is kept; a later run goes on and gives the same bytes)": (
+        "full disk (finished work is kept; a later run resumes and gives the same bytes)": (
             "disk_full",
             disk_full,
         ),
-        "the results can not be written": ("results_that_can_not_be_written", results_that_can_not_be_written),
-        "one knockout does not fit into the device": ("out_of_memory", out_of_memory),
-        "a process that prepares questions is killed": ("killed_worker", killed_worker),
-        "a resume file of another version (a warning; the job goes on without it)": (
+        "unwritable results": ("results_that_can_not_be_written", results_that_can_not_be_written),
+        "a knockout that does not fit into memory": ("out_of_memory", out_of_memory),
+        "a killed worker process": ("killed_worker", killed_worker),
+        "a journal of another version (a warning; the job starts without it)": (
             "journal_of_another_version",
             journal_of_another_version,
         ),
-        "another run in the folder makes the same table": ("two_runs", two_runs),
+        "another run that writes the same table": ("two_runs", two_runs),
     },
 }
 HEAD = """\
-# What is said of bad input
+# Error messages
 
-One sentence that names what and where, a non-zero exit status, and nothing lost that was finished. Each line below was
-produced by its fault: `tests/cli/test_bad_input.py` makes them all anew and compares them with this page, and
-`CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` writes it. `crossflow doctor` looks for most of them before a
-long run. [Faults and safety](explanation/faults.md) covers kills, and untrusted files (`benchmarks/fuzz.py`, 10,000 inputs).
+Bad input ends with one sentence that names the problem and its place, and with a non-zero exit status; finished work is
+kept. `tests/cli/test_bad_input.py` causes each fault below and compares the message with this page;
+`CROSSFLOW_WRITE_DOCS=1 pytest tests/cli/test_bad_input.py` rewrites the page. `crossflow doctor` finds most of these faults
+before a long run. [Faults and safety](explanation/faults.md) covers kills and untrusted files.
 """
 
 
@@ -491,7 +491,7 @@ def test_every_bad_input_is_told_in_one_sentence_as_the_page_says(
 ) -> None:
     lines, skipped = [HEAD], []
     for heading, cases in CASES.items():
-        lines.append(f"## {heading}\n\n| what is wrong | what is said |\n|---|---|")
+        lines.append(f"## {heading}\n\n| fault | message |\n|---|---|")
         for what, (name, spoil) in cases.items():
             folder = tmp_path / name
             folder.mkdir()

@@ -33,7 +33,9 @@ def test_a_named_device_is_taken_as_named(two_gpus: None) -> None:
     assert take_device("cuda:1") == torch.device("cuda", 1)
 
 
-@pytest.mark.parametrize(("asked", "message"), [("gpu", "is not known to torch"), ("cuda:2", "torch sees 2 GPUs")])
+@pytest.mark.parametrize(
+    ("asked", "message"), [("gpu", "torch does not know the device"), ("cuda:2", "torch sees 2 GPUs")]
+)
 def test_a_device_that_is_not_there_is_one_sentence(two_gpus: None, asked: str, message: str) -> None:
     with pytest.raises(CrossflowError, match=message):
         take_device(asked)

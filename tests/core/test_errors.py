@@ -18,10 +18,10 @@ from crossflow.experiments import answers
 from tiny import draw_world, load_tiny
 
 DEVICE = (
-    "The device's memory is full; what was finished is kept: free it of other programs, set a dtype of half the size, or "
-    "take a device with more memory, and run again."
+    "The device is out of memory; finished work is kept: stop other programs on it, choose a dtype of half the size, or "
+    "use a device with more memory, and run again."
 )
-MACHINE = "The machine's memory is full; what was finished is kept: run again where there is more."
+MACHINE = "The machine is out of memory; finished work is kept: run again on a machine with more."
 
 
 def _said(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -45,7 +45,7 @@ def _no_cpu_memory() -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nGPU 0 has"), DEVICE),
         (
             torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be"),
-            "The device failed (CUDA error: unspecified launch failure); what was finished is kept, run again.",
+            "The device failed (CUDA error: unspecified launch failure); finished work is kept: run again.",
         ),
         (MemoryError(), MACHINE),
         (None, MACHINE),
@@ -117,7 +117,7 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
 @pytest.mark.parametrize("content", [b"\xff\xfequestion_id", b"question_id,image_id,reason\n\xff", b"a" * 200_000])
 def test_a_table_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(CrossflowError, match=r"t.csv can not be read as a CSV file in UTF-8 \(.*\)\.$"):
+    with pytest.raises(CrossflowError, match=r"t.csv cannot be read as a CSV file in UTF-8 \(.*\)\.$"):
         read_csv(tmp_path / "t.csv", SKIPPED)
 
 

@@ -75,4 +75,4 @@ def test_a_broken_record_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     record = _record(tmp_path, "answers/m/C")
     record.write_text("{")
     assert _collect(tmp_path, record) == 1
-    assert f"{record} is no JSON; delete it." in capsys.readouterr().err
+    assert f"{record} is not valid JSON: delete it and run again." in capsys.readouterr().err

@@ -124,5 +124,5 @@ def test_what_a_cell_holds_is_what_it_was_and_an_empty_one_is_of_its_kind(tmp_pa
 @pytest.mark.parametrize("line", ["a,1.5,1,1,true", "a,1,x,1,true", "a,1,1,1,True", "a,1,1,1,"])
 def test_a_cell_that_is_not_as_its_column_says_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.csv").write_text(f"text,whole,number,size,flag\n{line}\n")
-    with pytest.raises(CrossflowError, match=r"a\.csv holds a cell that is not as its column says"):
+    with pytest.raises(CrossflowError, match=r"a\.csv has a cell of the wrong type"):
         read_csv(tmp_path / "a.csv", ROW_COLUMNS)

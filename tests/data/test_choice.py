@@ -120,7 +120,7 @@ def test_a_number_that_counts_nothing_is_refused(
     tmp_path: Path, number: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(tmp_path, tmp_path / "out", "QueryAttr", number=number) == 1
-    assert f"The number of questions is {number}: give one above 0, or all." in capsys.readouterr().err
+    assert f"The number of questions is {number}; give a number above 0, or all." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["some", "1.5"])

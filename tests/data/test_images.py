@@ -107,7 +107,7 @@ def test_a_halved_image_shows_its_object_in_the_same_visual_tokens(tmp_path: Pat
     assert whole.size
     assert np.array_equal(sketch.prepare(question, image).positions["related"], whole)
     unscaled = sketch.prepare(_question(None, box), image).positions["related"]
-    assert not np.array_equal(unscaled, whole), "the test can not fail"
+    assert not np.array_equal(unscaled, whole), "the test cannot fail"
 
 
 @pytest.mark.parametrize("size", [(100, 90), (60, 70), (50, 375)])
@@ -131,7 +131,7 @@ def test_sixteen_bits_are_read_as_eight(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_an_image_whose_white_is_unknown_is_not_used(tmp_path: Path, kind: type) -> None:
     Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / "1.tif")
-    with pytest.raises(BrokenQuestion, match=r"1\.tif has 32-bit numbers, of which none is known to be white"):
+    with pytest.raises(BrokenQuestion, match=r"1\.tif has 32-bit values without a known white point"):
         Images(tmp_path, by_file=True).open("1.tif")
 
 

@@ -123,19 +123,19 @@ def _steps(*steps: str) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "green"}, "it is not of ChooseAttr: the answer is none of the options"),
-        ({"type_detailed": "relS"}, "it is not of ChooseAttr: another kind of question"),
+        ({"answer": "green"}, "it does not belong to ChooseAttr: the answer is none of the options"),
+        ({"type_detailed": "relS"}, "it does not belong to ChooseAttr: another kind of question"),
         (
             {"operations": _steps("select: cat (12)", "relate: dog,near,s (13) [0]", "choose color: blue|red [1]")},
-            "it is not of ChooseAttr: the program is not the category's minimal one",
+            "it does not belong to ChooseAttr: the program is not the category's minimal one",
         ),
         (
             {"type_detailed": "positionQuery", "operations": _steps("select: cat (12)", "query: hposition [0]")},
-            "it is of QueryAttr, not of ChooseAttr",
+            "it belongs to QueryAttr, not to ChooseAttr",
         ),
         (
             {"operations": _steps("select: cat (99)", "choose color: blue|red [0]")},
-            "it is not of ChooseAttr: the object is not in the scene graph",
+            "it does not belong to ChooseAttr: the object is not in the scene graph",
         ),
         ({"true option": "blue", "false option": "red"}, "its true option is 'blue', but 'red' by its program"),
         ({"false option": "green"}, "its false option is 'green', but 'blue' by its program"),
@@ -152,7 +152,7 @@ def _steps(*steps: str) -> str:
         ({"operations": "[{'operation': 'select'}]"}, "its operations are not steps as in GQA's layout .*dependencies"),
         (
             {"operations": "[{'operation': 'select', 'dependencies': [1e999], 'argument': ''}]"},
-            "its operations are not steps as in GQA's layout .*inf. is no list of whole numbers",
+            "its operations are not steps as in GQA's layout .*inf. is not a list of whole numbers",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_row_that_is_no_question_of_its_category_is_named_with_its_line_and_th
     # The first row spans two lines, as its captions do.
     with pytest.raises(CrossflowError, match=message) as raised:
         _read(tmp_path, "ChooseAttr", _row(), _row(question_id="0013") | changes)
-    assert f"{tmp_path / 'set.csv'}, line 4: question 0013 can not be used, " in str(raised.value)
+    assert f"{tmp_path / 'set.csv'}, line 4: question 0013 cannot be used: " in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -178,7 +178,7 @@ def test_two_boxes_of_one_object_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="set.csv, line 4: question 0012 comes a second time"):
+    with pytest.raises(CrossflowError, match="set.csv, line 4: question 0012 appears a second time"):
         _read(tmp_path, "QueryAttr", _row("QueryAttr"), _row("QueryAttr"))
 
 
@@ -187,18 +187,20 @@ def test_a_lacking_column_is_named(column: str, tmp_path: Path) -> None:
     write_published(tmp_path / "set.csv", "CompareAttr", [_row("CompareAttr")])
     path = tmp_path / "set.csv"
     path.write_text(path.read_text(encoding="utf-8").replace(column, "other", 1), encoding="utf-8")
-    with pytest.raises(CrossflowError, match=f"set.csv is no published question set: .*the columns {column} once"):
+    with pytest.raises(
+        CrossflowError, match=f"set.csv is not a published question set: .*each of the columns {column} once"
+    ):
         read_published(path, "CompareAttr")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "set.csv is no published question set: .*question_id, img_id.*central object id"),
-        (b"<html>404</html>\n", "set.csv is no published question set"),
-        (b"question_id\xff", "set.csv can not be read .*utf-8"),
-        (HEADERS["QueryAttr"].encode() + b"\n", "set.csv holds no question"),
-        (HEADERS["QueryAttr"].encode() + b'\n"1"2,\n', "set.csv, line 2 is not as in a CSV file"),
+        (b"", "set.csv is not a published question set: .*question_id, img_id.*central object id"),
+        (b"<html>404</html>\n", "set.csv is not a published question set"),
+        (b"question_id\xff", "set.csv cannot be read .*utf-8"),
+        (HEADERS["QueryAttr"].encode() + b"\n", "set.csv contains no question"),
+        (HEADERS["QueryAttr"].encode() + b'\n"1"2,\n', "set.csv, line 2 is invalid or truncated CSV"),
         (HEADERS["QueryAttr"].replace("captions", "answer").encode() + b"\n", "the columns answer once"),
     ],
 )
@@ -209,7 +211,7 @@ def test_a_file_of_another_form_is_named(content: bytes, message: str, tmp_path:
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CrossflowError, match="set.csv can not be read"):
+    with pytest.raises(CrossflowError, match="set.csv cannot be read"):
         read_published(tmp_path / "set.csv", "QueryAttr")
 
 
@@ -251,12 +253,12 @@ def test_files_are_found_by_either_name_in_a_folder_or_alone(tmp_path: Path) -> 
         "QueryAttr": tmp_path / "a" / FILES["QueryAttr"],
         "ChooseRel": tmp_path / "a" / "ChooseRel.csv",
     }
-    with pytest.raises(CrossflowError, match="ChooseRel.csv and .*_ChooseRel.csv are both of ChooseRel"):
+    with pytest.raises(CrossflowError, match="ChooseRel.csv and .*_ChooseRel.csv both contain ChooseRel"):
         find_published([tmp_path / "a", tmp_path / FILES["ChooseRel"]])
-    with pytest.raises(CrossflowError, match="README.csv does not tell its category"):
+    with pytest.raises(CrossflowError, match="The name of .*README.csv does not give its category"):
         find_published([tmp_path / "a" / "README.csv"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CrossflowError, match="empty holds no published question set"):
+    with pytest.raises(CrossflowError, match="empty contains no published question set"):
         find_published([tmp_path / "empty"])
 
 
@@ -285,7 +287,7 @@ def test_half_a_source_of_questions_is_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _questions(tmp_path, *options) == 1
-    assert "Questions come from --root with --split, from --table" in capsys.readouterr().err
+    assert "Name the questions by --root and --split, by --table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--root", ".", "--split", "val_balanced", "--published", "QueryAttr.csv"]])
@@ -293,7 +295,7 @@ def test_no_source_of_questions_or_two_are_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _questions(tmp_path, *options) == 1
-    assert "Questions come from --root with --split, from --table" in capsys.readouterr().err
+    assert "Name the questions by --root and --split, by --table" in capsys.readouterr().err
 
 
 def _write_split(root: Path, questions: dict[str, Any], scenes: dict[str, Any] | None = None) -> None:
@@ -358,7 +360,7 @@ def test_a_broken_set_is_told_before_the_split_is_read(tmp_path: Path, capsys: p
     tables = ["--output", str(tmp_path / "a.csv"), "--differences", str(tmp_path / "b.csv")]
     options = ["--root", str(tmp_path), "--split", "val_balanced", "--published", str(tmp_path)]
     assert main(["overlap", *options, *tables]) == 1
-    assert "QueryAttr.csv is no published question set" in capsys.readouterr().err
+    assert "QueryAttr.csv is not a published question set" in capsys.readouterr().err
 
 
 Real = tuple[Path, dict[str, dict[str, Row]]]

@@ -94,7 +94,7 @@ def _guarded() -> None:
     try:
         _guards()
     except NoGuardError as reason:
-        pytest.skip(f"this PyTorch can not be told that there is a CUDA device: {reason}")
+        pytest.skip(f"this PyTorch cannot be told that there is a CUDA device: {reason}")
 
 
 class Runs:

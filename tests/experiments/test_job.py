@@ -381,7 +381,7 @@ def test_an_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_
     shutil.copy(study.world / "images.zip", study.root / "kept.zip")
     study.keep_images(lambda image_id: None if image_id == ids[2] else b"")
     assert study.run_knockout() == 1
-    assert "can not be used any more" in _last_line(capsys)
+    assert "is no longer usable" in _last_line(capsys)
     (journal,) = study.root.glob("*.jsonl")
     assert len(journal.read_text().splitlines()) == 1 + 2
     shutil.copy(study.root / "kept.zip", study.world / "images.zip")
@@ -412,4 +412,4 @@ def test_a_window_that_covers_the_model_from_every_centre_is_refused(
 def test_a_model_that_was_not_fetched_is_one_sentence(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     study.model = ["--model-manifest", "data/models/absent.json", "--prompt", "vicuna-v1"]
     assert study.run_answers() == 1
-    assert "data/models/absent.json is not the manifest of a fetched model" in _last_line(capsys)
+    assert "data/models/absent.json is not a valid manifest of a fetched model" in _last_line(capsys)

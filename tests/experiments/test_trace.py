@@ -121,10 +121,10 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     [
         (["--image", "resources/example/pictures/none.jpg"], "none.jpg is missing"),
         (["--image", "resources/example/questions.csv"], "does not decode"),
-        (["--model", "gpt"], "params.yaml has no model 'gpt'; known are mini-llava"),
+        (["--model", "gpt"], "params.yaml has no model 'gpt'; choose from mini-llava"),
         (["--window", "16"], "A window of 16 layers does not fit mini-llava, which has 8"),
-        (["--params", "nowhere.yaml"], "nowhere.yaml can not be read"),
-        (["--question", "What is <image>?"], "the question holds the image's marker"),
+        (["--params", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--question", "What is <image>?"], "the question contains the image's marker"),
     ],
 )
 def test_bad_input_is_one_sentence(

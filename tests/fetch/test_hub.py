@@ -115,7 +115,7 @@ def test_without_network_and_cache_it_is_one_sentence(fetch: Fetch, environment:
     ran = fetch(**environment)
     assert ran.returncode == 1
     assert f"{REPO} at {REVISION} is not in" in ran.stderr
-    assert "run once with a network" in ran.stderr
+    assert "run once with network access" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_file_in_the_cache_is_named(fetch: Fetch, tmp_path: Path, name
     path.write_bytes(content)
     ran = fetch()
     assert ran.returncode == 1
-    assert f"{name} is not the file that the hub has: delete" in ran.stderr
+    assert f"{name} differs from the hub's file: delete" in ran.stderr
 
 
 def test_a_repository_without_safetensors_is_refused(fetch: Fetch, hub: Hub) -> None:
@@ -178,8 +178,10 @@ def test_a_token_that_the_hub_refuses_is_named_and_not_the_repository(fetch: Fet
 def test_a_model_that_left_the_cache_is_named(tmp_path: Path) -> None:
     manifest = {"repo": REPO, "revision": REVISION, "files": {"config.json": {"bytes": 1, "sha256": "0" * 64}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CrossflowError, match="config.json of somebody/a-model-hf is not in .*--forcerun fetch_model"):
+    with pytest.raises(
+        CrossflowError, match="config.json of somebody/a-model-hf is missing from .*--forcerun fetch_model"
+    ):
         folder_of(read_manifest(tmp_path / "manifest.json"))
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(CrossflowError, match="is not the manifest of a fetched model"):
+    with pytest.raises(CrossflowError, match="is not a valid manifest of a fetched model"):
         read_manifest(tmp_path / "manifest.json")

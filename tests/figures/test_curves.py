@@ -173,7 +173,7 @@ def test_different_numbers_of_questions_are_named_as_a_range() -> None:
 @pytest.mark.usefixtures("settings")
 def test_a_line_without_an_interval_says_so() -> None:
     panels = _panels(_even(TO_LAST), TO_LAST, interval=False)
-    assert panels[0].note == "a single image: no interval"
+    assert panels[0].note == "only one image: no interval"
     assert np.isfinite(draw_panels(panels, "mini").axes[0].get_ylim()).all()
 
 
@@ -227,7 +227,7 @@ def test_flows_from_any_set_to_the_usual_targets_look_different_in_every_figure(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "other"}, "no rows of other with window 3"),
+        ({"model": "other"}, "no rows for other with window 3"),
         ({"flows": RELATED}, "lacks related->question of mini, window 3, ChooseAttr"),
         ({"categories": ["ChooseAttr", "Unknown"]}, "lacks question->last of mini, window 3, Unknown"),
     ],
@@ -300,7 +300,7 @@ def test_a_summary_without_any_flow_of_the_figure_is_an_error(
     _write_summary(tmp_path)
     what = ["--summary", str(tmp_path), "--kind", "image-to-question", "--models", "mini", "--windows", "3"]
     assert main(["figure", *what, "--categories", *CATEGORIES, "--output", str(tmp_path / "figure.png")]) == 1
-    assert "no flow for the figure 'image-to-question'" in capsys.readouterr().err
+    assert "no flow that the figure 'image-to-question' shows" in capsys.readouterr().err
 
 
 def test_an_unknown_format_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The explorer: what is in the page, what can not get out of it, and the page itself in a browser."""
+"""The explorer: what is in the page, what cannot get out of it, and the page itself in a browser."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def _question(text: str, number: int) -> dict[str, Any]:
     objects = (ChosenObject("object", "1", "cup", Box(40, 50, 200, 100)),)
     asked = ChosenQuestion(question_id, "1", "ChooseAttr", "d", text, "red", "red", "blue", objects)
     answer = {"generated": "Red", "correct": number == 0, "p_clean": 0.75}
-    return explorer.question_row(table, asked, answer, "among the largest changes")
+    return explorer.question_row(table, asked, answer, "one of the largest changes")
 
 
 def _page() -> str:

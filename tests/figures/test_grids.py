@@ -70,7 +70,7 @@ def test_the_overview_has_a_row_per_category_and_all_flows(layers: int) -> None:
     texts = _texts(figure)
     for flow in (*PUBLISHED_FLOWS, *CONTROL_FLOWS):
         assert style.arrow(flow) in texts
-    assert {"to the last position", "to the question", "other flows", "window cut at the ends"} <= set(texts)
+    assert {"to the last position", "to the question", "other flows", "window truncated at the ends"} <= set(texts)
 
 
 def test_the_heat_map_shows_every_number_and_what_is_missing() -> None:
@@ -110,7 +110,7 @@ def test_models_of_different_depth_are_compared_over_its_share() -> None:
 def test_models_without_a_common_flow_can_not_be_compared() -> None:
     rows = [row for row in _rows("a") if row["flow"] == "image->last"]
     rows += [row for row in _rows("b") if row["flow"] == "last->last"]
-    with pytest.raises(CrossflowError, match="there is no flow that all of"):
+    with pytest.raises(CrossflowError, match="have no flow in common"):
         grids.model_comparison(rows, ["a", "b"], ["3", "3"], CATEGORIES)
 
 
@@ -132,7 +132,7 @@ def _table() -> Knockouts:
 def test_the_question_that_suffers_most_and_the_one_in_the_middle_are_shown() -> None:
     table = _table()
     chosen = choose_examples(table)
-    assert list(chosen.values()) == ["suffers most", "in the middle"]
+    assert list(chosen.values()) == ["largest fall", "median fall"]
     falls = {
         question: min(curve.change[list(curve.question_ids).index(question)].min() for flow, curve in table.curves.items() if "~" not in flow)
         for question in table.question_ids
@@ -140,7 +140,7 @@ def test_the_question_that_suffers_most_and_the_one_in_the_middle_are_shown() ->
     assert next(iter(chosen)) == min(falls, key=lambda question: falls[question])
     assert sorted(falls.values())[8] == falls[list(chosen)[1]]
     assert choose_examples(knockout_table(FLOWS, images=0)) == {}
-    assert next(iter(choose_examples(knockout_table({"image->last": bump(2, 9)}, images=1)).values())) == "suffers most"
+    assert next(iter(choose_examples(knockout_table({"image->last": bump(2, 9)}, images=1)).values())) == "largest fall"
 
 
 def test_single_questions_are_drawn_with_their_own_curves(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_single_questions_are_drawn_with_their_own_curves(tmp_path: Path) -> Non
     objects = (ChosenObject("object", "1", "cup", Box(5, 5, 20, 20)),)
     asked = ChosenQuestion(question_id, "1", "c", "d", "Is the cup red?", "yes", None, None, objects)
     image = Image.new("RGB", (96, 64), "teal")
-    examples = [Example("suffers most", asked, "Yes", 0.75, image, patches, curves) for patches in (image, None)]
+    examples = [Example("largest fall", asked, "Yes", 0.75, image, patches, curves) for patches in (image, None)]
     with style.own_settings():
         figure = draw_examples(examples, "mini, c")
         _is_inside_and_readable(figure)

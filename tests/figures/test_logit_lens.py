@@ -15,5 +15,5 @@ def test_a_panel_shows_percent_with_the_norm_or_as_published(published: bool, cu
     assert full.lines[0].mean.tolist() == pytest.approx(curve)
     assert full.title == "c (n = 2)"
     assert empty.note == "no question selected"
-    with pytest.raises(CrossflowError, match="no rows of other"):
+    with pytest.raises(CrossflowError, match="no rows for other"):
         lens_panels(rows, model="other", categories=["c"], published=published)

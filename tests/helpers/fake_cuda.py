@@ -103,7 +103,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
     """Tensors made inside are fake, and ``cuda:0`` exists, with `MEMORY` bytes.
 
     Raises:
-        NoGuardError: this PyTorch can not be told that there is such a device.
+        NoGuardError: this PyTorch cannot be told that there is such a device.
     """
     properties = SimpleNamespace(total_memory=MEMORY, name="fake", major=9, minor=0)
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         stack.enter_context(mock.patch.object(torch.cuda, "get_device_properties", return_value=properties))
         # The trial of the kernels compares numbers.
         stack.enter_context(mock.patch.object(shared_prefix_attention, "_is_sound", return_value=True))
-        # Without CUDA, memory can not be pinned.
+        # Without CUDA, memory cannot be pinned.
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor))
         yield mode
 

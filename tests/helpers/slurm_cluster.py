@@ -143,7 +143,7 @@ def slurm(folder: Path) -> Iterator[Cluster]:
             munge = _start_munge()
             _start(folder)
         except (OSError, LookupError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"Slurm can not be started here ({error})")
+            pytest.skip(f"Slurm cannot be started here ({error})")
         eventually(lambda: cluster.node_state() == "IDLE", 30, "the node is idle")
         yield cluster
     finally:

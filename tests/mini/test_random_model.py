@@ -187,5 +187,5 @@ def test_an_anyres_model_comes_back_with_its_newline_and_its_pinpoints(tmp_path:
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(CrossflowError, match="'mamba'.*known are llava, llava_next"):
+    with pytest.raises(CrossflowError, match="'mamba'.*choose from llava, llava_next"):
         build_model(Geometry(architecture="mamba"), build_tokenizer([]), seed=0)

@@ -81,7 +81,7 @@ def test_tokens_that_the_tokenizer_adds_behind_the_prompt_are_left_out(folder: P
 @pytest.mark.parametrize("before", ["<bos> <bos>", "<end>", "<pad> <bos>"])
 def test_a_prompt_that_the_tokenizer_begins_otherwise_than_once_is_refused(folder: Path, before: str) -> None:
     _set_post_processor(folder, f"{before} $A")
-    with pytest.raises(CrossflowError, match=f"begins a prompt with .*{before}.*, where one begin-of-text token"):
+    with pytest.raises(CrossflowError, match=f"begins a prompt with .*{before}.* instead of one begin-of-text token"):
         _ids(_sketch(folder))
 
 
@@ -124,12 +124,12 @@ def test_a_template_is_found_wherever_the_folder_holds_it(folder: Path, form: st
 @pytest.mark.parametrize("folder", ["qwen2_vl"], indirect=True)
 def test_a_folder_without_a_template_or_without_a_default_one_is_refused(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(CrossflowError, match="holds no chat template"):
+    with pytest.raises(CrossflowError, match="has no chat template"):
         _ids(_sketch(folder))
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config["chat_template"] = [{"name": "a", "template": "x"}, {"name": "b", "template": "y"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CrossflowError, match="holds the chat templates a, b, none named default"):
+    with pytest.raises(CrossflowError, match="has the chat templates a, b; none is named default"):
         _ids(_sketch(folder))
 
 
@@ -146,7 +146,10 @@ def test_a_template_that_does_not_parse_is_refused(folder: Path, template: str) 
 def test_a_template_that_raises_breaks_the_question(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     model = _sketch(folder)
-    with pytest.raises(BrokenQuestion, match="the chat template fails on it|not found exactly once"):
+    with pytest.raises(
+        BrokenQuestion,
+        match="the chat template fails on this question|does not contain the question's text exactly once",
+    ):
         _ids(model)
     with pytest.raises(CrossflowError):
         _ = model.prompt
@@ -160,6 +163,6 @@ def test_an_image_that_the_image_processor_refuses_breaks_its_question_only(
 ) -> None:
     write(tmp_path / name, FAMILIES[name])
     model = _sketch(tmp_path / name)
-    with pytest.raises(BrokenQuestion, match="the image processor fails on it"):
+    with pytest.raises(BrokenQuestion, match="the image processor fails on this question"):
         model.prepare(QUESTION, Image.new("RGB", size))
     assert model.prepare(QUESTION, IMAGE).length

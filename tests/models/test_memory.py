@@ -294,7 +294,7 @@ def test_a_job_says_what_it_needs_before_it_reads_weights(
 ) -> None:
     caplog.set_level("INFO", "crossflow")
     assert main(job) == 1
-    assert "can not be loaded" in capsys.readouterr().err
+    assert "cannot be loaded" in capsys.readouterr().err
     (line,) = [record.getMessage() for record in caplog.records if record.name == "crossflow.engine.planning"]
     assert "GiB" in line
     assert "on this machine: weights 0.0" in line

@@ -105,7 +105,7 @@ def test_every_weight_of_the_shards_gets_to_its_place(
 def test_a_shard_that_is_absent_is_refused(repo: Path, tmp_path: Path) -> None:
     write(folder := tmp_path / "llava15-7b", "llava15-7b")
     (folder / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(CrossflowError, match="can not be loaded"):
+    with pytest.raises(CrossflowError, match="cannot be loaded"):
         load_model(_settings(repo, folder), CPU)
 
 

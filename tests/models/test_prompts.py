@@ -133,7 +133,7 @@ def test_a_question_that_the_template_changes_is_broken() -> None:
         return plain(messages, add_generation_prompt).upper().replace("<IMAGE>", "<image>")
 
     processor = processor_of(VICUNA.tokenizer, chat_template="given", apply_chat_template=shouting)
-    with pytest.raises(BrokenQuestion, match="not found exactly once"):
+    with pytest.raises(BrokenQuestion, match="does not contain the question's text exactly once"):
         render("chat-template", "Is it red?", processor)
 
 
@@ -144,7 +144,7 @@ def test_a_word_that_the_tokenizer_does_not_know_breaks_the_question() -> None:
 
 
 def test_a_template_or_a_tokenizer_that_can_not_serve_is_an_error_of_the_study() -> None:
-    with pytest.raises(CrossflowError, match="Prompt 'alpaca' is unknown"):
+    with pytest.raises(CrossflowError, match="Unknown prompt 'alpaca'"):
         render("alpaca", "Is it red?", VICUNA)
     with pytest.raises(CrossflowError, match="no chat template"):
         render("chat-template", "Is it red?", processor_of(VICUNA.tokenizer))

@@ -182,5 +182,5 @@ def test_anyres_labels_are_packed_as_the_model_packs_features(size: tuple[int, i
 
 
 def test_a_rule_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(CrossflowError, match="'nearest' is no rule"):
+    with pytest.raises(CrossflowError, match="Unknown patches rule 'nearest'"):
         _label("pad", (100, 100), [], "nearest")

@@ -69,9 +69,9 @@ def test_what_is_missing_fails_the_command_and_hides_nothing_else(
     printed = capsys.readouterr()
     missing = [line for line in printed.out.splitlines() if line.startswith(MISSING)]
     assert [line.split()[1] for line in missing] == ["model", "disk", "disk"]
-    assert "holds no config.json" in missing[0]
-    assert "0.0 GB are free: make room" in missing[1]
-    assert printed.err.strip() == "crossflow doctor: 3 of the things that the study needs are missing; see above."
+    assert "has no config.json" in missing[0]
+    assert "0.0 GB are free: free some space" in missing[1]
+    assert printed.err.strip() == "crossflow doctor: 3 things that the study needs are missing; see the lines above."
 
 
 def test_an_overlay_is_laid_over_params_yaml(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +100,7 @@ def test_a_model_that_does_not_fit_is_said(tree: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "capacity", lambda device: 10**6)
     (finding,) = _of(_found(), "model mini-llava")
     assert finding.level == MISSING
-    assert "take a larger device" in finding.found
+    assert "use a device with more memory" in finding.found
 
 
 def test_a_study_of_the_paper_is_planned_without_any_download(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: py
     findings = list(examine(lambda: config))
     missing = [finding for finding in _of(findings, "data gqa") if finding.level == MISSING]
     assert len(missing) == 1
-    assert "images.zip, which can not be reached (Timeout)" in missing[0].found
+    assert "images.zip, which cannot be reached (Timeout)" in missing[0].found
     assert sum("huggingface.co" in url for url in asked) == 1
     assert len(asked) == 4
 
@@ -140,7 +140,7 @@ def test_a_folder_that_can_not_be_written_is_said(tree: Path, monkeypatch: pytes
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert {finding.level for finding in _of(_found(), "disk")} == {MISSING}
-    assert "can not be written (Permission denied)" in _of(_found(), "disk")[0].found
+    assert "cannot be written (Permission denied)" in _of(_found(), "disk")[0].found
 
 
 def test_a_lock_that_was_left_is_a_note(tree: Path) -> None:
@@ -160,7 +160,7 @@ def test_gpus_are_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: next(memory))
     first, second = doctor.check_device()
     assert (first.level, first.found) == (OK, "cuda:0, a GPU, 80 GiB")
-    assert (second.level, second.found) == (NOTE, "cuda:1, a GPU, 80 GiB, 60 GiB of it taken by others")
+    assert (second.level, second.found) == (NOTE, "cuda:1, a GPU, 80 GiB, 60 GiB of it in use")
 
 
 def test_parameters_that_are_not_valid_hide_nothing_else(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_parameters_that_are_not_valid_hide_nothing_else(tree: Path, capsys: pyt
         "python", "packages", "device", "params.yaml", "disk", "disk", "dvc",
     ]  # fmt: skip
     assert [line for line in lines if line.startswith(MISSING)] == [
-        f"{MISSING:<9}{'params.yaml':<28}params.yaml, line 1: the key 'study' stands there twice."
+        f"{MISSING:<9}{'params.yaml':<28}params.yaml, line 1: duplicate key 'study'."
     ]
 
 
@@ -184,7 +184,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
     findings = _found()
     assert [finding.what for finding in findings] == whole
     (found,) = _of(findings, "device")
-    assert found == Finding(MISSING, "device", "this could not be looked at (ZeroDivisionError: by what?)")
+    assert found == Finding(MISSING, "device", "could not be checked (ZeroDivisionError: by what?)")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
         (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors; weights are read from"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
-            "model.safetensors is damaged or cut short",
+            "model.safetensors is damaged or truncated",
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(
@@ -203,7 +203,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
-            "model.safetensors.index.json is not the index of a model's weights",
+            "model.safetensors.index.json is not a valid index of weights",
         ),
         (lambda folder: (folder / "processor_config.json").unlink(), "resources/mini-llava"),
     ],
@@ -253,7 +253,7 @@ def test_room_is_asked_for_all_images_where_all_are_fetched(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "there is no image"),
+        (lambda folder: (folder / "pictures/scene1.jpg").unlink(), "scene1.jpg does not exist"),
         (lambda folder: shutil.rmtree(folder / "pictures"), "pictures does not exist"),
         (lambda folder: (folder / "questions.csv").unlink(), "questions.csv does not exist"),
     ],
@@ -277,7 +277,7 @@ def test_a_data_set_without_images_is_said(tree: Path) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text())
     config["datasets"]["shapes"] = {"kind": "gqa", "root": str(tree)}
     (finding,) = _of(list(examine(lambda: config, offline=True)), "data")
-    assert finding == Finding(MISSING, "data", f"{tree} holds neither images/ nor images.zip.")
+    assert finding == Finding(MISSING, "data", f"{tree} contains neither images/ nor images.zip.")
     (tree / "images").mkdir()
     assert _of(list(examine(lambda: config, offline=True)), "data")[0].level == OK
 
@@ -286,7 +286,7 @@ def test_a_data_set_without_images_is_said(tree: Path) -> None:
     ("status", "said", "level", "found"),
     [
         (0, "", OK, "every stage is up to date"),
-        (1, "", OK, "some stages have to run"),
+        (1, "", OK, "some stages are out of date"),
         (
             255,
             "ERROR: dvc.yaml is broken\nmore",

@@ -139,8 +139,8 @@ def test_a_processor_that_crops_is_caught(mini: MultimodalModel) -> None:
     found = _found(mini)
     assert _failed(found) == {"edges"}
     wide, tall = (check.found for check in found if check.name == "edges")
-    assert "what lies at the left and right edge is not seen" in wide
-    assert "what lies at the upper and lower edge is not seen" in tall
+    assert "does not see the left and right edge" in wide
+    assert "does not see the upper and lower edge" in tall
 
 
 def test_a_processor_that_treats_boxes_otherwise_than_images_is_caught(mini: MultimodalModel) -> None:
@@ -240,7 +240,7 @@ def test_weights_that_are_no_numbers_are_caught(mini: MultimodalModel) -> None:
 
 def test_a_question_that_does_not_fit_the_prompt_ends_the_checks(mini: MultimodalModel) -> None:
     (found,) = checks(mini, replace(question_about(middle(SIZE)), question="What is <image>?"), noise(SIZE), 2)
-    assert found == Check("positions", False, "the question holds the image's marker <image>")
+    assert found == Check("positions", False, "the question contains the image's marker <image>")
 
 
 def test_the_turned_image_shows_the_same_in_the_turned_boxes() -> None:
@@ -279,7 +279,7 @@ def test_a_failed_check_is_named_in_one_sentence(
     said = capsys.readouterr()
     assert "FAILED  edges" in said.out
     assert said.err.splitlines()[-1] == (
-        f"crossflow check: {folder} fails 2 of 11 checks: edges; it can not be studied as it is."
+        f"crossflow check: {folder} fails 2 of 11 checks: edges; fix its entry before studying it."
     )
     assert (tmp_path / "patches.png").is_file()
     assert main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
@@ -294,16 +294,16 @@ def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
     monkeypatch.setitem(ARCHITECTURES, "llava", short)
     assert main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert f"no {tmp_path / 'patches.png'}: the visual tokens lie in no rows" in said.out
+    assert f"{tmp_path / 'patches.png'} is not drawn: the visual tokens do not form rows" in said.out
     assert "mini-llava fails 9 of 11 checks: geometry, boxes, edges, causality, floor, engine;" in said.err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "gpt"], "params.yaml has no model 'gpt'; known are mini-llava"),
-        (["--model-path", "nowhere"], "nowhere holds no config.json"),
-        (["--model-path", "resources/mini-llava"], "holds no chat template: choose prompt vicuna-v1"),
+        (["--model", "gpt"], "params.yaml has no model 'gpt'; choose from mini-llava"),
+        (["--model-path", "nowhere"], "nowhere has no config.json"),
+        (["--model-path", "resources/mini-llava"], "has no chat template: set its prompt to vicuna-v1"),
         (["--image", "resources/example/questions.csv"], "does not decode"),
         (["--window", "16"], "A window of 16 layers does not fit mini-llava, which has 8"),
     ],

@@ -40,7 +40,7 @@ def _run(command: list[str | Path], *path: str | Path) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.skipif(shutil.which("ps") is None, reason="the processes of this machine can not be listed")
+@pytest.mark.skipif(shutil.which("ps") is None, reason="the processes of this machine cannot be listed")
 def test_a_stage_runs_in_the_environment_of_the_running_dvc(environment: Path, tmp_path: Path, repo: Path) -> None:
     stage = repo / "workflow/scripts/stage.py"
     ran = _run([SHELL, environment / "dvc"], tmp_path / "system")

@@ -84,7 +84,7 @@ EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
     "the planning of memory": (_replacing("engine/planning.py", "AT_ONCE = 8", "AT_ONCE = 4"), {}),
     "a new verb": (_replacing("cli/verbs.py", "VERBS = {", 'VERBS = {\n    "new": "crossflow.new:run",'), {}),
     "a label of a measure": (
-        _replacing("core/measures.py", "answers that flip (fraction)", "flipped answers"),
+        _replacing("core/measures.py", "flipped answers (fraction)", "answers that flip"),
         {"examples": 1, "explorer": 1, **RECORD},
     ),
     "a new summary table": (NEW_TABLE, {"summary_sizes": 1, **RECORD}),
@@ -163,14 +163,14 @@ def test_a_killed_job_that_resumes_after_an_edit_has_no_row_of_the_old_code(repo
 
     _killed_in_the_middle(copy, table)
     copy.snakemake("--", wanted)
-    assert "taking up" in log.read_text(), "without an edit, what was finished is kept"
+    assert "resuming from" in log.read_text(), "without an edit, what was finished is kept"
     before = _changes(table)
     np.testing.assert_allclose(before["change_percent"], 100 * before["relative"], rtol=1e-9, atol=1e-9)
 
     table.unlink()
     _killed_in_the_middle(copy, table)
     EDITS["a measure"][0](copy.root)
-    said = "is of another study or version: set aside as"
+    said = "belongs to another study or version: set aside as"
     assert said in copy.snakemake("--", wanted), "a warning of a job is shown on the console, too"
     assert said in log.read_text()
     after = _changes(table)

@@ -36,7 +36,7 @@ def test_as_a_module_of_another_workflow_it_says_where_to_start(copy: Copy, tmp_
         'module crossflow:\n    snakefile: "tree/Snakefile"\nuse rule * from crossflow as crossflow_*\n'
     )
     said = Tree(tmp_path).snakemake("-n", status=1)
-    assert f"crossflow can not be a module of another workflow: start snakemake in its folder, {tmp_path}/tree." in said
+    assert f"crossflow cannot be a module of another workflow: start snakemake in its folder, {tmp_path}/tree." in said
     assert "Traceback" not in said
 
 

@@ -216,7 +216,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: C
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; known are mini, "),
+        (["--config", "study=tiny"], "params.yaml, study: studies has no entry 'tiny'; choose from mini, "),
         (["--config", "studie=ci"], "params.yaml, its top level: "),
     ],
 )

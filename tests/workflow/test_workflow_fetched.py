@@ -234,7 +234,7 @@ def test_a_truncated_zip_stops_the_run_with_one_sentence(fetched: SimpleNamespac
     said = fetched.copy.snakemake(
         "--configfile", "my.yaml", "other.yaml", "--", "results/other/answers/from-hub/ChooseRel.parquet", status=1
     )
-    assert "images.zip is not a readable zip, or is cut short" in said
+    assert "images.zip is not a readable zip, or is truncated" in said
     zipped.write_bytes(content)
     fetched.copy.snakemake(
         "--configfile", "my.yaml", "other.yaml", "--", "results/other/answers/from-hub/ChooseRel.parquet"

@@ -1,6 +1,6 @@
-"""crossflow: where, inside a multimodal LLM, the image meets the question.
+"""crossflow: how information flows from image to question to answer inside a multimodal LLM.
 
-Vocabulary, used alike in code, columns, parameters and plots:
+Vocabulary of code, columns, parameters and plots:
 
 position
     One place in a prompt: a text token or a visual token, counted from 0.
@@ -9,13 +9,13 @@ position set
 flow
     ``source->target``: two position sets; information moves from source to target by attention.
 knockout
-    Forbidding the target's positions to attend to the source's, in some layers.
+    The target's positions may not attend to the source's, in some layers.
 window
     The layers in which a knockout acts, given by a width around a *centre layer*.
 row
     One (flow, centre layer) of one question: one number of a curve.
 clean
-    A run with nothing forbidden.
+    A run without a knockout.
 change
     100 * (p_knockout - p_clean) / p_clean, in percent, for the first token of the clean answer.
 

@@ -1,4 +1,4 @@
-"""What `import crossflow as cf` offers: knockouts from a notebook or a script, by the functions that the jobs use.
+"""What `import crossflow as cf` offers: knockouts in a notebook or a script, with the functions that the jobs use.
 
     import crossflow as cf
 
@@ -8,8 +8,8 @@
     cf.plot(table)
 
 `load` reads a model, `ask` puts a question to it, `knockout` and `logit_lens` return tables with the columns of a
-study's result tables, `plot` and `show` draw. Whatever can not be used raises `CrossflowError`, with the sentence that
-the command line prints.
+study's result tables, `plot` and `show` draw. Unusable input raises `CrossflowError` with the sentence that the command
+line prints.
 """
 
 import os
@@ -60,8 +60,8 @@ from crossflow.models.prompts import TEMPLATES
 from crossflow.study import inputs
 from crossflow.study.config_files import read_config
 
-_SIZE = (8.0, 3.4)  # inches, of a figure of curves
-_OWN_WINDOW = 3  # layers; of a model in a folder, for which params.yaml gives no window
+_SIZE = (8.0, 3.4)  # inches, for a figure of curves
+_OWN_WINDOW = 3  # layers; for a model in a folder, which has no window in params.yaml
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +70,7 @@ class Model:
 
     Attributes:
         name: Its name in params.yaml, or its folder.
-        window: Width of its window in layers, unless `knockout` is given another.
+        window: Width of its window in layers; `knockout` may take another.
         loaded: The transformers model, its processor and settings.
     """
 
@@ -84,7 +84,7 @@ class Model:
         return len(self.loaded.layers)
 
     def __repr__(self) -> str:
-        """The name, size and place of the model, in one line."""
+        """Name, size and device of the model, in one line."""
         dtype, device = self.loaded.settings.dtype, self.loaded.device
         return f"<model {self.name}: {self.layers} layers, window {self.window}, {dtype} on {device}>"
 
@@ -181,28 +181,28 @@ def _entry(params: Path, slug: str) -> dict[str, Any]:
     """A model's entry in a file of parameters."""
     models = read_config(params).get("models")
     if not isinstance(models, dict):
-        raise CrossflowError(f"{params} is no file of parameters with models.")
+        raise CrossflowError(f"{params} has no models: settings as in params.yaml were expected.")
     if slug not in models:
-        raise CrossflowError(f"{params} has no model {slug!r}; known are {', '.join(models)}.")
+        raise CrossflowError(f"{params} has no model {slug!r}; choose from {', '.join(models)}.")
     entry: dict[str, Any] = models[slug]
     return entry
 
 
 def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
-    """The settings of an entry; a model on the hub is fetched, if it is not there."""
+    """The settings of an entry; a model on the hub is downloaded if it is not in the cache."""
     hints = get_type_hints(ModelSource)
     found = {key: entry[key] for key in inputs.SETTINGS if entry.get(key) is not None}
     for key, value in found.items():
         known = list(TEMPLATES) if key == "prompt" else get_args(hints[key])
         if known and value not in known:
-            raise CrossflowError(f"Model {name}: {key} {value!r} is unknown; known are {', '.join(known)}.")
+            raise CrossflowError(f"Model {name}: unknown {key} {value!r}; choose from {', '.join(known)}.")
     path = folder_of(hub.fetch(entry["repo"], entry["revision"])) if "repo" in entry else Path(entry["path"])
     return ModelSettings(path.expanduser(), **found)
 
 
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
-    """Load silently: in a notebook without ipywidgets, the bar is a page of text."""
+    """Load without a progress bar: in a notebook without ipywidgets, the bar is a page of text."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -231,17 +231,16 @@ def load(
     Args:
         model: Name of an entry, or a folder.
         params: File of parameters, for an entry.
-        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's, of a folder
-            ``chat-template``.
-        image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
+        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's; for a folder,
+        ``chat-template``. image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
         patches: The rule that says which visual tokens show a box, ``published`` or ``overlap``; by default the
-            entry's, of a folder ``overlap``.
+        entry's; for a folder, ``overlap``.
         dtype: Type of the weights: ``float32``, ``float16`` or ``bfloat16``.
-        max_new_tokens: Length at which an answer is cut.
+        max_new_tokens: Maximum length of an answer, in tokens.
         device: ``auto`` (a free GPU, otherwise the CPU), ``cpu`` or ``cuda:N``.
 
     Raises:
-        CrossflowError: there is no such entry, or the model can not be downloaded or loaded.
+        CrossflowError: the entry does not exist, or the model cannot be downloaded or loaded.
 
     Example:
         >>> import crossflow as cf
@@ -252,7 +251,7 @@ def load(
         >>> cf.load("llava")
         Traceback (most recent call last):
         ...
-        crossflow.core.errors.CrossflowError: params.yaml has no model 'llava'; known are mini-llava, ...
+        crossflow.core.errors.CrossflowError: params.yaml has no model 'llava'; choose from mini-llava, ...
     """
     name = str(model)
     entry: dict[str, Any] = {"path": name, "prompt": "chat-template", "patches": "overlap"}
@@ -266,7 +265,7 @@ def load(
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """An image from a file, or as it is given; in RGB.
+    """An image in RGB, from a file or from Pillow.
 
     Raises:
         CrossflowError: the file is missing, or does not decode.
@@ -294,17 +293,17 @@ def ask(
 
     Args:
         model: From `load`.
-        image: A file, or an image of Pillow.
-        question: The text; or a question of a study or of a table, which has its own boxes, answer and options
+        image: A file, or a Pillow image.
+        question: The text; or a question from a study or a table, which has its own boxes, answer and options
             (`crossflow.data.chosen.read_chosen`, `crossflow.data.question_table.read_question_table`).
-        boxes: Of the objects that the question is about: left, top, width and height in pixels of the image. By name,
-            as ``{"box": (54, 56, 28, 27)}``, the set ``object`` holds the tokens that name them.
+        boxes: Boxes of the objects that the question is about: left, top, width and height in pixels of the image. With
+        names, as in ``{"box": (54, 56, 28, 27)}``, the set ``object`` holds the tokens that name the objects.
         answer: The whole answer that counts as correct; by default the first option, otherwise the model's own answer.
         options: The two options that the question offers, the true one first; for the margins in a table of knockouts,
             and for flows of ``true_option`` and the like.
 
     Raises:
-        CrossflowError: the image, a box or the question can not be used.
+        CrossflowError: the image, a box or the question cannot be used.
 
     Example:
         >>> import crossflow as cf
@@ -326,7 +325,7 @@ def ask(
         )
     elif boxes or answer or options:
         raise CrossflowError(
-            f"Question {question.question_id} has its own boxes, answer and options; no others can be given."
+            f"Question {question.question_id} already has boxes, an answer and options: leave out these arguments."
         )
     try:
         with faults_as_errors():
@@ -343,13 +342,13 @@ def _together(asked: Asked | Sequence[Asked]) -> tuple[Model, list[Asked]]:
     """The questions and their model.
 
     Raises:
-        CrossflowError: there is no question, or they are of different models.
+        CrossflowError: there is no question, or the questions belong to different models.
     """
     every = [asked] if isinstance(asked, Asked) else list(asked)
     if not every:
-        raise CrossflowError("No question was given.")
+        raise CrossflowError("No question was given: pass what ask returned.")
     if any(one.model.loaded is not every[0].model.loaded for one in every):
-        raise CrossflowError("The questions were asked of different models; knock out those of one model at a time.")
+        raise CrossflowError("The questions belong to different models: pass the questions of one model at a time.")
     return every[0].model, every
 
 
@@ -367,8 +366,8 @@ def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion])
         sets = {name for part in flow.parts for name in (part.source, part.target)}
         for name in lacking.keys() & sets:
             raise CrossflowError(
-                f"Flow {flow.name!r} needs the {lacking[name]} of the objects that the question is about, but none are "
-                "given."
+                f"Flow {flow.name!r} needs the {lacking[name]} of the objects that the question is about: pass boxes "
+                "to ask."
             )
 
 
@@ -390,15 +389,15 @@ def knockout(
         window: Width in layers, ``bottom`` or ``top``; by default the model's own.
         layers: Centre layers; by default all.
         seed: Seed of random source sets and of moved boxes.
-        whole_answer: Score all tokens of the answer, and not the first alone.
+        whole_answer: Score all tokens of the answer, not only the first.
 
     Returns:
         One row per question, flow and centre layer, with the columns of a study's knockout table, so that tables can be
-        joined. Of a question given as text, ``question_id`` is the text, and ``image_id`` the name of the file. A flow
-        that blocks no edge in a question has rows with ``edges`` 0 and no numbers.
+        joined. For a question given as text, ``question_id`` is the text and ``image_id`` the file name. A flow that
+        blocks no edge of a question has rows with ``edges`` 0 and no numbers.
 
     Raises:
-        CrossflowError: a flow is none, or needs the boxes of objects; or the window or a layer does not fit the model.
+        CrossflowError: a flow is invalid or needs boxes of objects, or the window or a layer does not fit the model.
 
     Example:
         >>> import crossflow as cf
@@ -447,12 +446,12 @@ def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:
         asked: From `ask`: a question, or several of one model.
 
     Returns:
-        The columns of a study's table of the logit lens: ``layer`` (0: the embeddings), ``normed`` (whether the final
+        The columns of a study's logit lens table: ``layer`` (0: the embeddings), ``normed`` (whether the final
         norm was applied before), ``token`` (``answer`` and ``false_option``, in lower case and capitalised) and
         ``probability`` (0..1) of the first token.
 
     Raises:
-        CrossflowError: the model's layers can not be read.
+        CrossflowError: the model's layers cannot be read.
 
     Example:
         >>> import crossflow as cf
@@ -474,7 +473,7 @@ def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:
 
 
 def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
-    """Draw the curves of a table of `knockout` or `logit_lens`, in the looks of a study's figures.
+    """Draw the curves of a table from `knockout` or `logit_lens`, in the style of a study's figures.
 
     Args:
         table: The table, or some of its rows; a curve is the mean over the questions.
@@ -484,7 +483,7 @@ def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        CrossflowError: the table is none of both.
+        CrossflowError: the table is neither.
 
     Example:
         >>> import crossflow as cf
@@ -502,7 +501,9 @@ def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
         curves = dict(mean_curves(table[table["normed"]], names="token", numbers="probability"))
         labels = "layer", "probability of the first token"
     else:
-        raise CrossflowError(f"A table of knockout or logit_lens was expected, not one of {', '.join(table.columns)}.")
+        raise CrossflowError(
+            f"A table from knockout or logit_lens was expected; this one has the columns {', '.join(table.columns)}."
+        )
     if axes is None:
         _, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
         axes.spines[["top", "right"]].set_visible(False)
@@ -515,7 +516,7 @@ def plot(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
 
 
 def show(asked: Asked) -> Image.Image:
-    """Draw a question's image with the boxes of its objects, and beside it the visual tokens that show them.
+    """Draw a question's image with the boxes of its objects, beside the visual tokens that show them.
 
     Args:
         asked: From `ask`.

@@ -1,10 +1,10 @@
-"""The summary tables, and what they say about the study's claims.
+"""The summary tables, and the verdicts on the study's claims.
 
 Needs: all questions, answers, knockouts and logit lenses of the study.
 Makes: results/{study}/summary/*.csv, one job for each entry of `crossflow.analysis.tables.SUMMARIES`;
        results/{study}/metrics.json, claims.json and claims.md;
-       results/{study}/comparison.csv, only when asked for: `snakemake compare`, which fails if the tables are not within
-       tolerance of those in resources/expected/{study}.
+       results/{study}/comparison.csv, only on request: `snakemake compare` fails if a table differs from the one in
+       resources/expected/{study} by more than its tolerance.
 """
 
 
@@ -31,12 +31,12 @@ for name, summary in results.summaries(STUDY).items():
             code=code("analysis.summary", summary.module.removeprefix("crossflow.")),
             record=record,
             summary=name,
-            # Descriptions of columns make no table again.
+            # An edited description of a column reruns nothing.
             tables={
                 table: {name: column.kind for name, column in columns.items()}
                 for table, columns in summary.tables.items()
             },
-            # Answers and the logit lens know no windows: another one makes none of their tables again.
+            # Answers and the logit lens do not depend on windows: another window reruns none of their tables.
             results=results_options(None if "knockout" in summary.needs else [f"{model}:any" for model in STUDY.models]),
         message:
             f"summary: {', '.join(summary.tables)}"
@@ -45,7 +45,7 @@ for name, summary in results.summaries(STUDY).items():
 
 
 rule metrics:
-    """The few numbers by which DVC compares two runs."""
+    """A few numbers with which DVC compares two runs."""
     input:
         effects=f"{RESULTS}/summary/effects.csv",
         answers=f"{RESULTS}/summary/answers.csv",
@@ -65,7 +65,7 @@ rule metrics:
 
 
 rule claims:
-    """Hold the study's claims against the tables, from each model's first window."""
+    """Test the study's claims against the tables, in each model's first window."""
     input:
         FILES["knockout"],
         FILES["lens"],
@@ -88,7 +88,7 @@ rule claims:
 
 
 rule compare:
-    """Compare the summary tables with the expected ones that are kept in the repository."""
+    """Compare the summary tables with the expected tables in the repository."""
     input:
         summary=[f"{RESULTS}/summary/{table}.csv" for table in EXPECTED],
         expected=[f"resources/expected/{STUDY.name}/{table}.csv" for table in EXPECTED],

@@ -1,8 +1,8 @@
-"""What all rules share: the checked study, wildcard constraints, and the one form of a command.
+"""What all rules share: the validated study, wildcard constraints, and the form of a command.
 
-A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an installed copy of the package. What it
-prints goes to the rule's log. A rule's message names the job on the console (`crossflow.study.console`); a rule without
-one is counted there, but has no line. What code shapes a result stands in the rule's parameter ``code``: see
+A rule's command runs the sources of this tree (PYTHONPATH=workflow), never an installed copy of the package. Its output
+goes to the rule's log. A rule's message names the job on the console (`crossflow.study.console`); a rule without a message
+is counted there, but has no line. The rule's parameter ``code`` holds the version of the code that shapes its result: see
 `crossflow.core.code_version`.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(workflow.basedir)
 
 try:
     for file in workflow.configfiles:
-        config_files.read_config(Path(file))  # for what snakemake passes over: a key that stands there twice
+        config_files.read_config(Path(file))  # snakemake itself ignores a duplicate key
     parameters.validate(config, ROOT / "workflow/schemas/params.schema.yaml")
     STUDY = parameters.read_study(config)
     DATASET = inputs.dataset_root(config, STUDY.dataset)
@@ -47,7 +47,7 @@ PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if n
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
 
-# Dry runs, and the jobs that snakemake starts elsewhere, are printed as snakemake prints them.
+# Dry runs, and jobs that snakemake starts in other processes, keep snakemake's own output.
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     console.tidy(logging.getLogger("snakemake.logging"), STUDY.name, LOGS, workflow.output_settings.verbose)
 
@@ -59,19 +59,19 @@ wildcard_constraints:
 
 
 def crossflow(command: str, record: bool = True) -> str:
-    """The shell command of a verb, for a rule with a log; with ``record``, it keeps versions, machine and time."""
+    """The shell command of a verb, for a rule with a log; with ``record``, it records versions, machine and time."""
     kept = " --provenance {params.record:q}" if record else ""
     settings = f"PYTHONPATH=workflow OMP_NUM_THREADS={{threads}} {TERMINAL}=3"
     return f"{settings} python -m crossflow {command}{kept} 3>&2 > {{log:q}} 2>&1"
 
 
 def record(wildcards, output) -> str:
-    """Where a job keeps versions, machine and time."""
+    """Where a job records versions, machine and time."""
     return results.record_of(output[0])
 
 
 def code(*modules: str) -> str:
-    """The code version of what modules of the package compute."""
+    """The code version of some modules of the package."""
     return code_version(*(f"crossflow.{module}" for module in modules))
 
 
@@ -96,7 +96,7 @@ def device_threads() -> int:
 
 
 def source(name: str) -> str:
-    """What the table of sources says of a file, so that another address or checksum fetches it again."""
+    """The entry of a file in the table of sources, so that another address or checksum fetches it again."""
     remote = SOURCES[name]
     return f"{remote.url} {remote.bytes} {remote.sha256}"
 
@@ -117,7 +117,7 @@ def chosen_from(category: str) -> list[str]:
 
 
 def curves_shown(wildcards) -> list[str]:
-    """Models and windows of a figure, as options: those of its name, or else all that it compares."""
+    """Models and windows of a figure, as options: those in its name, otherwise all that it compares."""
     models = [wildcards.model] if hasattr(wildcards, "model") else STUDY.models
     if hasattr(wildcards, "window"):
         windows = [wildcards.window]

@@ -1,15 +1,15 @@
 """Data sets that the workflow draws or fetches, and the questions of each category.
 
-What is fetched is checked against its sums, so no code shapes it, and an edit of the code fetches nothing again.
+Downloads are checked against checksums, so no code shapes them, and an edit of the code downloads nothing again.
 
 Needs: nothing, or GQA's site and the published repository, at the addresses in resources/sources.csv.
 Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`;
        data/gqa/ likewise, for data sets of kind `gqa` without a `root`: a split's questions and scene graphs, and in
-       images.zip the images that studies asked for so far; data/gqa/fetched/{study}/{category}.csv lists them;
+       images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them;
        data/published/{category}.csv, the published question sets, for `questions: published`;
        results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
        results/{study}/hashes.json, of data and models;
-       results/{study}/published/overlap.csv and differences.csv, only when asked for: `snakemake published_overlap` in a
+       results/{study}/published/overlap.csv and differences.csv, only on request: `snakemake published_overlap` in a
        study on GQA, which compares the choice made here with the published sets.
 """
 
@@ -45,7 +45,7 @@ if config["datasets"][STUDY.dataset]["kind"] == "shapes":
 
 
 rule fetch_questions:
-    """Fetch the questions of a split of GQA, and nothing else, out of the zip of all questions."""
+    """Fetch the questions of one split of GQA from the zip of all questions, without the rest of the zip."""
     output:
         f"{inputs.FETCHED_GQA}/questions/{{split}}_questions.json",
     log:
@@ -181,7 +181,7 @@ _files = [file for found in (QUESTION_FILES, IMAGE_FILES, MODEL_FILES) for files
 
 
 rule hashes:
-    """Hash the study's data and models: what follows can be looked at where they are not."""
+    """Hash the study's data and models, so that results identify them on machines without them."""
     input:
         list(dict.fromkeys(_files)),
     output:

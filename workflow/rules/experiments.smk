@@ -1,8 +1,8 @@
 """The experiments: every job runs one model over the questions of one category.
 
-A killed job leaves its finished questions in {category}.journal.jsonl beside its table, and the next run takes them up.
+A killed job leaves its finished questions in {category}.journal.jsonl beside its table, and the next run resumes there.
 
-Needs: the chosen questions, the images, a model; after the answers, these.
+Needs: the chosen questions, the images, a model; for knockouts and logit lens, also the answers.
 Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with the questions that are broken;
        results/{study}/knockout/{model}/w{window}/{category}.parquet;
        results/{study}/lens/{model}/{category}.parquet, unless the study says `lens: false`.

@@ -5,7 +5,7 @@ Makes: results/{study}/figures/*.pdf and .png, one rule for each entry of `cross
        examples-{model}-{category}.pdf and .png, single questions;
        results/{study}/explorer.html, one page that needs no network and no server;
        figures of curves under results/{study}/expected/, from the tables in resources/expected/{study} and nothing else,
-       only when asked for: `snakemake expected_figures`.
+       only on request: `snakemake expected_figures`.
 """
 
 
@@ -94,7 +94,7 @@ rule examples:
 
 
 rule explorer:
-    """One page to look around in the study: curves, claims, and single questions with their images."""
+    """One interactive page of the study: curves, claims, and single questions with their images."""
     input:
         [f"{RESULTS}/summary/{table}.csv" for table in ("effects", "measures", "bands")],
         FILES["claims"],
@@ -124,7 +124,7 @@ EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]
 
 
 rule expected_figure:
-    """Draw a figure from the expected summary tables, which are kept in the repository."""
+    """Draw a figure from the expected summary tables in the repository."""
     input:
         f"resources/expected/{STUDY.name}/effects.csv",
         f"resources/expected/{STUDY.name}/counts.csv",
@@ -154,7 +154,7 @@ rule expected_figure:
 
 
 rule expected_figures:
-    """All figures of the expected tables: seconds, without a model or an image."""
+    """All figures of the expected tables: takes seconds, needs no model and no image."""
     input:
         [
             f"{RESULTS}/expected/{name}.{suffix}"

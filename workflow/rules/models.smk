@@ -4,8 +4,8 @@ Needs: nothing, or the Hugging Face hub.
 Makes: data/models/{owner}--{name}/{revision}.json, the list of the files of a model that was fetched into the hub's own
        cache (HF_HOME);
        data/made/random-llava/, a tiny LLaVA with random weights in Hugging Face format;
-       data/mini-llava-trained/, a small LLaVA trained on the mini world, and its model card README.md, only when asked
-       for: `snakemake mini_llava`. A copy of it is kept in resources/mini-llava.
+       data/mini-llava-trained/, a small LLaVA trained on the mini world, and its model card README.md, only on
+       request: `snakemake mini_llava`. A copy of it is kept in resources/mini-llava.
 """
 
 
@@ -14,7 +14,7 @@ localrules:
 
 
 rule fetch_model:
-    """Fetch a model at its pinned revision; what the cache holds already is not fetched again."""
+    """Fetch a model at its pinned revision; files in the cache are not fetched again."""
     output:
         inputs.manifest_of("{repo}", "{revision}"),
     log:
@@ -54,7 +54,7 @@ rule random_llava:
 
 
 rule train_mini_llava:
-    """Train mini-llava from nothing; a stopped training goes on where it was."""
+    """Train mini-llava from scratch; a stopped training resumes from its checkpoint."""
     output:
         [f"{inputs.TRAINED_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
@@ -73,7 +73,7 @@ rule train_mini_llava:
 
 
 rule mini_llava:
-    """Ask the trained mini-llava about scenes it has not seen, with and without the image, and write its card."""
+    """Ask the trained mini-llava about unseen scenes, with and without the image, and write its card."""
     input:
         rules.train_mini_llava.output,
     output:

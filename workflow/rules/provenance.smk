@@ -46,7 +46,7 @@ rule provenance:
 _pages = {
     "effects": ("summary", "Effects of the knockouts", "Tables"),
     "answers": ("summary", "Accuracy, with the image and with it removed", "Tables"),
-    "counts": ("summary", "Where every chosen question went", "Tables"),
+    "counts": ("summary", "Counts of questions", "Tables"),
     "facts": ("provenance", "Parameters, versions, hashes", "Provenance"),
     "times": ("provenance", "When and where each job ran", "Provenance"),
 }

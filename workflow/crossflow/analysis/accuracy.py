@@ -14,7 +14,7 @@ from crossflow.core.tables import BASELINES
 
 
 def accuracy(answers: pd.DataFrame, *, model: str, category: str, seed: int) -> dict[str, Any]:
-    """Give the row of answers.csv: the fraction (0..1) of the answered questions that is answered correctly.
+    """Give the row of answers.csv: the fraction (0..1) of questions that are answered correctly.
 
     With the image and with the image removed, from the same questions and the same resamples of images.
 

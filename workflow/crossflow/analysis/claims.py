@@ -1,21 +1,20 @@
 """The study's claims, each tested against the tables: supported, not supported, or undecided.
 
 A claim is one or several *criteria*, numbers with a threshold each. A number is computed from mean curves, and again in
-every resample of images, the choice of the strongest layer included, so that the bias of that choice shows
-and is taken off.
-The criterion is met if the whole interval lies on the threshold's right side, failed if the whole interval lies on the
-other, and undecided otherwise. A claim is supported if all its criteria are met, not supported if one is failed, and
-undecided otherwise; it is not tested where the study lacks one of its flows, and undecided where no question or a
-single image is left.
+every resample of images, including the choice of the strongest layer, so that the bias of that choice is estimated and
+subtracted. The criterion is met if the whole interval lies on the required side of the threshold, failed if the whole
+interval lies on the other side, and undecided otherwise. A claim is supported if all its criteria are met, not
+supported if one fails, and undecided otherwise; it is not tested if the study lacks one of its flows, and undecided if
+no question or only one image is left.
 
 Words used by the criteria, for a mean curve of changes in percent:
 
 loss
-    How far the probability falls at the centre layer where it falls most, in percent; 0 where it never falls.
+    The fall of the probability at the centre layer where it falls most, in percent; 0 if it never falls.
 largest change
     The largest absolute value of the curve, in percent.
 depth
-    Where a curve falls: the mean centre layer, weighted by how far it falls there, from 0 (first layer) to 1 (last).
+    Where a curve falls: the mean centre layer, weighted by the fall at each layer, from 0 (first layer) to 1 (last).
     Layers with less than a tenth of the loss do not count: over many layers their noise would add up.
 
 Source of the claims: abstract and summaries of the study; the thresholds are this project's.
@@ -36,7 +35,7 @@ from crossflow.core.seeds import derived_seed
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported", "not supported", "undecided", "not tested"
 NEGLIGIBLE = 5.0
-"""Percent: a smaller change counts as none."""
+"""Percent: a smaller change counts as no change."""
 STRONG = 20.0
 """Percent: a loss beyond it is strong."""
 MUCH = 2.0
@@ -44,10 +43,10 @@ MUCH = 2.0
 MIDDLE = 2 / 3
 """Depth below which layers are lower to middle ones."""
 APPEARS = 0.05
-"""Probability that a token must reach to appear."""
+"""Probability from which a token counts as present."""
 FORMS = ("answer", "answer_capitalized")
 TOGETHER = "all"
-_COUNTS = 0.1  # of a curve's loss: a smaller one does not enter its depth
+_COUNTS = 0.1  # share of a curve's loss; layers with a smaller fall do not count for its depth
 
 Curves = Float[np.ndarray, "resamples layers"]
 Numbers = Float[np.ndarray, " resamples"]
@@ -57,9 +56,9 @@ class Criterion(NamedTuple):
     """One number of a claim.
 
     Attributes:
-        what: What it is, in words.
-        value, low, high: The number with its 95 % interval; NaN where it can not be stated.
-        sign: On which side of the threshold it is met: ``>`` or ``<``.
+        what: Description of the number.
+        value, low, high: The number with its 95 % interval; NaN if it cannot be stated.
+        sign: Side of the threshold on which the criterion is met: ``>`` or ``<``.
         threshold: In the number's unit.
         verdict: Met (supported), failed (not supported) or undecided.
     """
@@ -96,8 +95,8 @@ class Case(NamedTuple):
     Attributes:
         curves: Flow -> curve.
         tracks: Token -> its probability after every layer with the final norm, ``(questions, states)``; None without
-            answer tracking.
-        images: Of the tracked questions.
+        the logit lens.
+        images: Images of the questions in ``tracks``.
     """
 
     model: str
@@ -111,20 +110,20 @@ class Case(NamedTuple):
 
 
 def loss(curves: Curves) -> Numbers:
-    """The loss of each curve, see above."""
+    """The loss of each curve; see the module's words."""
     return np.asarray(np.maximum(0, -curves.min(axis=-1)))
 
 
 def largest_change(curves: Curves) -> Numbers:
-    """The largest change of each curve, see above."""
+    """The largest change of each curve; see the module's words."""
     return np.asarray(np.abs(curves).max(axis=-1))
 
 
 def depth(weights: Curves) -> Numbers:
-    """The mean place, from 0 (first column) to 1 (last), weighted; 0 where nothing counts.
+    """The weighted mean place, from 0 (first column) to 1 (last); 0 if nothing counts.
 
     Args:
-        weights: Negative ones do not count, nor those below a tenth of the largest.
+        weights: Negative weights, and weights below a tenth of the largest, do not count.
     """
     places = np.linspace(0, 1, weights.shape[-1])
     counted = np.maximum(0, weights)
@@ -151,10 +150,10 @@ Statistic = Callable[..., Numbers]
 
 
 class CriterionSpec(NamedTuple):
-    """A criterion before it is judged: what it is, how it follows from mean curves, and where it is met.
+    """A criterion before it is judged: its description, its statistic of mean curves, and its threshold.
 
     Attributes:
-        chooses: Whether the statistic takes the largest of a curve, which has a bias (see `statistics.unbiased`).
+        chooses: Whether the statistic takes a curve's largest value, which is biased (see `bootstrap.unbiased`).
     """
 
     what: str
@@ -167,7 +166,7 @@ class CriterionSpec(NamedTuple):
 def _criteria(
     values: Sequence[Curves], images: np.ndarray, seed: int, asked: Sequence[CriterionSpec]
 ) -> tuple[Criterion, ...]:
-    """Judge statistics of mean curves of the same questions."""
+    """Judge statistics of the mean curves of the same questions."""
     if len(np.unique(images)) < 2:
         return tuple(Criterion(one.what, np.nan, np.nan, np.nan, one.sign, one.threshold, UNDECIDED) for one in asked)
     cuts = np.cumsum([each.shape[1] for each in values])[:-1]
@@ -204,7 +203,7 @@ def question_reaches_last(case: Case) -> JudgedClaim:
         ("question->last", "image->last"),
         CriterionSpec("loss by question → last (%)", lambda question, image: loss(question), ">", STRONG),
         CriterionSpec(
-            f"loss by question → last less {MUCH:g} x that by image → last (%)",
+            f"loss by question → last minus {MUCH:g} times the loss by image → last (%)",
             lambda question, image: loss(question) - MUCH * loss(image), ">", 0.0,
         ),
     )  # fmt: skip
@@ -217,28 +216,28 @@ def image_acts_through_question(case: Case) -> JudgedClaim:
         2,
         ("image->question", "image->last"),
         CriterionSpec(
-            "loss by image → question less that by image → last (%)",
+            "loss by image → question minus loss by image → last (%)",
             lambda question, last: loss(question) - loss(last), ">", NEGLIGIBLE,
         ),
     )  # fmt: skip
 
 
 def two_stages(case: Case) -> JudgedClaim:
-    """Claim 3; where the study has random sets of visual tokens, ``related`` must have a larger effect."""
+    """Claim 3; if the study has random sets of visual tokens, ``related`` must have a larger effect."""
     flows = ["other->question", "related->question"]
     asked = [
         CriterionSpec("loss by other → question (%)", lambda other, related, *_: loss(other), ">", NEGLIGIBLE),
         CriterionSpec("loss by related → question (%)", lambda other, related, *_: loss(related), ">", NEGLIGIBLE),
         CriterionSpec(
-            "depth of related → question less that of other → question",
+            "depth of related → question minus depth of other → question",
             lambda other, related, *_: depth(-related) - depth(-other), ">", 0.0, chooses=False,
         ),
     ]  # fmt: skip
     control = "related~random->question"
-    # Curves are compared at the centre layers that all have, and controls may have fewer.
+    # Curves are compared at their common centre layers; controls may have fewer.
     if control in case.curves and len(case.curves[control].centres) == case.layers:
         flows.append(control)
-        what = "loss by related → question less that by as many random tokens (%)"
+        what = "loss by related → question minus loss by as many random visual tokens (%)"
         asked.append(CriterionSpec(what, lambda other, related, random: loss(related) - loss(random), ">", 0.0))
     return _judged(case, 3, flows, *asked)
 
@@ -253,7 +252,7 @@ def image_before_question(case: Case) -> JudgedClaim:
         CriterionSpec("loss by question → last (%)", lambda image, question: loss(question), ">", NEGLIGIBLE),
         CriterionSpec("depth of image → question", lambda image, question: depth(-image), "<", MIDDLE, chooses=False),
         CriterionSpec(
-            "depth of question → last less that of image → question",
+            "depth of question → last minus depth of image → question",
             lambda image, question: depth(-question) - depth(-image), ">", 0.0, chooses=False,
         ),
     )  # fmt: skip
@@ -277,7 +276,7 @@ def lower_case_before_capitalised(case: Case) -> JudgedClaim:
             "largest mean probability of the capitalised answer", lambda low, high: high.max(axis=-1), ">", APPEARS
         ),
         CriterionSpec(
-            "depth of the capitalised answer less that of the lower-case one",
+            "depth of the capitalised answer minus depth of the lower-case answer",
             lambda low, high: depth(high) - depth(low), ">", 0.0, chooses=False,
         ),
     )  # fmt: skip
@@ -298,7 +297,7 @@ JUDGES = (
 
 
 def same_in_every_category(findings: Sequence[JudgedClaim], model: str, window: str) -> JudgedClaim:
-    """Claim 6: claims 1 to 5 have one verdict in all categories; from the findings of one model's categories."""
+    """Claim 6: claims 1 to 5 have one verdict in all categories; from the verdicts in one model's categories."""
     verdicts: dict[int, list[str]] = {}
     for finding in findings:
         if finding.claim <= 5 and finding.verdict != NOT_TESTED:
@@ -314,7 +313,7 @@ def same_in_every_category(findings: Sequence[JudgedClaim], model: str, window: 
 
 
 def pool(cases: Sequence[Case]) -> Case:
-    """All categories of a model as one case; a flow counts where every category has it."""
+    """All categories of a model as one case; a flow counts if every category has it."""
     flows = [flow for flow in cases[0].curves if all(flow in case.curves for case in cases)]
     curves = {}
     for flow in flows:
@@ -336,11 +335,11 @@ def pool(cases: Sequence[Case]) -> Case:
 
 
 def tracks_of(table: pd.DataFrame, states: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Tracks with the final norm out of a lens table, and the images of their questions.
+    """From a logit lens table: the probabilities with the final norm, and the images of their questions.
 
     Args:
         table: The columns of ``tables.LENS``.
-        states: Number of layers and one.
+        states: Number of layers plus one.
     """
     normed = table[table["normed"]].sort_values(["question_id", "layer"], kind="stable")
     tracks = {}
@@ -377,7 +376,7 @@ def judge_model(cases: Sequence[Case]) -> Iterator[JudgedClaim]:
 
 
 def overall(findings: Sequence[JudgedClaim]) -> dict[int, str]:
-    """Claim -> the verdict that all models agree on, all categories together; undecided where they do not."""
+    """Claim -> the verdict over all categories on which all models agree; undecided if they disagree."""
     verdicts: dict[int, set[str]] = {}
     for finding in findings:
         if finding.category == TOGETHER:

@@ -32,53 +32,56 @@ class Claim(NamedTuple):
 
 CLAIMS = {
     1: Claim(
-        "Information about the question reaches the last position directly: hiding the question from it lowers the "
-        "answer's probability strongly, hiding the image from it much less.",
+        "The last position reads the question directly: hiding the question from it lowers the answer's probability "
+        "strongly, hiding the image from it much less.",
         f"The loss by question → last is more than {STRONG:g} %, and more than {MUCH:g} times that by image → last.",
     ),
     2: Claim(
-        "Information about the image acts indirectly: hiding the image from the question hurts more than hiding "
-        "it from the last position.",
+        "The image acts through the question: hiding the image from the question lowers the answer's probability more "
+        "than hiding it from the last position.",
         f"The loss by image → question exceeds that by image → last by more than {NEGLIGIBLE:g} percentage points.",
     ),
     3: Claim(
-        "Image and question meet in two stages: first, in lower layers, the whole image is read, and then, in "
-        "middle layers, the objects that the question is about.",
-        f"Both other → question and related → question lose more than {NEGLIGIBLE:g} %, the second at greater depth; "
-        "and where the study has random sets of as many visual tokens, related ones lose more than they do.",
+        "The question reads the image in two stages: first, in lower layers, the whole image, then, in middle layers, "
+        "the objects that the question is about.",
+        f"The losses by other → question and by related → question are both more than {NEGLIGIBLE:g} %, the second at "
+        "greater depth; if the study has random controls, the loss by related → question exceeds the loss by as many "
+        "random visual tokens.",
     ),
     4: Claim(
-        "There is an order: the image reaches the question in lower to middle layers, the question reaches the "
-        "last position after it.",
-        f"Both flows lose more than {NEGLIGIBLE:g} %, image → question at a depth below {MIDDLE:.2f}, and "
-        "question → last at greater depth than image → question.",
+        "The steps have an order: the question reads the image in lower to middle layers, and the last position reads "
+        "the question after that.",
+        f"The losses by both flows are more than {NEGLIGIBLE:g} %, image → question has a depth below {MIDDLE:.2f}, "
+        "and question → last has a greater depth.",
     ),
     5: Claim(
         "The last position's attention to itself is negligible.",
-        f"At no centre layer does last → last change the probability by {NEGLIGIBLE:g} % or more.",
+        f"The change by last → last is below {NEGLIGIBLE:g} % in absolute value at every centre layer.",
     ),
     6: Claim(
         "The pattern is the same in all categories of questions.",
-        "Each of claims 1 to 5 has the same verdict in every category; not supported where one of them is supported "
-        "in one category and not supported in another.",
+        "Each of claims 1 to 5 has the same verdict in every category; not supported if one of them is supported in "
+        "one category and not supported in another.",
     ),
     7: Claim(
         "The answer is formed in lower case first and capitalised in higher layers.",
-        f"Read off the last position with the final norm, the mean probability of both forms reaches {APPEARS:g} at "
-        "some layer, the capitalised one's at greater depth.",
+        f"In the logit lens with the final norm, the mean probability of both forms reaches {APPEARS:g} at some layer, "
+        "the capitalised form at greater depth.",
     ),
 }
 
 _INTRODUCTION = f"""\
-Each claim is held against this study's tables. *Loss* is how far the mean probability of the answer falls at the
-layer where it falls most, in percent; *depth* is where it falls, from 0 (first layer) to 1 (last): the mean layer,
-weighted by how far it falls there. Every number is computed again in each of {RESAMPLES:,} resamples of images, the
-choice of the layer included, and stands with its 95 % interval; that the largest of many noisy layers is chosen makes
-it too large, which the resamples show and which is taken off. A criterion is met if the whole interval lies on the
-right side of its threshold, failed if it lies on the other, and undecided otherwise; a claim is **supported** if all
-its criteria are met, **not supported** if one is failed, **undecided** otherwise, and **not tested** where the study
-lacks a flow that it needs. The thresholds are this project's, not the study's: the numbers are there to be judged by
-others.
+This page tests each claim of the published study against this study's tables. The *loss* of a curve is the fall of the
+answer's mean probability, in percent, at the layer where it falls most. Its *depth* is the mean layer, weighted by the
+fall at each layer, from 0 (first layer) to 1 (last).
+
+Every number has a 95 % interval from {RESAMPLES:,} resamples of images. Choosing the layer with the largest fall among
+many noisy layers biases a loss upwards; the resamples estimate this bias, and it is subtracted.
+
+A criterion is met if the whole interval lies on the required side of its threshold, failed if the interval lies on the
+other side, and undecided otherwise. A claim is **supported** if all its criteria are met, **not supported** if one
+fails, **undecided** otherwise, and **not tested** if the study lacks a flow that the claim needs. The thresholds are
+this project's, not the published study's; the numbers let readers apply their own.
 """
 
 
@@ -89,7 +92,7 @@ def _criterion(criterion: Criterion) -> dict[str, Any]:
 
 
 def as_json(findings: Sequence[JudgedClaim]) -> dict[str, Any]:
-    """The content of claims.json: what each claim says and needs, its overall verdict, and every finding."""
+    """The content of claims.json: claims, criteria, overall verdicts, and verdicts per model and category."""
     verdicts = overall(findings)
     return {
         "claims": [
@@ -134,7 +137,7 @@ def _table(findings: Sequence[JudgedClaim]) -> Iterator[str]:
     yield "|---|---|---|---|" + "---|" * len(columns)
     for finding in findings:
         by_name = {criterion.what: _evidence(criterion) for criterion in finding.criteria}
-        category = "**all together**" if finding.category == TOGETHER else finding.category
+        category = "**all categories**" if finding.category == TOGETHER else finding.category
         cells = [f"{finding.model}, window {finding.window}", category, f"**{finding.verdict}**", f"{finding.n}"]
         yield "| " + " | ".join([*cells, *(by_name.get(what, "–") for what in columns)]) + " |"
 
@@ -142,10 +145,10 @@ def _table(findings: Sequence[JudgedClaim]) -> Iterator[str]:
 def as_markdown(findings: Sequence[JudgedClaim], study: str) -> str:
     """The content of claims.md."""
     verdicts = overall(findings)
-    lines = [f"# What the study `{study}` says about the claims", "", _INTRODUCTION]
-    lines += ["| claim | verdict, all categories together |", "|---|---|"]
+    lines = [f"# Claims and verdicts: study `{study}`", "", _INTRODUCTION]
+    lines += ["| claim | verdict over all categories |", "|---|---|"]
     lines += [f"| {number}. {claim.says} | **{verdicts[number]}** |" for number, claim in CLAIMS.items()]
-    lines += ["", "Numbers failed are marked ✗, undecided ones ?. Column headings name the threshold.", ""]
+    lines += ["", "✗ marks a failed criterion, ? an undecided one. Column headings give the thresholds.", ""]
     for number, claim in CLAIMS.items():
         found = [finding for finding in findings if finding.claim == number]
         lines += [f"## {number}. {claim.says}", "", f"Criterion: {claim.criterion}", "", *_table(found), ""]
@@ -158,7 +161,7 @@ def write_claims(results: Results, output: Path, lens: bool = False) -> None:
     Args:
         results: The study's results.
         output: claims.json; claims.md is written beside it.
-        lens: The study reads the logit lens, too.
+        lens: Whether the study reads the logit lens.
 
     Raises:
         CrossflowError: a table is absent or damaged.

@@ -1,6 +1,6 @@
 """How many questions were skipped, excluded, missing or counted (counts.csv), and the noise floor (noise.csv).
 
-Every question that was chosen is in exactly one place:
+Every chosen question is in exactly one group:
 ``questions = skipped + excluded + missing + n``.
 
 skipped
@@ -22,7 +22,7 @@ from crossflow.core.errors import CrossflowError
 
 
 def noise(table: Knockouts) -> dict[str, Any]:
-    """Give the row of noise.csv: what a no-op knockout changes at most, as a probability and in percent of it."""
+    """Give the row of noise.csv: the largest change by a no-op knockout, as a probability and in percent of it."""
     probability, percent = table.noise
     return {
         "model": table.model,
@@ -36,26 +36,26 @@ def noise(table: Knockouts) -> dict[str, Any]:
 def counts(
     table: Knockouts, *, chosen: Sequence[str], skipped: Collection[str], answered: Collection[str]
 ) -> Iterator[dict[str, Any]]:
-    """Give the rows of counts.csv: where every chosen question went, per flow.
+    """Give the rows of counts.csv: the group of every chosen question, per flow.
 
     Args:
         chosen, skipped, answered: Ids of all questions of the category, of the broken and of the answered ones.
 
     Raises:
-        CrossflowError: a question is nowhere, in two places, or was never chosen.
+        CrossflowError: a question is in no group or in two, or was never chosen.
     """
     where = f"{table.model}, window {table.window}, {table.category}"
     places = [*skipped, *answered]
     if sorted(places) != sorted(chosen):
         astray = sorted(set(places) ^ set(chosen)) or sorted(id for id in set(places) if places.count(id) > 1)
         raise CrossflowError(
-            f"{where}: {len(chosen)} questions were chosen, {len(skipped)} skipped and {len(answered)} "
-            f"answered, which does not fit ({', '.join(astray[:3])}); delete these answers and run again."
+            f"{where}: {len(chosen)} questions were chosen, but {len(skipped)} skipped and {len(answered)} answered "
+            f"(see {', '.join(astray[:3])}): delete these answers and run again."
         )
     strangers = sorted(table.question_ids.difference(answered))
     if strangers:
         raise CrossflowError(
-            f"{where}: question {strangers[0]} was knocked out but has no answer; delete these knockouts and run again."
+            f"{where}: question {strangers[0]} was knocked out but has no answer: delete these knockouts and run again."
         )
     excluded = len(answered) - len(table.question_ids)
     for flow, curve in table.curves.items():
@@ -82,7 +82,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     """Rows of counts.csv and noise.csv.
 
     Raises:
-        CrossflowError: a table is absent, or a question is nowhere or in two places.
+        CrossflowError: a table is absent, or a question is in no group or in two.
     """
     rows: dict[str, list[Row]] = {"counts": [], "noise": []}
     for table in results.all_knockouts():

@@ -1,4 +1,4 @@
-"""Knockout tables arranged by flow: what each flow did to each question, at every centre layer.
+"""Knockout tables arranged by flow: the effect of each flow on each question, at every centre layer.
 
 The draws of a random control are one curve, ``related~random->question``: the mean of a question's draws.
 """
@@ -19,14 +19,14 @@ _DRAW = re.compile(rf"~{RANDOM}[0-9]+(?=->)")
 
 
 class Curve(NamedTuple):
-    """What one flow did to the questions that count.
+    """The effect of one flow on the questions that count.
 
     Attributes:
         centres: Centre layers, ascending.
         question_ids, images: Of each question that counts.
-        values: Measure -> one row per question that counts and one column per centre layer; rows of NaN where a
-            question lacks the measure, as a margin without options. In the units of the knockout table;
-            ``margin_change`` in nats.
+        values: Measure -> one row per question that counts and one column per centre layer; rows of NaN if a question
+            lacks the measure, as a margin without options. In the units of the knockout table; ``margin_change`` in
+            nats.
         missing: Number of questions for which the flow blocks no edge.
     """
 
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
         return self.values["change_percent"]
 
     def among(self, question_ids: Collection[str]) -> "Curve":
-        """The same of some questions only; none of them counts as missing."""
+        """The curve of some of its questions; none of them counts as missing."""
         kept = np.isin(self.question_ids, list(question_ids))
         values = {name: rows[kept] for name, rows in self.values.items()}
         return Curve(self.centres, self.question_ids[kept], self.images[kept], values, 0)
@@ -76,7 +76,7 @@ class Knockouts(NamedTuple):
         return found
 
     def of_question(self, question_id: str) -> dict[str, tuple[tuple[int, ...], Float[np.ndarray, " centres"]]]:
-        """One question's own curves, flow -> centre layers and change in percent; none of controls or missing flows."""
+        """One question's curves, flow -> centre layers and change in percent, without controls and missing flows."""
         found = {}
         for flow, curve in self.curves.items():
             (places,) = np.nonzero(curve.question_ids == question_id)
@@ -127,7 +127,7 @@ def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, w
         model, window, category: Of the table.
 
     Raises:
-        CrossflowError: a row is absent or twice, a change is not finite although edges were blocked, or the
+        CrossflowError: a row is missing or repeated, a change is not finite although edges were blocked, or the
             metadata do not fit.
     """
     where = f"Knockouts of {model}, window {window}, {category}"
@@ -136,12 +136,12 @@ def knockouts(table: pd.DataFrame, metadata: Mapping[str, Any], *, model: str, w
         centres = {str(flow): [int(layer) for layer in metadata["centres"][flow]] for flow in metadata["flows"]}
         noise = (metadata["noise_floor"], metadata["noise_floor_percent"])
     except KeyError as error:
-        raise CrossflowError(f"{where}: the table's metadata lack {error}; delete the table and run again.") from error
+        raise CrossflowError(f"{where}: the table's metadata lack {error}: delete the table and run again.") from error
     question_ids = frozenset(table["question_id"])
     expected = selected * sum(map(len, centres.values()))
     if len(question_ids) != selected or len(table) != expected:
         raise CrossflowError(
-            f"{where}: {len(table)} rows of {len(question_ids)} questions, expected {expected} of {selected}; delete "
+            f"{where}: {len(table)} rows for {len(question_ids)} questions, expected {expected} for {selected}: delete "
             "the table and run again."
         )
     by_flow = dict(tuple(table.groupby("flow", sort=False)))

@@ -20,7 +20,7 @@ ALL = "all"
 
 
 def _chunks(curve: Curve) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The measures of a curve, those of the same questions together: which questions, which measures."""
+    """The measures of a curve, grouped by the questions that have them: which questions, which measures."""
     together: dict[bytes, tuple[np.ndarray, list[str]]] = {}
     for name, values in curve.values.items():
         has = np.isfinite(values).all(axis=1)
@@ -33,8 +33,8 @@ def rows_of_curve(
 ) -> Iterator[dict[str, Any]]:
     """Give the rows of one curve for measures.csv, with the ends of the simultaneous band beside them.
 
-    A flow without any question that counts has its rows, with n = 0 and no numbers; a measure that no question has is
-    left out. Each curve has a seed of its own, so that another flow, category, window or model changes no interval.
+    A flow without questions has rows with n = 0 and no numbers; a measure that no question has is left out. Each curve
+    has its own seed, so that adding a flow, category, window or model changes no interval.
     """
     drawn = derived_seed(seed, table.model, table.category, flow, table.window)
     wanted = curve._replace(values={name: curve.values[name] for name in measures})
@@ -43,7 +43,7 @@ def rows_of_curve(
         if not n and len(has):
             continue
         values = [curve.values[name][has] for name in names]
-        # Bands are of one curve: measures do not share them.
+        # A band belongs to one curve: measures do not share it.
         estimates = [clustered_mean(each, curve.images[has], drawn) for each in values]
         for name, each, estimate in zip(names, values, estimates, strict=True):
             median = np.median(each, axis=0) if n else np.full(len(curve.centres), np.nan)
@@ -68,7 +68,7 @@ def summarise(table: Knockouts, strata: Mapping[str, Collection[str]], seed: int
     """Give all rows of a knockout table: every measure of every flow, and the changes of each stratum.
 
     Args:
-        strata: Name -> its questions; a stratum that leaves out none of those knocked out is not told again.
+        strata: Name -> its questions; a stratum with all knocked-out questions is not repeated.
     """
     stratified = [measure.name for measure in MEASURES if measure.stratified]
     apart = {name: ids for name, ids in strata.items() if not table.question_ids <= set(ids)}

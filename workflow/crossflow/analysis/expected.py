@@ -1,14 +1,14 @@
 """Comparison of new summary tables with expected ones, within tolerances.
 
-Another processor or library version gives other last digits, and a question on the edge may then be answered
-otherwise and enter or leave a curve. The tolerances allow that much and no more:
+Another processor or library version changes last digits, which may change the answer of a borderline question, so that
+it enters or leaves a curve. The tolerances allow this and no more:
 
 effects.csv
     Ends and middle of an interval: 0.1 percentage points and a tenth of the expected interval's width.
 answers.csv
     Accuracies: 0.02.
 counts.csv
-    Questions, and those skipped: none. Where the others went: one in fifty of the questions, rounded up.
+    Chosen and skipped questions: no difference. The other counts: one in fifty of the questions, rounded up.
 """
 
 import logging
@@ -22,7 +22,7 @@ from crossflow.core.columns import NUMBER, TEXT, WHOLE, Column, Columns
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import read_csv, write_csv
 
-_SHOWN = 5  # numbers beyond their tolerance that are told
+_SHOWN = 5  # numbers beyond their tolerance that a message lists
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 COMPARISON: Columns = {
@@ -49,9 +49,9 @@ class Agreement(NamedTuple):
     """One column of a table, compared.
 
     Attributes:
-        numbers: How many were compared.
+        numbers: Number of compared values.
         largest_difference: In the column's unit; infinite where only one side has a number.
-        beyond: The rows whose difference is not allowed, in words.
+        beyond: Descriptions of the rows beyond tolerance.
     """
 
     table: str
@@ -94,7 +94,7 @@ def _number(value: float | int | None) -> float:
 
 
 def _distance(found: float, expected: float) -> float:
-    """Between two numbers, of which one or both may be absent."""
+    """The difference between two numbers, of which one or both may be absent."""
     if math.isnan(found) or math.isnan(expected):
         return 0.0 if math.isnan(found) and math.isnan(expected) else math.inf
     return abs(found - expected)
@@ -114,7 +114,7 @@ def compare_rows(name: str, found: Sequence[Row], expected: Sequence[Row]) -> li
     fresh, old = _by_key(found, table.keys), _by_key(expected, table.keys)
     if only := next((key for key in (*fresh, *old) if key not in fresh or key not in old), None):
         raise CrossflowError(
-            f"{name}.csv and the expected one are of different studies: only one of them has {only!r}."
+            f"{name}.csv and the expected table belong to different studies: only one of them has {only!r}."
         )
     agreements = []
     for column, allowed in table.allowed.items():
@@ -148,16 +148,16 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
 
     Args:
         summary: Folder of the fresh summary tables.
-        expected: Folder of the expected ones.
+        expected: Folder of the expected tables.
         output: Table of the largest differences (CSV).
 
     Raises:
-        CrossflowError: some number is not within its tolerance, or the tables can not be compared.
+        CrossflowError: some number is not within its tolerance, or the tables cannot be compared.
     """
     agreements = compare(summary, expected)
     for agreement in agreements:
         log.info(
-            "%s %s: %d numbers, largest difference %.2g, %d not within tolerance",
+            "%s %s: %d numbers, largest difference %.2g, %d beyond tolerance",
             agreement.table,
             agreement.column,
             agreement.numbers,
@@ -168,7 +168,7 @@ def write_comparison(summary: Path, expected: Path, output: Path) -> None:
     if beyond:
         more = f"; and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
         raise CrossflowError(
-            f"{summary} is not within tolerance of {expected} in {len(beyond)} of its numbers: "
+            f"{summary} differs from {expected} by more than the tolerance in {len(beyond)} numbers: "
             f"{'; '.join(beyond[:_SHOWN])}{more}."
         )
     write_csv(output, COMPARISON, (agreement._asdict() for agreement in agreements))

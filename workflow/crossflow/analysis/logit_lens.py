@@ -27,7 +27,9 @@ def lens_rows(table: pd.DataFrame, layers: int, *, model: str, category: str, se
         rows = table[table["token"] == token].sort_values(["question_id", "normed", "layer"], kind="stable")
         found = rows["layer"].to_numpy(dtype=int)
         if len(rows) % (2 * states) or (found != np.tile(np.arange(states), len(rows) // states)).any():
-            raise CrossflowError(f"Logit lens of {model}, {category}: {token} lacks a layer; delete the table.")
+            raise CrossflowError(
+                f"Logit lens of {model}, {category}: {token} lacks a layer: delete the table and run again."
+            )
         values = rows["probability"].to_numpy(dtype=float).reshape(-1, 2 * states)
         images = rows["image_id"].to_numpy(dtype=object)[:: 2 * states]
         estimate = clustered_mean(values, images, derived_seed(seed, model, category, "lens", token))

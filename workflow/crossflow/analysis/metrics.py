@@ -1,4 +1,4 @@
-"""The few numbers by which two runs are compared: metrics.json."""
+"""A few numbers for comparing two runs: metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from crossflow.core.tables import read_csv
 
 
 def metrics(effects: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The few numbers by which two runs are compared: model -> name -> number, categories weighing the same.
+    """A few numbers for comparing two runs: model -> name -> number; categories have equal weights.
 
     ``accuracy`` and ``accuracy_blind`` are fractions; each flow has the strongest mean change of all centre layers, in
     percent, and that layer, in the model's first window. Random controls, and flows without a question that counts, are
@@ -34,7 +34,7 @@ def metrics(effects: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str,
 
 
 def write_metrics(effects: Path, answers: Path, output: Path) -> None:
-    """Write the few numbers by which two runs are compared.
+    """Write a few numbers for comparing two runs.
 
     Args:
         effects: The summary table effects.csv.

@@ -2,8 +2,8 @@
 
 Differences are taken per question and then averaged, so that what the questions have in common drops out; intervals
 resample images. Two flows are compared at every centre layer, with a band that holds all layers at once, and on the
-mean over layers. Two models differ in their layers, so only that mean is compared, on the questions both were knocked
-out in.
+mean over layers. Two models differ in their layers, so only that mean is compared, on the questions that were knocked
+out in both.
 """
 
 import re
@@ -65,7 +65,7 @@ def _row(
 
 
 def flow_pairs(table: Knockouts, seed: int) -> Iterator[Row]:
-    """Give the rows of comparisons.csv that compare flows, in percentage points; a pair without a question has none."""
+    """The rows of comparisons.csv for pairs of flows, in percentage points; a pair without questions has no rows."""
     for pair in pairs_of(list(table.curves)):
         one, other = on_common_ground([table.curves[flow] for flow in pair])
         if not len(one.images) or not one.centres:
@@ -90,7 +90,7 @@ def model_pairs(tables: Mapping[str, Knockouts], seed: int) -> Iterator[Row]:
     for one, other in combinations(tables.values(), 2):
         for flow in (flow for flow in one.curves if flow in other.curves and "~" not in flow):
             curves = [table.curves[flow] for table in (one, other)]
-            # Each model's own layers: only the questions are made common.
+            # Each model keeps its own layers: only the questions are shared.
             ids = set(curves[0].question_ids) & set(curves[1].question_ids)
             means = [dict(zip(curve.question_ids, curve.change.mean(axis=1), strict=True)) for curve in curves]
             if not ids:

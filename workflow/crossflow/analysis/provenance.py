@@ -1,4 +1,4 @@
-"""Versions, machine and time behind the results of a study, collected from what each job wrote."""
+"""Versions, machine and time behind the results of a study, collected from its jobs' records."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CrossflowError(f"{path} is no JSON; delete it.") from error
+        raise CrossflowError(f"{path} is not valid JSON: delete it and run again.") from error
 
 
 def write_provenance(
@@ -43,11 +43,11 @@ def write_provenance(
     """Collect versions, machine and time behind a study's results.
 
     Args:
-        jobs: What each job wrote by --provenance; absent ones are left out.
+        jobs: Files that jobs wrote by --provenance; missing ones are left out.
         parameters: The study's part of params.yaml, as JSON.
         hashes: Hashes of data and models.
-        output: Everything (JSON).
-        facts: Parameters, versions and hashes, to be read (CSV).
+        output: The collected record (JSON).
+        facts: Parameters, versions and hashes, for reading (CSV).
         times: One line per job (CSV).
 
     Raises:
@@ -55,7 +55,7 @@ def write_provenance(
     """
     ran = {path.with_suffix("").as_posix().partition("/provenance/")[2]: _read(path) for path in jobs if path.is_file()}
     content = {"parameters": json.loads(parameters), "sha256": _read(hashes)}
-    # Most jobs ran with the same packages, which then stand there once.
+    # Most jobs ran with the same packages, which are then listed once.
     names = sorted({name for job in ran.values() for name in job["packages"]})
     versions = {name: sorted({job["packages"].get(name, "none") for job in ran.values()}) for name in names}
     write_json(output, content | {"versions": versions, "jobs": ran})

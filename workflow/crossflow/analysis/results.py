@@ -48,12 +48,12 @@ class Results:
         return found
 
     def chosen(self, category: str) -> list[str]:
-        """Ids of the chosen questions. Raises CrossflowError where the table is absent or damaged, as all here do."""
+        """Ids of the chosen questions. Like all methods here, raises CrossflowError if a table is absent or damaged."""
         path = self.results / "questions" / f"{category}.csv"
         return [row["question_id"] for row in read_csv(path, QUESTIONS, later=LATER_QUESTIONS)]
 
     def skipped(self, model: str, category: str) -> list[str]:
-        """Ids of the questions that a model could not be asked."""
+        """Ids of the questions that were skipped for a model."""
         path = self.results / "answers" / model / f"{category}.skipped.csv"
         return [row["question_id"] for row in read_csv(path, SKIPPED)]
 
@@ -66,7 +66,9 @@ class Results:
         path = self.results / "knockout" / model / f"w{window}" / f"{category}.parquet"
         table, metadata = read_parquet(path, KNOCKOUT)
         if metadata.get("window") != window:
-            raise CrossflowError(f"{path} is of window {metadata.get('window')}, expected {window}; delete it.")
+            raise CrossflowError(
+                f"{path} has window {metadata.get('window')}, expected {window}: delete it and run again."
+            )
         return knockouts(table, metadata, model=model, window=window, category=category)
 
     def all_knockouts(self) -> Iterator[Knockouts]:

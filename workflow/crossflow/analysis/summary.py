@@ -19,7 +19,7 @@ def write_summary(summary: str, results: Results) -> None:
         CrossflowError: there is no such summary, or a table is absent or does not fit the others.
     """
     if summary not in SUMMARIES:
-        raise CrossflowError(f"There is no summary {summary!r}; known are {', '.join(SUMMARIES)}.")
+        raise CrossflowError(f"Unknown summary {summary!r}; choose from {', '.join(SUMMARIES)}.")
     rows = importlib.import_module(SUMMARIES[summary].module).tables(results)
     for name, columns in SUMMARIES[summary].tables.items():
         write_csv(results.results / "summary" / f"{name}.csv", columns, rows[name])

@@ -1,7 +1,7 @@
-"""The summary tables of a study: one entry of `SUMMARIES` for all that one job makes.
+"""The summary tables of a study: one entry of `SUMMARIES` per job.
 
 A new table is a module with a function ``tables`` and an entry here; its rule, its file among the study's results and
-its verb follow. Nothing heavy is imported: the workflow asks at every start.
+its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from typing import NamedTuple
@@ -71,7 +71,7 @@ BASELINE_ANSWERS: Columns = {
     "accuracy": Column(NUMBER, words="Fraction of them answered correctly in this way, 0 to 1."),
     "low": _FRACTION_LOW,
     "high": _FRACTION_HIGH,
-    "drop": Column(NUMBER, words="Accuracy with the image less this accuracy, from the same questions, -1 to 1."),
+    "drop": Column(NUMBER, words="Accuracy with the image minus this accuracy, from the same questions, -1 to 1."),
     "drop_low": Column(NUMBER, words="Lower end of the drop's 95 % interval."),
     "drop_high": Column(NUMBER, words="Upper end of the drop's 95 % interval."),
 }
@@ -92,9 +92,9 @@ NOISE: Columns = {
     "model": _MODEL,
     "category": CATEGORY,
     "window": _WINDOW,
-    # Rounding differs between machines: one digit says its size.
+    # Rounding differs between machines: one digit gives its size.
     "probability": Column(MAGNITUDE, words="Largest change of a probability by a no-op knockout: rounding, 0 to 1."),
-    "change_percent": Column(MAGNITUDE, words="The same in percent of the clean probability."),
+    "change_percent": Column(MAGNITUDE, words="The same change in percent of the clean probability."),
 }
 PAIRED: Columns = {
     "model": _MODEL,
@@ -105,10 +105,10 @@ PAIRED: Columns = {
     "flow": _FLOW,
     "other_flow": Column(TEXT, words="The other flow; the same one where two models are compared."),
     "n": Column(WHOLE, words="Questions that both sides have."),
-    "mean": Column(NUMBER, words="Mean over questions of the first change less the other, in percentage points."),
+    "mean": Column(NUMBER, words="Mean over questions of the first change minus the other, in percentage points."),
     "low": Column(
         NUMBER,
-        words="Lower end, in percentage points: of the band of the whole curve where a layer is given, else of the 95 "
+        words="Lower end, in percentage points: of the band of the whole curve if a layer is given, else of the 95 "
         "% interval.",
     ),
     "high": Column(NUMBER, words="Upper end, in percentage points."),
@@ -127,7 +127,7 @@ LOGIT_LENS: Columns = {
 
 
 class Summary(NamedTuple):
-    """What one job makes of a study's results.
+    """The summary tables that one job makes.
 
     Attributes:
         module: Its function ``tables(results: crossflow.analysis.results.Results)`` gives the rows of each table.
@@ -159,4 +159,4 @@ COLUMNS = {name: columns for summary in SUMMARIES.values() for name, columns in 
 """Summary table -> its columns."""
 
 EXPECTED = ("effects", "answers", "counts")
-"""The tables of a fresh run that are compared with expected ones."""
+"""The tables of a fresh run that are compared with expected tables."""

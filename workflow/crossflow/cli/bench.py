@@ -1,4 +1,4 @@
-"""``crossflow bench``: how fast knockouts are on this machine, beside the published procedure."""
+"""``crossflow bench``: how fast knockouts run on this machine, compared with the published procedure."""
 
 from typing import Literal
 
@@ -24,28 +24,28 @@ def run(
     questions: int = 6000,
     device: str = "auto",
 ) -> None:
-    """Measure how fast knockouts are here, beside the published procedure.
+    """Measure how fast knockouts run on this machine, compared with the published procedure.
 
     Args:
-        model: A published model; only its sizes are taken, and its weights are random.
+        model: A published model; only its sizes are used, with random weights.
         dtype: Type of the weights.
         window: Width of the window, in layers.
-        layers: Fewer decoder layers than the model has.
-        width: A narrower decoder of the same proportions.
-        no_tower: A tiny vision tower, so that the decoder is compared.
+        layers: Number of decoder layers, if fewer than the model has.
+        width: Width of a narrower decoder with the same proportions.
+        no_tower: Use a tiny vision tower, so that only the decoder is compared.
         repeats: Runs of the engine; the median counts.
-        forwards: Full forwards that are timed of each other way.
+        forwards: Full forwards to time of each of the other procedures.
         together: Questions that the engine runs together; by default as a job would.
-        questions: Questions of the study whose hours are computed.
+        questions: Questions of the study whose duration is computed.
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
 
     Raises:
         CrossflowError: the model is unknown, or the numbers of layers, forwards or repeats make no sense.
     """
     if model not in TRUE_SIZES:
-        raise CrossflowError(f"The sizes of {model!r} are not known; known are {', '.join(TRUE_SIZES)}.")
+        raise CrossflowError(f"No sizes are recorded for the model {model!r}; choose from {', '.join(TRUE_SIZES)}.")
     if min(repeats, forwards, window) < 1:
-        raise CrossflowError("--repeats, --forwards and --window are at least 1.")
+        raise CrossflowError("--repeats, --forwards and --window must be at least 1.")
     taken = take_device(device)
     built = build_model(model, layers, width, not no_tower, dtype, taken)
     found = measure_speed(built, window, repeats, forwards, together)

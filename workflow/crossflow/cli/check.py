@@ -31,7 +31,7 @@ def _drawn() -> Image.Image:
 
 
 def _middle(image: Image.Image) -> Box:
-    """A box right of the middle, so that no mirrored one is the same."""
+    """A box right of the centre, so that its mirror image is another box."""
     width, height = image.size
     return Box(width * 2 // 5, height // 3, width * 2 // 5, height * 2 // 5)
 
@@ -52,20 +52,20 @@ def run(
     """Verify a model before it is studied: one line per check, and images of the visual tokens that show the boxes.
 
     Args:
-        where: Where models are named, and where the model runs.
-        model: A model of params.yaml.
-        model_path: Or a folder in Hugging Face format, which params.yaml need not name.
-        prompt: By default the entry's; of a folder, chat-template.
+        where: The file that names models, and the device.
+        model: A model in params.yaml.
+        model_path: A folder in Hugging Face format, instead of a model in params.yaml.
+        prompt: By default the entry's; for a folder, chat-template.
         processing: `image` of params.yaml; by default the entry's.
-        patches: By default the entry's; of a folder, overlap.
-        dtype: By default the entry's; of a folder, float32.
-        image: An image; by default a drawn one.
-        question: What is asked.
-        box: What it is about: left,top,width,height in pixels of the image; may be given several times.
-        output: Folder of the images.
+        patches: By default the entry's; for a folder, overlap.
+        dtype: By default the entry's; for a folder, float32.
+        image: The image; by default a drawn one.
+        question: The question about the image.
+        box: An object that the question is about: left,top,width,height in pixels of the image; repeatable.
+        output: Folder for the images.
 
     Raises:
-        CrossflowError: the model, the image or the question can not be used, or a check failed.
+        CrossflowError: the model, the image or the question cannot be used, or a check failed.
     """
     seen = _drawn() if image is None else api.open_image(image)
     asked = own_question(question, [box_of(text) for text in box] or [_BALL if image is None else _middle(seen)])
@@ -95,12 +95,12 @@ def run(
             try:
                 drawn = overlay.draw_overlay(loaded, loaded.prepare(about, shown), shown)
             except (ValueError, LookupError) as error:
-                # As where the packing is wrong; the checks have said so.
-                print(f"no {path}: the visual tokens lie in no rows ({error})")
+                # The packing may be wrong; then a check has failed.
+                print(f"{path} is not drawn: the visual tokens do not form rows ({error})")
                 continue
             with replacing(path) as temporary:
                 drawn.save(temporary, "png")
             print(path)
     if failed:
         names = ", ".join(dict.fromkeys(failed))
-        raise CrossflowError(f"{name} fails {len(failed)} of {made} checks: {names}; it can not be studied as it is.")
+        raise CrossflowError(f"{name} fails {len(failed)} of {made} checks: {names}; fix its entry before studying it.")

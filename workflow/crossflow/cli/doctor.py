@@ -1,4 +1,4 @@
-"""``crossflow doctor``: check everything a study needs before it runs."""
+"""``crossflow doctor``: check what a study needs before it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ SCHEMA = Path("workflow/schemas/params.schema.yaml")
 def run(
     params: Path = Path("params.yaml"), configfile: Path | None = None, study: str | None = None, offline: bool = False
 ) -> None:
-    """Check everything a study needs before it runs: one line per finding.
+    """Check what a study needs before it runs: one line per finding.
 
     Args:
         params: File of parameters.
-        configfile: A file to lay over it, as for snakemake.
-        study: By default the one that params.yaml names.
+        configfile: An overlay, as for snakemake.
+        study: The study; by default the one that params.yaml names.
         offline: Contact no server.
 
     Raises:
@@ -38,4 +38,4 @@ def run(
         print(f"{finding.level:<9}{finding.what:<28}{finding.found}", flush=True)
         missing += finding.level == MISSING
     if missing:
-        raise CrossflowError(f"{missing} of the things that the study needs are missing; see above.")
+        raise CrossflowError(f"{missing} things that the study needs are missing; see the lines above.")

@@ -22,7 +22,7 @@ from crossflow.core.errors import BrokenQuestion, CrossflowError, faults_as_erro
 from crossflow.core.provenance import Job
 
 OPTION_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-"""How options follow from a signature: no prefixes, and a flag has no opposite."""
+"""How options follow from a signature: no prefixes, and no --no-FLAG."""
 
 
 def summary_of(verb: str) -> str:
@@ -50,7 +50,7 @@ def _chosen(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("verb", choices=VERBS, metavar="VERB")
     chosen = parser.parse_args(argv[:1])
     every = argparse.ArgumentParser(add_help=False, allow_abbrev=False, prog=f"crossflow {chosen.verb}")
-    every.add_argument("--provenance", type=Path, help="write versions, machine and time here")
+    every.add_argument("--provenance", type=Path, help="file in which versions, machine and time are recorded")
     _, chosen.options = every.parse_known_args(argv[1:], chosen)
     return chosen
 

@@ -1,4 +1,4 @@
-"""``crossflow trace``: one image and one question, at once; for an idea before it becomes a study."""
+"""``crossflow trace``: one question about one image, without a study."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,19 +29,19 @@ def run(
     """Ask one question about one image: print the answer, and draw its flows and map.
 
     Args:
-        where: Where models are named, and where the model runs.
-        image: An image.
-        question: What is asked.
-        model: A model of params.yaml, or a folder.
-        box: What it is about: left,top,width,height in pixels of the image; may be given several times.
+        where: The file that names models, and the device.
+        image: The image.
+        question: The question about the image.
+        model: A model in params.yaml, or a folder.
+        box: An object that the question is about: left,top,width,height in pixels of the image; repeatable.
         flows: Flows, source->target; by default the published six.
         layers: Centre layers; by default all.
-        cells: Cells of the map along the longer side.
-        target: What cells are hidden from.
-        output: Folder of the figures.
+        cells: Number of cells of the map along the longer side.
+        target: The position set from which cells are hidden.
+        output: Folder for the figures.
 
     Raises:
-        CrossflowError: the model, the image or the question can not be used.
+        CrossflowError: the model, the image or the question cannot be used.
     """
     loaded = api.load(model, params=where.params, device=where.device)
     asked = api.ask(loaded, image, question, box)

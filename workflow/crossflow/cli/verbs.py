@@ -1,7 +1,7 @@
 """The verbs of the command line: functions whose parameters are the options and whose docstrings are the help.
 
 A new verb is a function and a line here. Options that several verbs share are fields of a settings dataclass, such as
-`crossflow.experiments.job.Job`; every field is an option of its own name.
+`crossflow.experiments.job.Job`; every field is an option of the same name.
 """
 
 VERBS = {

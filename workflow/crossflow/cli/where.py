@@ -1,4 +1,4 @@
-"""The options that `trace` and `check` share: where models are named, and where the model runs."""
+"""The options that `trace` and `check` share: the file that names models, and the device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Where:
-    """Where models are named, and where the model runs.
+    """The file that names models, and the device.
 
     Attributes:
-        params: File of parameters.
+        params: The file that names models, such as params.yaml.
         window: Width of the window, in layers; by default the model's own.
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
     """

@@ -1,4 +1,4 @@
-"""What every package uses: errors, the vocabulary (flows, windows, records), files, tables and code versions.
+"""What all packages use: errors, the vocabulary (flows, windows, records), files, tables and code versions.
 
 May import: nothing.
 """

@@ -1,8 +1,8 @@
 """Code versions: which code shaped a result, as one digest.
 
 The *code version* of a result is a digest of the modules that its numbers pass through: those that are named, and all
-that they import. A rule carries it as a parameter and a journal in its fingerprint, so an edit reruns exactly the jobs
-whose numbers it may change, and a resumed job never mixes two codes.
+that they import. Rules carry it as a parameter and journals in their fingerprint, so an edit reruns exactly the jobs
+whose numbers it may change, and a resumed job never mixes two versions.
 
 The contract, held by ``tests/core/test_code_version.py``: the digest does not depend on
 
@@ -12,11 +12,11 @@ The contract, held by ``tests/core/test_code_version.py``: the digest does not d
   where a module of `crossflow.figures` is named;
 - the modules in `SHAPE_NO_NUMBER` and the command line (`crossflow.cli`): errors, locks, progress, provenance, the
   choice of a device, the planning of memory; and the lists of tables and figures, whose entries rules carry as
-  parameters of their own.
+  separate parameters.
 
-What a number passes through and is not in that list belongs to the digest, even if it can not change a number. Modules
-are read as text and never imported: the workflow asks at every start. The digest is the same for every Python version
-that parses the code alike.
+Every other module that a number passes through belongs to the digest, even if it cannot change a number. Modules are
+read as text and never imported, because the workflow computes digests at every start. The digest is the same for every
+Python version that parses the code alike.
 """
 
 import ast
@@ -57,7 +57,7 @@ def _parsed(module: str) -> ast.Module:
 
 @cache
 def _imports(module: str) -> list[str]:
-    """Modules of this package that a module imports, in whatever form and place."""
+    """Modules of this package that a module imports, in any form and place."""
     found: list[str] = []
     for node in ast.walk(_parsed(module)):
         names: list[str] = []
@@ -74,7 +74,7 @@ def _is_exempt(module: str) -> bool:
 
 
 def modules_behind(*modules: str) -> list[str]:
-    """The modules that shape what ``modules`` compute: these and all that they import, except the exempt ones.
+    """The modules that shape what ``modules`` compute: these and all that they import, except exempt ones.
 
     Args:
         modules: Full names, as ``crossflow.experiments.answers``; a named one is never exempt.
@@ -94,7 +94,7 @@ def modules_behind(*modules: str) -> list[str]:
 
 
 class _Bare(ast.NodeTransformer):
-    """Removes from a syntax tree what shapes no number, and labels unless they are kept."""
+    """Removes from a syntax tree what shapes no number; labels too, unless they are kept."""
 
     def __init__(self, labels: bool) -> None:
         self._labels = labels
@@ -135,7 +135,7 @@ def _written(node: object) -> str:
 @cache
 def _code_of(module: str, labels: bool) -> str:
     """The code of a module without what shapes no number; imports in any order."""
-    # Parsed anew, since the transformer changes the tree in place: a deep copy takes longer.
+    # Parsed again, since the transformer changes the tree in place: a deep copy takes longer.
     tree = _Bare(labels).visit(_parsed(module))
     imported = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
     written = [_written(node) for node in tree.body]

@@ -1,16 +1,15 @@
 """Columns of result tables: their names, what their cells hold, and what that means.
 
 In a CSV table, a number stays a number until the table is written, and is one again as soon as it is read: only
-`crossflow.core.tables` turns it into text. Nothing heavy is imported: the workflow asks for the names of tables at
-every start.
+`crossflow.core.tables` turns it into text. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from typing import NamedTuple
 
 TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
-"""What a cell holds: text; a whole number, empty where there is none; a number with ten significant digits, past which
-machines may differ, empty for NaN; a number of which only the size is told, by one digit; true or false; a list of
-whole numbers (parquet only)."""
+"""What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
+machines), empty for NaN; a number of which one digit gives the size; true or false; a list of whole numbers (parquet
+only)."""
 
 
 class Column(NamedTuple):
@@ -18,7 +17,7 @@ class Column(NamedTuple):
 
     Attributes:
         kind: What its cells hold.
-        words: What they mean, with the unit. The documentation shows it; it belongs to no code version.
+        words: What they mean, with the unit. The documentation shows it; it does not affect code versions.
     """
 
     kind: str
@@ -61,7 +60,7 @@ REJECTIONS: Columns = {
 SKIPPED: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "reason": Column(TEXT, words="Why the question can not be used, for example a missing image."),
+    "reason": Column(TEXT, words="Why the question cannot be used, for example a missing image."),
 }
 LENS_COLUMNS: Columns = {
     "question_id": QUESTION_ID,

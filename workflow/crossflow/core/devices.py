@@ -1,7 +1,7 @@
 """Which device a job runs on.
 
-Snakemake counts GPUs but hands out no device ids, so a job takes a free one itself: one lock file per device, held
-as long as the process lives, released by the system however it ends.
+Snakemake counts GPUs but assigns no device ids, so a job takes a free one itself: one lock file per device, held while
+the process lives, released by the system when it ends.
 """
 
 import os
@@ -20,7 +20,7 @@ _held: list[IO[str]] = []
 
 
 def _name_of(index: int) -> str:
-    """A name of a visible device that is the same in every process, whatever CUDA_VISIBLE_DEVICES says."""
+    """A name of a visible device that is the same in every process, also if CUDA_VISIBLE_DEVICES differs."""
     return str(torch.cuda.get_device_properties(index).uuid)
 
 
@@ -29,9 +29,9 @@ def _take(asked: str, patience: float) -> torch.device:
         try:
             device = torch.device(asked)
         except RuntimeError as error:
-            raise CrossflowError(f"Device {asked!r} is not known to torch; use auto, cpu or cuda:N.") from error
+            raise CrossflowError(f"torch does not know the device {asked!r}; use auto, cpu or cuda:N.") from error
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise CrossflowError(f"Device {asked!r} is not there: torch sees {torch.cuda.device_count()} GPUs.")
+            raise CrossflowError(f"Device {asked!r} does not exist: torch sees {torch.cuda.device_count()} GPUs.")
         return device
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -60,7 +60,7 @@ def take_device(asked: str, patience: float = 3600.0) -> torch.device:
         patience: Seconds to wait for a GPU to become free.
 
     Raises:
-        CrossflowError: no such device, or none became free.
+        CrossflowError: the device does not exist, or no GPU became free.
     """
     device = _take(asked, patience)
     note(device=torch.cuda.get_device_properties(device).name if device.type == "cuda" else str(device))

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LONGEST = 1_000  # characters; the beginning says where, the end what to do
+_LONGEST = 1_000  # characters; a message's start says where, its end what to do
 
 
 def _sentence(text: str) -> str:
-    """One line that a terminal can show, whatever a message quotes: line ends, control codes, a whole file."""
+    """One line that a terminal can show, even if a message quotes line ends, control codes or a whole file."""
     line = " ".join(part.strip() for part in text.splitlines())
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST * 3 // 5]} ... {line[-_LONGEST * 2 // 5 :]}"
@@ -30,7 +30,7 @@ class BrokenQuestion(Exception):
 
 @contextmanager
 def blaming_question(part: str) -> Iterator[None]:
-    """Blame the question for an error of a part of the model's folder that works for others.
+    """Turn an error of one of the model's own files into a broken question, if that file works for other questions.
 
     Args:
         part: What runs inside the block, such as "the image processor"; nothing of this project's own.
@@ -44,11 +44,11 @@ def blaming_question(part: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        raise BrokenQuestion(f"{part} fails on it ({reason})") from error
+        raise BrokenQuestion(f"{part} fails on this question ({reason})") from error
 
 
 # torch's errors are known by name, because most verbs run without it.
-_KEPT = "what was finished is kept"
+_KEPT = "finished work is kept"
 _CPU_IS_FULL = "DefaultCPUAllocator"  # torch names no kind of error for it
 
 
@@ -59,7 +59,7 @@ def faults_as_errors() -> Iterator[None]:
     Raises:
         CrossflowError: memory was full, or the device failed.
     """
-    full = f"The machine's memory is full; {_KEPT}: run again where there is more."
+    full = f"The machine is out of memory; {_KEPT}: run again on a machine with more."
     try:
         yield
     except MemoryError as error:
@@ -70,10 +70,10 @@ def faults_as_errors() -> Iterator[None]:
         names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "torch"}
         if "OutOfMemoryError" in names:
             raise CrossflowError(
-                f"The device's memory is full; {_KEPT}: free it of other programs, set a dtype of half the size, or "
-                "take a device with more memory, and run again."
+                f"The device is out of memory; {_KEPT}: stop other programs on it, choose a dtype of half the size, or "
+                "use a device with more memory, and run again."
             ) from error
         if "AcceleratorError" in names:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
-            raise CrossflowError(f"The device failed ({reason}); {_KEPT}, run again.") from error
+            raise CrossflowError(f"The device failed ({reason}); {_KEPT}: run again.") from error
         raise

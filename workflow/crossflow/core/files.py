@@ -23,14 +23,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside ``path`` that replaces it only if the block succeeds.
 
     Raises:
-        CrossflowError: it can not be written, or another process is writing it.
+        CrossflowError: it cannot be written, or another process is writing it.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("ab") as lock:
             if not take(lock):
-                raise CrossflowError(f"{path} is being written by another run: wait for it, or stop it, and run again.")
+                raise CrossflowError(
+                    f"{path} is being written by another run: wait for that run or stop it, then run again."
+                )
             try:
                 yield temporary
                 with temporary.open("rb+") as file:
@@ -51,14 +53,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_hashes(files: tuple[Path, ...], output: Path) -> None:
-    """Hash files, so that their content can be identified where they are absent.
+    """Hash files, so that results identify them on machines without them.
 
     Args:
         files: Files to hash.
-        output: Path -> SHA-256 (JSON).
+        output: File with the SHA-256 of each path (JSON).
 
     Raises:
-        CrossflowError: a file can not be read.
+        CrossflowError: a file cannot be read.
     """
     try:
         hashes = {str(path): hash_file(path) for path in files}

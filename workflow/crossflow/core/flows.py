@@ -8,12 +8,12 @@ are written
 ``A->B+C->D``
     both together;
 ``only:A->B->C``
-    sufficiency: after the image, what A holds may be read by B only, and what B holds by C only;
+    sufficiency: of the positions after the image, only B's may read A, and only C's may read B;
 ``A~random1->B``, ``related~moved->B``
     controls of ``A->B``: as many random sources, or the objects' boxes moved elsewhere (`crossflow.engine.edges`).
 
-A window is a run of layers around, below or above a layer. Only the standard library, so that the workflow can ask for
-its parameters without loading the science.
+A window is a run of layers around, below or above a layer. Imports the standard library only, so that the workflow can
+read its parameters without loading NumPy or PyTorch.
 """
 
 import re
@@ -30,7 +30,8 @@ PUBLISHED_FLOWS = (
     "related->question",
     "other->question",
 )
-# Flows that the published study lacks: through positions in none of its sets, the whole image, one path alone.
+# Flows that the published study lacks: through positions in none of its sets, from the whole image, along one path
+# only.
 CONTROL_FLOWS = (
     "image->instruction",
     "instruction->last",
@@ -57,7 +58,7 @@ class Part(NamedTuple):
     """One rectangle of edges, by the names of its position sets.
 
     Attributes:
-        control: What stands for the source: None (itself), ``moved`` or ``random1``, ``random2``, ...
+        control: Replacement for the source: None (the source itself), ``moved`` or ``random1``, ``random2``, ...
         spared: Sets whose positions are no targets.
     """
 
@@ -68,35 +69,35 @@ class Part(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A flow as it is written, and its parts."""
+    """A flow's name and its parts."""
 
     name: str
     parts: tuple[Part, ...]
 
     @property
     def is_moved(self) -> bool:
-        """Whether the objects' boxes have to be moved for it."""
+        """Whether it needs moved boxes."""
         return any(part.control == MOVED for part in self.parts)
 
 
 def _known(flow: str, *sets: str) -> None:
     for name in sets:
         if name not in SET_NAMES:
-            raise CrossflowError(f"Flow {flow!r} names the position set {name!r}; known are {', '.join(SET_NAMES)}.")
+            raise CrossflowError(f"Flow {flow!r}: unknown position set {name!r}; choose from {', '.join(SET_NAMES)}.")
 
 
 def parse_flow(name: str) -> Flow:
     """Read the name of a flow.
 
     Raises:
-        CrossflowError: not of one of the forms above, a set that does not exist, or boxes moved of another set than
-            ``related``.
+        CrossflowError: the name has none of the forms above, a set does not exist, or ``~moved`` is used with a set
+            other than ``related``.
     """
     if name.startswith(_ONLY):
         path = name.removeprefix(_ONLY).split("->")
         _known(name, *path)
         if len(path) < 2:
-            raise CrossflowError(f"Flow {name!r} names no path: write only:source->target.")
+            raise CrossflowError(f"Flow {name!r} has no source or no target: write only:source->target.")
         return Flow(name, tuple(Part(path[i], None, "all", (path[i], path[i + 1])) for i in range(len(path) - 1)))
     parts = []
     for text in name.split("+"):
@@ -109,13 +110,13 @@ def parse_flow(name: str) -> Flow:
         part = Part(match["source"], match["control"], match["target"])
         _known(name, part.source, part.target)
         if part.control == MOVED and part.source != "related":
-            raise CrossflowError(f"Flow {name!r}: only the boxes of related can be moved.")
+            raise CrossflowError(f"Flow {name!r}: ~moved works only for the source related.")
         parts.append(part)
     return Flow(name, tuple(parts))
 
 
 def controls_of(flow: str, draws: int) -> list[str]:
-    """The controls of ``source->target``; none of a sum, a path or a control."""
+    """The controls of ``source->target``; a sum, a path or a control has none."""
     source, _, target = flow.partition("->")
     parts = parse_flow(flow).parts
     if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None:
@@ -125,7 +126,7 @@ def controls_of(flow: str, draws: int) -> list[str]:
 
 
 def with_controls(flows: Sequence[str], draws: int, further: Sequence[str]) -> list[str]:
-    """The flows that a study's controls add to its own, each once."""
+    """The flows that a study's controls add to its own flows, without repetition."""
     added = [control for flow in flows for control in controls_of(flow, draws)] + list(further)
     return [flow for flow in dict.fromkeys(added) if flow not in flows]
 
@@ -163,12 +164,12 @@ def window_named(name: str, layer: int, layers: int) -> Window:
 
 
 def require_window(name: str, layers: int, model: object) -> None:
-    """Refuse a window that is no window, or that covers the whole model at every centre layer.
+    """Refuse an unknown window, or one that covers the whole model at every centre layer.
 
     Args:
         name: A width, ``bottom`` or ``top``.
         layers: Number of decoder layers of the model.
-        model: What the message calls the model.
+        model: The model's name in the message.
 
     Raises:
         CrossflowError: the window is refused.
@@ -176,7 +177,7 @@ def require_window(name: str, layers: int, model: object) -> None:
     if name in (BOTTOM, TOP):
         return
     if not name.isdecimal() or int(name) < 1:
-        raise CrossflowError(f"The window {name!r} is neither a number of layers nor {BOTTOM} or {TOP}.")
+        raise CrossflowError(f"Window {name!r} is unknown; give a number of layers, {BOTTOM} or {TOP}.")
     if int(name) >= 2 * layers:
         raise CrossflowError(
             f"A window of {name} layers does not fit {model}, which has {layers}: from {2 * layers} on, every centre "
@@ -188,9 +189,9 @@ def require_centres(centres: Sequence[int], layers: int, model: object) -> None:
     """Refuse centre layers that the model does not have; arguments as for `require_window`.
 
     Raises:
-        CrossflowError: one is outside the model, or there is none.
+        CrossflowError: a layer is outside the model, or no layer is given.
     """
     if not centres:
         raise CrossflowError("No centre layer was given.")
     if outside := [centre for centre in centres if not 0 <= centre < layers]:
-        raise CrossflowError(f"Layer {outside[0]} is outside of {model}, whose layers are 0 to {layers - 1}.")
+        raise CrossflowError(f"Layer {outside[0]} is outside {model}, whose layers are 0 to {layers - 1}.")

@@ -1,9 +1,9 @@
 """Finished questions of a long job, kept in a file until the job's table is written.
 
-The journal lies beside the table and is no output of the workflow, so it survives a killed job; the next run takes
-up where it ended. Its first line is a fingerprint of everything that shapes the rows. A journal with another
-fingerprint is set aside under another name, never mixed in and never deleted. Every entry carries a checksum: from
-the first that is damaged on, entries are computed again. One process at a time writes to a journal.
+The journal lies beside the table and is not an output of the workflow, so it survives a killed job; the next run
+resumes from it. Its first line is a fingerprint of everything that shapes the rows. A journal with another fingerprint
+is set aside under another name, never mixed in and never deleted. Every entry carries a checksum: the first damaged
+entry and all that follow are computed again. One process at a time writes to a journal.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Journal:
         self.finished = finished
 
     def add(self, key: str, entry: Any) -> None:
-        """Append one entry and see it to the disk.
+        """Append one entry and flush it to disk.
 
         Raises:
             CrossflowError: the disk is full or not writable; what was added before is kept.
@@ -59,7 +59,7 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise CrossflowError(
-                f"{self._path} could not be written ({error.strerror or error}); what was finished is kept, run again."
+                f"{self._path} could not be written ({error.strerror or error}); finished work is kept: run again."
             ) from error
         self.finished[key] = entry
 
@@ -90,11 +90,11 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any], int]:
 def _begin(path: Path) -> IO[str]:
     """Open a journal for appending and lock it for this process."""
     file = path.open("a", encoding="utf-8")
-    # Another process may have set it aside, or finished with it, since it was opened.
+    # Since it was opened, another process may have set it aside or removed it.
     if take(file) and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
         return file
     file.close()
-    raise CrossflowError(f"{path} is being written by another run: wait for it, or stop it, and run again.")
+    raise CrossflowError(f"{path} is being written by another run: wait for that run or stop it, then run again.")
 
 
 def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], dict[str, Any]]:
@@ -105,7 +105,7 @@ def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], 
     size = path.stat().st_size
     if size and found != mark:
         aside = path.with_name(f"{path.name}.{hash_file(path)[:12]}.set-aside")
-        log.warning("%s is of another study or version: set aside as %s", path, aside.name)
+        log.warning("%s belongs to another study or version: set aside as %s", path, aside.name)
         path.rename(aside)
         file.close()
         return _open(path, mark, settings)
@@ -114,10 +114,10 @@ def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], 
         file.flush()
         return file, {}
     if keep < size:
-        log.warning("%s: the last %d bytes are damaged or unfinished and are left out", path, size - keep)
+        log.warning("%s: ignoring the last %d bytes, which are damaged or incomplete", path, size - keep)
         file.truncate(keep)
     if finished:
-        log.info("taking up %s: %d finished", path, len(finished))
+        log.info("resuming from %s: %d finished", path, len(finished))
     return file, finished
 
 
@@ -125,11 +125,11 @@ def _open(path: Path, mark: str, settings: Mapping[str, Any]) -> tuple[IO[str], 
 def writing_behind() -> Iterator[Callable[[Callable[[], None]], None]]:
     """Run pieces of work, such as additions to a journal, one after another in a thread.
 
-    At most one piece is under way: to give the next away is to wait for it. All are done when the block ends, also by
-    an exception.
+    At most one piece runs at a time: submitting the next waits for it. All are done when the block ends, also after an
+        exception.
 
     Raises:
-        Exception: whatever a piece of work raised; at the next one, or at the end.
+        Exception: the error of a piece of work, raised at the next piece or at the end.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         under_way: list[Future[None]] = []
@@ -149,7 +149,7 @@ def journal_beside(table: Path, settings: Mapping[str, Any]) -> Iterator[Journal
     """Open the journal of the job that writes ``table``; it is removed when the block succeeds.
 
     Raises:
-        CrossflowError: the journal can not be written.
+        CrossflowError: the journal cannot be written.
     """
     path = table.with_name(f"{table.stem}.journal.jsonl")
     try:

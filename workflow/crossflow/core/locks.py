@@ -1,7 +1,7 @@
-"""File locks, which the system releases however a process ends.
+"""File locks, which the system releases when a process ends in any way.
 
-The descriptors of open files are locked, not paths with `filelock.FileLock`: that one locks no journal, leaves lock
-files among results, and stops on a file system without locks.
+Locks are on open file descriptors, not on paths as in `filelock.FileLock`, which cannot lock a journal, leaves lock
+files among results, and fails on a file system without locks.
 """
 
 import logging
@@ -16,23 +16,23 @@ log = logging.getLogger(__name__)
 
 
 def take(file: IO[str] | IO[bytes]) -> bool:
-    """Lock an open file until it is closed, if no other process has; whether it is ours."""
-    with suppress(OSError):  # a file system without locks lets everybody pass
+    """Lock an open file until it is closed; False if another process holds the lock."""
+    with suppress(OSError):  # a file system without locks: proceed without one
         return lock_descriptor(file.fileno(), blocking=False)
     return True
 
 
 @contextmanager
 def alone(path: Path, work: str) -> Iterator[None]:
-    """Do what only one process may do at a time, also of another run; wait for the others.
+    """Hold a lock inside the block; waits while another process, also of another run, holds it.
 
     Args:
-        path: The file to lock; it is made, and stays.
-        work: What is done, for the line that says that it waits.
+        path: The file to lock; it is created and not removed.
+        work: What the job does, such as "fetches X", for the log line about waiting.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         if not take(file):
-            log.info("another job %s: waiting for it", work)
+            log.info("waiting for another job, which %s", work)
             lock_descriptor(file.fileno())
         yield

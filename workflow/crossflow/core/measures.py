@@ -1,4 +1,4 @@
-"""The measures of a knockout: their columns, their labels, and which are reported for strata too.
+"""The measures of a knockout: their columns, their labels, and whether they are also reported for strata.
 
 `crossflow.experiments.measures` computes them. Everything that lists measures follows from this table: the summary, the
 explorer, and the check of a knockout table's columns.
@@ -15,9 +15,9 @@ class Measure(NamedTuple):
 
     Attributes:
         name: As in summary/measures.csv.
-        words: What it is, with its unit.
-        columns: Of a knockout table: its own, or two whose difference it is (first less second).
-        stratified: Whether it is summarised for each stratum of questions, too.
+        words: Its description, with the unit.
+        columns: Of a knockout table: its own, or two whose difference it is (first minus second).
+        stratified: Whether it is also summarised for each stratum of questions.
     """
 
     name: str
@@ -31,23 +31,23 @@ MEASURES = (
     Measure("logprob_change", words="change in log-probability (nats)", columns=("logprob_change",), stratified=True),
     Measure(
         "margin_change",
-        words="change in margin, true less false option (nats)",
+        words="change in margin, true minus false option (nats)",
         columns=("margin_knockout", "margin_clean"),
     ),
-    Measure("flipped", words="answers that flip (fraction)", columns=("flipped",)),
+    Measure("flipped", words="flipped answers (fraction)", columns=("flipped",)),
     Measure("correct", words="accuracy under knockout (fraction)", columns=("correct",)),
     Measure(
         "answer_logprob_change",
         words="change in log-probability of the whole answer (nats)",
         columns=("answer_logprob_change",),
     ),
-    Measure("attention", words="attention that is taken away (share)", columns=("attention",)),
+    Measure("attention", words="attention that the knockout removes (share)", columns=("attention",)),
     Measure("edges", words="blocked edges", columns=("edges",)),
 )
 KNOCKOUT_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "flow": Column(TEXT, words="The flow that is knocked out; each draw of a random control is a flow of its own."),
+    "flow": Column(TEXT, words="The flow that is knocked out; each draw of a random control is a separate flow."),
     "layer": Column(WHOLE, words="Centre layer of the window, counted from 0."),
     "p_clean": Column(NUMBER, words="Probability of the first token of the model's own clean answer, 0 to 1."),
     "p_knockout": Column(NUMBER, words="Probability of the same token under the knockout, 0 to 1."),
@@ -59,7 +59,7 @@ KNOCKOUT_COLUMNS: Columns = {
     ),
     "margin_clean": Column(
         NUMBER,
-        words="Log-probability of the true option's first token less that of the false one's, in nats, in the clean "
+        words="Log-probability of the true option's first token minus that of the false one's, in nats, in the clean "
         "run; empty without options, and if both begin with the same token.",
     ),
     "margin_knockout": Column(NUMBER, words="The same margin under the knockout, in nats."),

@@ -15,16 +15,16 @@ A rule sends what its job prints to the job's log, and leaves the console open u
 def progress_of(
     name: str, total: int | None, finished: int = 0, unit: str = "question", shown: bool = True
 ) -> "tqdm[NoReturn]":
-    """A bar; call its ``update`` with the number that was finished.
+    """A progress bar; call its ``update`` with the number of finished units.
 
     It is drawn on the terminal of the workflow and vanishes when the work is done; without one, on standard error.
 
     Args:
-        name: What is done.
+        name: Name of the work.
         total: Number of units, if it is known.
-        finished: Those that an earlier run finished; they do not count for the rate.
-        unit: What is counted; thousands and millions of bytes (B) are written as k and M.
-        shown: Whether there is a bar at all.
+        finished: Units that an earlier run finished; they do not count for the rate.
+        unit: Name of a unit; thousands and millions of bytes (B) are written as k and M.
+        shown: Whether to draw the bar.
     """
     return tqdm(
         desc=name, total=total, initial=finished, unit=unit, unit_scale=unit == "B", disable=not shown, **_on_terminal()

@@ -1,6 +1,6 @@
 """Versions, machine and time behind each result: written by the job beside its results; never a reason to rerun.
 
-What determines the numbers stands in the tables' own metadata; this is the rest.
+The tables' own metadata hold what determines the numbers; this is the rest.
 """
 
 import json
@@ -28,7 +28,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-"""Those whose versions are recorded, where they are installed."""
+"""Packages whose versions are recorded if they are installed."""
 
 _notes: dict[str, Any] = {}
 
@@ -42,7 +42,7 @@ _TREE = Path(__file__).resolve().parents[3]
 
 
 def _git(*command: str) -> str | None:
-    """What git says about the sources; None where they are no checkout."""
+    """What git says about the sources; None if they are not a checkout."""
     try:
         said = subprocess.run(["git", "-C", str(_TREE), *command], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -53,7 +53,8 @@ def _git(*command: str) -> str | None:
 def own_commit() -> tuple[str | None, bool | None]:
     """The commit of this tree's own repository, and whether the sources have changed since.
 
-    None where the tree is in no repository. One around it is another project's: its commit says nothing of this code.
+    None if the tree is not the root of a repository. A repository around it belongs to another project;
+    its commit says nothing about this code.
     """
     root = _git("rev-parse", "--show-toplevel")
     if root is None or Path(root).resolve() != _TREE:
@@ -63,7 +64,7 @@ def own_commit() -> tuple[str | None, bool | None]:
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -71,7 +72,7 @@ def version_of(package: str) -> str | None:
 
 
 class Job:
-    """One run of a verb, from now on."""
+    """The record of one run of a verb, which starts now."""
 
     def __init__(self, verb: str, options: Sequence[str]) -> None:
         self._verb = verb
@@ -84,7 +85,7 @@ class Job:
         """Write what is known now that the verb has ended.
 
         Raises:
-            CrossflowError: the file can not be written.
+            CrossflowError: the file cannot be written.
         """
         commit, changed = own_commit()
         content = {

@@ -1,6 +1,6 @@
 """Records shared by the packages: boxes, scene graphs, questions with their programs, chosen questions.
 
-Boxes are kept as they are in the data: in GQA they may leave their image.
+Boxes are not clipped: in GQA they may extend beyond their image.
 """
 
 from collections.abc import Mapping
@@ -70,8 +70,8 @@ class ChosenObject:
 class ChosenQuestion:
     """A question with its objects.
 
-    The options are None where it offers none; ``image_size`` (width, height) is that of the image in which the boxes
-    are given, None where the data do not say.
+    The options are None if it offers none; ``image_size`` (width, height) is that of the image in which the boxes are
+    given, None if the data do not give it.
     """
 
     question_id: str

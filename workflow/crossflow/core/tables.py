@@ -92,12 +92,12 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 def write_csv(path: Path, columns: Columns, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows, whole or not at all; text is quoted where it must be.
+    """Write rows, whole or not at all; text is quoted if necessary.
 
     Args:
         path: The file.
         columns: See `crossflow.core.columns`.
-        rows: Column -> value; ``None`` becomes an empty cell, and what ``columns`` does not name is left out.
+        rows: Column -> value; ``None`` becomes an empty cell, and keys that ``columns`` lacks are left out.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -119,8 +119,8 @@ def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[di
         Rows of text, numbers and flags as ``columns`` says; an empty cell is ``""``, None (whole) or NaN (number).
 
     Raises:
-        CrossflowError: the file is absent, is no CSV in UTF-8, its columns are not ``columns``, or a cell holds
-            something else.
+        CrossflowError: the file is absent or not CSV in UTF-8, its columns are not ``columns``, or a cell has the wrong
+            type.
     """
     if not path.is_file():
         raise CrossflowError(f"{path} does not exist.")
@@ -129,23 +129,23 @@ def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[di
             reader = csv.DictReader(file, strict=True)
             found, older = list(reader.fieldnames or ()), [name for name in columns if name not in later]
             if found not in (list(columns), older):
-                raise CrossflowError(f"{path} has the columns {found}, expected {list(columns)}.")
+                raise CrossflowError(f"{path} has the columns {found}; expected {list(columns)}.")
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read as a CSV file in UTF-8 ({error}).") from error
     # A cell too many has no column, and a column without a cell is None.
     if any(None in row or None in row.values() for row in rows):
-        raise CrossflowError(f"{path} has a row that has not {len(found)} cells; is it cut short?")
+        raise CrossflowError(f"{path} has a row without {len(found)} cells; is the file truncated?")
     try:
         return [{name: _READ[column.kind](row.get(name, "")) for name, column in columns.items()} for row in rows]
     except (ValueError, KeyError) as error:
-        raise CrossflowError(f"{path} holds a cell that is not as its column says ({error}).") from error
+        raise CrossflowError(f"{path} has a cell of the wrong type ({error}).") from error
 
 
 def question_rows(
     schema: pa.Schema, entries: Iterable[tuple[ChosenQuestion, Mapping[str, Sequence[Any]]]]
 ) -> list[dict[str, Any]]:
-    """Rows of a table from each question's part of it.
+    """The rows of a table, from each question's entry.
 
     Args:
         schema: The table's; its first two columns are the ids of the question and of its image.
@@ -180,7 +180,7 @@ def read_parquet(path: Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str,
     """Read a table and its metadata.
 
     Raises:
-        CrossflowError: the file is absent, is no parquet file, or has other columns.
+        CrossflowError: the file is absent, is not a parquet file, or has other columns.
     """
     if not path.is_file():
         raise CrossflowError(f"{path} does not exist.")

@@ -1,4 +1,4 @@
-"""Boxes outside their image, and boxes moved to another place of it, for the control ``related~moved->target``."""
+"""Boxes outside their image, and boxes moved within it, for the control ``related~moved->target``."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def lies_outside(box: Box, size: tuple[int, int]) -> bool:
 
 
 def moved_boxes(boxes: Sequence[Box], size: tuple[int, int], seed: int) -> list[Box]:
-    """Move each box to a place that touches none of the old boxes; empty if a box finds no such place.
+    """Move each box to a place that touches none of the old boxes; empty if a box has no such place.
 
     Args:
         boxes: In pixels of the image; they may leave it.

@@ -4,7 +4,7 @@ Two pure steps: `classify` reads the question's type and program only, `attach_o
 graph. Each returns a result or one reason for rejection. The table `CATEGORIES` lists the types of each category, the
 shape of its program, and the reader of that shape.
 
-Source: GQA's own fields; every rule holds on all published questions of the study.
+Source: GQA's own fields; every rule agrees with all published questions of the study.
 """
 
 import re
@@ -15,11 +15,11 @@ from crossflow.core.records import ChosenObject, ChosenQuestion, Question, Scene
 
 
 class Rejection(NamedTuple):
-    """Why a question is in no category.
+    """Why a question belongs to no category.
 
     Attributes:
         category: The category of its type; empty if its type belongs to no category.
-        reason: One of the reasons of this module.
+        reason: One of this module's reasons.
     """
 
     category: str
@@ -87,7 +87,7 @@ def _two_selects(first: Step, second: Step) -> tuple[Reference, ...]:
 
 
 def _options(step: Step, answer: str) -> tuple[str, str]:
-    """True and false option of an argument ``a|b``; the answer says which is which."""
+    """True and false option of an argument ``a|b``; the true option is the answer."""
     parts = [part.strip() for part in step.argument.split("|")]
     if len(parts) != 2 or answer not in parts:
         raise _Rejected(OTHER_ANSWER)

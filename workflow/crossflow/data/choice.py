@@ -1,4 +1,4 @@
-"""Choosing the questions of a category, from a data set in GQA's layout, a published set or a table of one's own."""
+"""Choosing the questions of a category, from a data set in GQA's layout, a published set or your own table."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class QuestionSource:
 
     Attributes:
         root: Data set in GQA's layout; images are not needed.
-        split: Of the data set, for example val_balanced.
-        table: Questions of one's own (CSV).
+        split: Split of the data set, for example val_balanced.
+        table: Your own questions (CSV).
         images: The table's folder of images.
         published: The published question set of the category (CSV).
     """
@@ -54,13 +54,13 @@ def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], 
     if given == {"table", "images"} and source.table and source.images:
         return _of_table(source.table, source.images, category)
     if category not in CATEGORIES:
-        raise CrossflowError(f"{category!r} is none of {', '.join(CATEGORIES)}.")
+        raise CrossflowError(f"Unknown category {category!r}; choose from {', '.join(CATEGORIES)}.")
     if given == {"published"} and source.published:
         # A file with a row of another category is refused, so no rejection is left to count.
         return read_published(source.published, category), Counter()
     if given == {"root", "split"} and source.root and source.split:
         return find_questions(source.root, source.split, category)
-    raise CrossflowError("Questions come from --root with --split, from --table with --images, or from --published.")
+    raise CrossflowError("Name the questions by --root and --split, by --table and --images, or by --published.")
 
 
 def write_questions(
@@ -71,25 +71,25 @@ def write_questions(
     number: int | Literal["all"] = "all",
     seed: int = 0,
 ) -> None:
-    """Choose the questions of one category, and count the reasons against the others.
+    """Choose the questions of one category, and count why others are rejected.
 
     Args:
         source: Where they come from.
         category: Category of the questions, for example ChooseAttr.
         output: Table of the chosen questions (CSV).
-        rejections: Table of the reasons against the others (CSV).
-        number: How many questions, or all.
+        rejections: Table that counts why questions are rejected (CSV).
+        number: Number of questions, or all.
         seed: Seed of the choice.
 
     Raises:
-        CrossflowError: there is none, or a file is absent or broken.
+        CrossflowError: no question fits, or a file is missing or broken.
     """
     if number != "all" and number < 1:
-        raise CrossflowError(f"The number of questions is {number}: give one above 0, or all.")
+        raise CrossflowError(f"The number of questions is {number}; give a number above 0, or all.")
     found, reasons = _find(source, category)
     rows = [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())]
     write_csv(rejections, REJECTIONS, rows)
     if not found:
-        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "there is none at all"
+        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "it has no questions"
         raise CrossflowError(f"No question of {source} belongs to {category} ({counts}).")
     write_chosen(output, sample_questions(found, None if number == "all" else number, seed))

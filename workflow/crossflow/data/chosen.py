@@ -43,9 +43,9 @@ def read_chosen(path: Path) -> list[ChosenQuestion]:
     for row in read_csv(path, QUESTIONS, later=LATER_QUESTIONS):
         question_id = row["question_id"]
         if question_id in chosen:
-            raise CrossflowError(f"{path} holds question {question_id} twice.")
+            raise CrossflowError(f"{path} contains question {question_id} twice.")
         if not question_id.strip() or bool(row["true_option"]) != bool(row["false_option"]):
-            raise CrossflowError(f"{path}: question {question_id!r} lacks its id or one of its two options.")
+            raise CrossflowError(f"{path}: question {question_id!r} has no id, or only one option.")
         try:
             objects = tuple(
                 ChosenObject(

@@ -12,14 +12,14 @@ from crossflow.data.gqa import read_questions, read_scenes, scenes_file
 def filter_questions(
     root: Path, split: str, categories: Collection[str]
 ) -> Iterator[tuple[str, ChosenQuestion | Rejection]]:
-    """Yield every question's id with the chosen question of one of ``categories``, or the reason against it.
+    """Yield every question's id with its chosen question in one of ``categories``, or the reason for its rejection.
 
     Only questions whose program fits, and the scene graphs of their images, stay in memory.
 
     Raises:
         CrossflowError: either file is absent or broken.
     """
-    # Checked first: otherwise a missing file shows only after minutes of reading.
+    # Checked first: otherwise a missing file is reported only after minutes of reading.
     scenes_file(root, split)
     classified: list[Classified] = []
     for question in read_questions(root, split, progress=True):
@@ -36,7 +36,7 @@ def filter_questions(
 
 
 def find_questions(root: Path, split: str, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
-    """All questions of a category, and the count of each reason against the others.
+    """All questions of a category, and how often each reason rejects the others.
 
     Raises:
         CrossflowError: either file is absent or broken.

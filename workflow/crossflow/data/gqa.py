@@ -4,7 +4,7 @@
     <root>/sceneGraphs/<part>_sceneGraphs.json   or at the top of <root>; <part> is the split up to its first "_"
 
 Both files are streamed, one record at a time: choosing among the 132,062 questions of val_balanced (112 MB) took 5 to
-10 s and a peak of 160 MB. Boxes are kept as they are: in GQA they may leave their image.
+10 s and a peak of 160 MB. Boxes are not clipped: in GQA they may extend beyond their image.
 """
 
 import mmap
@@ -25,7 +25,9 @@ def _find(root: Path, folder: str, name: str) -> Path:
     for path in (root / folder / name, root / name):
         if path.is_file():
             return path
-    raise CrossflowError(f"{root} holds neither {folder}/{name} nor {name}: a data set in GQA's layout was expected.")
+    raise CrossflowError(
+        f"{root} contains neither {folder}/{name} nor {name}; a data set in GQA's layout was expected."
+    )
 
 
 def questions_file(root: Path, split: str) -> Path:
@@ -38,7 +40,7 @@ def scenes_file(root: Path, split: str) -> Path:
     return _find(root, "sceneGraphs", f"{split.partition('_')[0]}_sceneGraphs.json")
 
 
-# The parser would turn it into a question mark.
+# The parser would silently replace it by a question mark.
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]|\\u")
@@ -48,15 +50,15 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
     """Stream the members of a JSON object; ``progress`` shows a bar over the file's bytes.
 
     Raises:
-        CrossflowError: the file is not one JSON object of text, is cut short, or can not be read.
+        CrossflowError: the file is not one JSON object of text, is cut short, or cannot be read.
     """
     try:
         with path.open("rb") as file:
             if file.read(64).lstrip()[:1] != b"{":
-                raise CrossflowError(f"{path} is not a JSON object as in GQA's layout.")
+                raise CrossflowError(f"{path} is not a JSON object, as GQA's layout requires.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if _LONE_SURROGATE.search(content):
-                    raise CrossflowError(f"{path} holds text that is none: one half of a pair of surrogates.")
+                    raise CrossflowError(f"{path} contains invalid text: an unpaired surrogate.")
                 ascii_only = _BEYOND_ASCII.search(content) is None
             file.seek(0)
             size = path.stat().st_size
@@ -66,16 +68,16 @@ def _stream(path: Path, progress: bool) -> Iterator[tuple[str, Any]]:
                     yield (key, value) if ascii_only else (composed(key), composed_json(value))
     except ijson.JSONError as error:
         reason = str(error).strip().splitlines()[0]
-        raise CrossflowError(f"{path} is not valid JSON, or is cut short ({reason}).") from error
+        raise CrossflowError(f"{path} is invalid or truncated JSON ({reason}).") from error
     except RecursionError as error:
-        raise CrossflowError(f"{path} is not as in GQA's layout: it is nested too deeply.") from error
+        raise CrossflowError(f"{path} does not follow GQA's layout: it is nested too deeply.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CrossflowError(f"{path} can not be read ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error}).") from error
 
 
-# Raised by a record of another form. OverflowError: an infinite number has no integer.
+# Raised by a record of another form; OverflowError, by an infinite number where an integer is expected.
 NOT_AS_IN_GQA = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-_FARTHEST = 1 << 20  # pixels; drawing and arrays need a bound
+_FARTHEST = 1 << 20  # pixels; bounds memory for drawing and arrays
 
 
 def read_text(record: Any, key: str) -> str:
@@ -89,7 +91,7 @@ def read_text(record: Any, key: str) -> str:
 
 def _read_numbers(values: list[Any]) -> tuple[int, ...]:
     if not isinstance(values, list) or any(type(value) is not int for value in values):
-        raise TypeError(f"{values!r} is no list of whole numbers")
+        raise TypeError(f"{values!r} is not a list of whole numbers")
     return tuple(values)
 
 
@@ -134,12 +136,12 @@ def read_questions(root: Path, split: str, *, progress: bool = False) -> Iterato
     seen: set[str] = set()
     for question_id, record in _stream(path, progress):
         if question_id in seen:
-            raise CrossflowError(f"{path} holds question {question_id} twice.")
+            raise CrossflowError(f"{path} contains question {question_id} twice.")
         seen.add(question_id)
         try:
             yield parse_question(question_id, record)
         except NOT_AS_IN_GQA as error:
-            raise CrossflowError(f"{path}: question {question_id} is not as in GQA's layout ({error!r}).") from error
+            raise CrossflowError(f"{path}: question {question_id} does not have GQA's form ({error!r}).") from error
 
 
 def _size(record: Any) -> tuple[int, int] | None:
@@ -177,6 +179,6 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
                 scenes[image_id] = _scene(image_id, record)
             except NOT_AS_IN_GQA as error:
                 raise CrossflowError(
-                    f"{path}: the scene graph of {image_id} is not as in GQA's layout ({error!r})."
+                    f"{path}: the scene graph of {image_id} does not have GQA's form ({error!r})."
                 ) from error
     return scenes

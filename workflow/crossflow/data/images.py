@@ -2,8 +2,8 @@
 
     <root>/images/<image_id>.jpg    or <root>/images.zip, with members images/<image_id>.jpg or <image_id>.jpg
 
-A table of one's own has a folder of images, and an image's id is its file name. Ids are composed
-text (`crossflow.data.text`); a file may be named in either form of Unicode.
+Your own table has a folder of images, and an image's id is its file name. Ids are in Unicode's composed form
+(`crossflow.data.text`); file names may be in either form.
 
 An image is shown as its EXIF orientation says, as browsers and cameras do. Where the data give the size of the image in
 which boxes are measured, the image must have the same shape, upright or as stored; if it has another scale, for example
@@ -46,7 +46,7 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF orientation says; EXIF data that can not be read say nothing."""
+    """An image turned as its EXIF orientation says; unreadable EXIF data are ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except (*_UNDECODABLE, KeyError, TypeError):
@@ -57,20 +57,18 @@ def in_rgb(image: Image.Image, where: str) -> Image.Image:
     """An image in RGB with 8 bits; transparency is dropped, as LLaVA does, and shows the colour below it.
 
     Raises:
-        BrokenQuestion: its numbers have no known white.
+        BrokenQuestion: its values have no known white point.
     """
     if image.mode.startswith("I;16"):
         # Pillow would cut everything above 255 to white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise BrokenQuestion(
-            f"the image {where} has 32-bit numbers, of which none is known to be white: save it with 8 bits"
-        )
+        raise BrokenQuestion(f"the image {where} has 32-bit values without a known white point: save it with 8 bits")
     return image.convert("RGB")
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
-    """Width and height of an upright image, from the head of its file; None if it does not say."""
+    """Width and height of an upright image, from its file header; None if the header is unreadable."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
@@ -80,7 +78,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one size is the other in another scale, each side rounded to whole pixels."""
+    """Whether the two sizes differ in scale only, each side rounded to whole pixels."""
     (width, height), (other_width, other_height) = size, other
     return (
         abs(width * other_height / other_width - height) <= 1 or abs(height * other_width / other_height - width) <= 1
@@ -145,11 +143,11 @@ class Images:
             raise CrossflowError(f"The folder of images {root} does not exist.")
         path = root / "images.zip"
         if not path.is_file():
-            raise CrossflowError(f"{root} holds neither images/ nor images.zip.")
+            raise CrossflowError(f"{root} contains neither images/ nor images.zip.")
         try:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE_ZIP as error:
-            raise CrossflowError(f"{path} is not a readable zip, or is cut short ({error}).") from error
+            raise CrossflowError(f"{path} is not a readable zip, or is truncated ({error}).") from error
         self._members = {composed(name): name for name in self._zip.namelist()}
 
     def __enter__(self) -> "Images":
@@ -164,7 +162,7 @@ class Images:
         name = f"{image_id}{self._suffix}"
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or (self._suffix and len(path.parts) > 1):
-            raise BrokenQuestion(f"the image id {image_id!r} is not the name of a file")
+            raise BrokenQuestion(f"the image id {image_id!r} is not a valid file name")
         if self._zip is None:
             file = self._folder / path
             try:
@@ -174,7 +172,7 @@ class Images:
             except FileNotFoundError as error:
                 raise BrokenQuestion(f"the image {file} is missing") from error
             except (OSError, ValueError) as error:
-                raise BrokenQuestion(f"the image {file} can not be read ({error})") from error
+                raise BrokenQuestion(f"the image {file} cannot be read ({error})") from error
         places = [composed(place) for place in (f"images/{name}", name)]
         member = next((self._members[place] for place in places if place in self._members), None)
         if member is None:
@@ -184,7 +182,7 @@ class Images:
             with self._zip.open(member) as opened:
                 return where, _read_bounded(opened.read, where)
         except UNREADABLE_ZIP as error:
-            raise BrokenQuestion(f"the image {where} can not be read ({error})") from error
+            raise BrokenQuestion(f"the image {where} cannot be read ({error})") from error
 
     def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
         """The decoded image, upright, in RGB with 8 bits.
@@ -204,7 +202,7 @@ class Images:
                 contradicted = size is not None and not _same_shape(turned.size, size) and _same_shape(image.size, size)
                 return in_rgb(image if contradicted else turned, where)
         except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
-            raise BrokenQuestion(f"the image {where} does not decode (it is none of {', '.join(_FORMATS)})") from error
+            raise BrokenQuestion(f"the image {where} does not decode (supported are {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:
             raise BrokenQuestion(f"the image {where} does not decode ({error})") from error
 
@@ -220,11 +218,11 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where a data set's images are: exactly one of both.
+    """Where a data set's images are: exactly one of the two.
 
     Attributes:
         root: Data set in GQA's layout.
-        images: Folder of the images of a table of one's own, whose ids are their files' names.
+        images: Folder of the images of your own table; file names are the ids.
     """
 
     root: Path | None = None
@@ -234,10 +232,10 @@ class ImageSource:
         """The images.
 
         Raises:
-            CrossflowError: both are named or none, or they can not be read.
+            CrossflowError: both are named or none, or they cannot be read.
         """
         if self.root is not None and self.images is None:
             return Images(self.root)
         if self.images is not None and self.root is None:
             return Images(self.images, by_file=True)
-        raise CrossflowError("Images come from --root or from --images: name one of them.")
+        raise CrossflowError("Give either --root or --images.")

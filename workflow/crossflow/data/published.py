@@ -1,9 +1,9 @@
-"""The published question sets, one CSV file per category, as the same records that GQA's own files give.
+"""The published question sets, one CSV file per category, as the same records as from GQA's own files.
 
 A row holds a question of GQA, its program (``operations``: the Python text of a list of steps), the names, ids and
-boxes of its objects and, if the question offers any, its options. Rows pass through the filter's own `classify` and
-`attach_objects`: a set may hold only questions that the filter accepts, and a row's options and objects must agree with
-its program.
+boxes of its objects and, if the question offers any, its options. Rows pass through the filter's `classify` and
+`attach_objects`: a set may contain only questions that the filter accepts, and a row's options and objects must agree
+with its program.
 
 Boxes are looked up by the program's object ids: ``object1`` of a row need not come first in the program.
 
@@ -52,7 +52,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         text = composed(path.read_bytes().decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CrossflowError(f"{path} can not be read ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error}).") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -62,20 +62,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         wrong = [column for column in needed if columns.count(column) != 1]
         if wrong:
             raise CrossflowError(
-                f"{path} is no published question set: it must have the columns {', '.join(wrong)} once."
+                f"{path} is not a published question set: it must have each of the columns {', '.join(wrong)} once."
             )
         line = reader.line_num + 1
         for row in reader:
             # An extra cell has no column; a column without a cell is None.
             if None in row or None in row.values():
-                raise CrossflowError(f"{path}, line {line}: {len(columns)} cells were expected; is the file cut short?")
+                raise CrossflowError(f"{path}, line {line}: {len(columns)} cells were expected; is the file truncated?")
             yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CrossflowError(f"{path}, line {line} is not as in a CSV file, or is cut short ({error}).") from error
+        raise CrossflowError(f"{path}, line {line} is invalid or truncated CSV ({error}).") from error
     # A truncated last number still leaves the row with all its cells.
     if not text.endswith("\n"):
-        raise CrossflowError(f"{path} is cut short: its last line has no end.")
+        raise CrossflowError(f"{path} is truncated: its last line has no end.")
 
 
 def _program(text: str) -> Any:
@@ -104,7 +104,7 @@ def _scene(row: dict[str, str]) -> SceneGraph:
 
 
 def _chosen(row: dict[str, str], category: str) -> ChosenQuestion:
-    """The question of a row. Raises ValueError with the reason if it can not be used."""
+    """The question of a row. Raises ValueError with the reason if it cannot be used."""
     record = {
         "imageId": row["img_id"],
         "question": row["question"],
@@ -120,9 +120,9 @@ def _chosen(row: dict[str, str], category: str) -> ChosenQuestion:
     result = classify(question)
     chosen = result if isinstance(result, Rejection) else attach_objects(result, scene)
     if isinstance(chosen, Rejection):
-        raise ValueError(f"it is not of {category}: {chosen.reason}")
+        raise ValueError(f"it does not belong to {category}: {chosen.reason}")
     if chosen.category != category:
-        raise ValueError(f"it is of {chosen.category}, not of {category}")
+        raise ValueError(f"it belongs to {chosen.category}, not to {category}")
     unnamed = scene.objects.keys() - {entry.id for entry in chosen.objects}
     if unnamed:
         raise ValueError(f"its program does not name its object {', '.join(sorted(unnamed))}")
@@ -143,13 +143,13 @@ def read_published(path: Path, category: str) -> list[ChosenQuestion]:
     for line, row in _rows(path):
         question_id = row["question_id"]
         if question_id in chosen:
-            raise CrossflowError(f"{path}, line {line}: question {question_id} comes a second time.")
+            raise CrossflowError(f"{path}, line {line}: question {question_id} appears a second time.")
         try:
             chosen[question_id] = _chosen(row, category)
         except ValueError as error:
-            raise CrossflowError(f"{path}, line {line}: question {question_id} can not be used, {error}.") from error
+            raise CrossflowError(f"{path}, line {line}: question {question_id} cannot be used: {error}.") from error
     if not chosen:
-        raise CrossflowError(f"{path} holds no question.")
+        raise CrossflowError(f"{path} contains no question.")
     return list(chosen.values())
 
 
@@ -164,14 +164,14 @@ def find_published(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         files = [path / name for name in named if (path / name).is_file()] if path.is_dir() else [path]
         if not files:
-            raise CrossflowError(f"{path} holds no published question set: for example {FILES['ChooseAttr']}.")
+            raise CrossflowError(f"{path} contains no published question set, such as {FILES['ChooseAttr']}.")
         for file in files:
             if file.name not in named:
                 raise CrossflowError(
-                    f"{file} does not tell its category: a name as published or {{category}}.csv was expected."
+                    f"The name of {file} does not give its category; name it as published, or {{category}}.csv."
                 )
             category = named[file.name]
             if category in found:
-                raise CrossflowError(f"{found[category]} and {file} are both of {category}: name one of them.")
+                raise CrossflowError(f"{found[category]} and {file} both contain {category}: give one of them.")
             found[category] = file
     return found

@@ -39,7 +39,9 @@ DIFFERENCES: Columns = {
     "question_id": QUESTION_ID,
     "difference": Column(TEXT, words="`missing`, `extra`, or the column in which a question of both differs."),
     "published": Column(TEXT, words="The published set's value in that column."),
-    "filter": Column(TEXT, words="The filter's value in that column; for a missing question, the reason against it."),
+    "filter": Column(
+        TEXT, words="The filter's value in that column; for a missing question, the reason for its rejection."
+    ),
 }
 
 Questions = dict[str, ChosenQuestion]
@@ -47,7 +49,7 @@ Questions = dict[str, ChosenQuestion]
 
 
 def _differences(published: Questions, chosen: Questions, reasons: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Give the rows of `DIFFERENCES` of one category, by question id."""
+    """The rows of `DIFFERENCES` for one category, by question id."""
     for question_id in sorted(published.keys() | chosen.keys()):
         row = {"question_id": question_id, "published": "", "filter": ""}
         if question_id not in chosen:
@@ -64,7 +66,7 @@ def _differences(published: Questions, chosen: Questions, reasons: Mapping[str, 
 
 
 def _choose(root: Path, split: str, published: Mapping[str, Questions]) -> tuple[dict[str, Questions], dict[str, str]]:
-    """Category -> all questions that the filter chooses in a split, and why it does not choose published ones.
+    """Category -> all questions that the filter chooses in a split, and why it rejects published ones.
 
     One pass over the split for all categories.
     """
@@ -81,7 +83,7 @@ def _choose(root: Path, split: str, published: Mapping[str, Questions]) -> tuple
 
 
 def write_overlap(root: Path, split: str, published: tuple[Path, ...], output: Path, differences: Path) -> None:
-    """Compare the questions that the filter chooses with the published sets; a difference is no error.
+    """Compare the questions that the filter chooses with the published sets; differences are not errors.
 
     Args:
         root: Data set in GQA's layout; images are not needed.

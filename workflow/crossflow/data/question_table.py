@@ -1,4 +1,4 @@
-"""Questions of one's own: a CSV file beside a folder of images.
+"""Your own questions: a CSV file beside a folder of images.
 
 Columns, in any order; the first four are required:
 
@@ -34,7 +34,7 @@ _LISTED = 10  # bad rows listed in a message
 
 
 class _BadRow(Exception):
-    """The reason why a row can not be used."""
+    """Why a row cannot be used."""
 
 
 def _objects(text: str) -> tuple[ChosenObject, ...]:
@@ -45,7 +45,7 @@ def _objects(text: str) -> tuple[ChosenObject, ...]:
         names = [read_text(entry, "name") for entry in entries]
         boxes = [read_box(entry) for entry in entries]
     except (*NOT_AS_IN_GQA, RecursionError) as error:
-        raise _BadRow(f"objects is no JSON list of name, x, y, w and h ({error})") from error
+        raise _BadRow(f"objects is not a JSON list of name, x, y, w and h ({error})") from error
     for name, box in zip(names, boxes, strict=True):
         if box.w < 1 or box.h < 1:
             raise _BadRow(f"the box of {name!r} has no area")
@@ -58,28 +58,28 @@ def _objects(text: str) -> tuple[ChosenObject, ...]:
 
 def _question(row: Mapping[str, str | None], images: Path) -> ChosenQuestion:
     if None in row or None in row.values():
-        raise _BadRow("it has not as many cells as the first line")
+        raise _BadRow("its number of cells differs from the first line's")
     cells = {name: composed(value or "").strip() for name, value in row.items()}
     if empty := [name for name in NEEDED if not cells[name]]:
         raise _BadRow(f"{empty[0]} is empty")
     image = PurePosixPath(cells["image"])
     if image.is_absolute() or ".." in image.parts:
-        raise _BadRow(f"the image {image} does not lie in the folder")
+        raise _BadRow(f"the image {image} is outside the folder of images")
     try:
         file = image_file(images, image)
         there = file.is_file()
     except (OSError, ValueError) as error:
-        raise _BadRow(f"{image} is not the name of an image ({error})") from error
+        raise _BadRow(f"{image} is not a valid file name ({error})") from error
     if not there:
-        raise _BadRow(f"there is no image {file}")
+        raise _BadRow(f"the image {file} does not exist")
     category = cells.get("category") or DEFAULT_CATEGORY
     if not CATEGORY.fullmatch(category):
-        raise _BadRow(f"the category {category!r} is not of letters, digits, - and _")
+        raise _BadRow(f"the category {category!r} contains characters other than letters, digits, - and _")
     options = cells.get("true_option") or None, cells.get("false_option") or None
     if (options[0] is None) != (options[1] is None):
-        raise _BadRow("one option is given and the other is not")
+        raise _BadRow("only one of the two options is given")
     if options[0] is not None and options[0].lower() != cells["answer"].lower():
-        raise _BadRow(f"the true option {options[0]!r} is not the answer {cells['answer']!r}")
+        raise _BadRow(f"the true option {options[0]!r} differs from the answer {cells['answer']!r}")
     if options[0] is not None and options[0] == options[1]:
         raise _BadRow(f"both options are {options[0]!r}")
     objects, size = _objects(cells.get("objects", "")), size_of(file)
@@ -103,7 +103,7 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
     """Read all questions of a table, in its order; ``image_id`` is the image's file name.
 
     Raises:
-        CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows can not be used;
+        CrossflowError: the file is missing or no CSV in UTF-8, a column is missing or unknown, or rows cannot be used;
             the message names their lines.
     """
     try:
@@ -111,24 +111,26 @@ def read_question_table(path: Path, images: Path) -> list[ChosenQuestion]:
             reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or ())
             if lacking := [name for name in NEEDED if name not in columns]:
-                raise CrossflowError(f"{path} has no column {lacking[0]}; it has {', '.join(columns) or 'none'}.")
+                raise CrossflowError(
+                    f"{path} has no column {lacking[0]}; its columns are {', '.join(columns) or 'none'}."
+                )
             if unknown := [name for name in columns if name not in (*NEEDED, *OPTIONAL)]:
                 known = ", ".join((*NEEDED, *OPTIONAL))
-                raise CrossflowError(f"{path} has a column {unknown[0]!r} that is not known; known are {known}.")
+                raise CrossflowError(f"{path} has an unknown column {unknown[0]!r}; choose from {known}.")
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CrossflowError(f"{path} can not be read as a CSV file in UTF-8 ({error}).") from error
+        raise CrossflowError(f"{path} cannot be read as a CSV file in UTF-8 ({error}).") from error
     questions: dict[str, ChosenQuestion] = {}
     bad = []
     for line, row in rows:
         try:
             question = _question(row, images)
             if question.question_id in questions:
-                raise _BadRow(f"question_id {question.question_id} comes twice")
+                raise _BadRow(f"question_id {question.question_id} appears twice")
             questions[question.question_id] = question
         except _BadRow as reason:
             bad.append(f"line {line}: {reason}")
     if bad:
         more = f"; and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
-        raise CrossflowError(f"{path}: {len(bad)} rows can not be used: {'; '.join(bad[:_LISTED])}{more}.")
+        raise CrossflowError(f"{path} has unusable rows: {'; '.join(bad[:_LISTED])}{more}.")
     return list(questions.values())

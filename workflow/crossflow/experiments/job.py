@@ -1,8 +1,8 @@
 """The skeleton that answers, knockouts and the logit lens share: questions in, one entry for each, a table out.
 
 A job reads its questions, prepares them ahead of the model, runs them in batches that follow from the list alone,
-keeps every finished question in a journal, and writes its table at the end. A killed job resumes where it was. The
-experiments differ in the function from prepared questions to entries.
+keeps every finished question in a journal, and writes its table at the end. A killed job resumes after its last
+finished batch. Experiments differ in the function from prepared questions to entries.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,15 +30,15 @@ _LIBRARIES = ("torch", "transformers", "pillow")
 
 @dataclass(frozen=True)
 class Job:
-    """What every experiment needs to know.
+    """What every experiment needs.
 
     Attributes:
         questions: Table of the category's questions.
-        output: The table that is written (parquet).
+        output: The result table (parquet).
         images: The data set's images.
         model: The model.
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
-        workers: Processes that prepare questions; by default none beside a CPU.
+        workers: Processes that prepare questions; by default none if the model runs on a CPU.
     """
 
     questions: Path
@@ -54,7 +54,7 @@ class Job:
         return ModelSettings.of(self.model)
 
     def determining(self, prompt: str) -> dict[str, Any]:
-        """What determines the numbers of any experiment: parameters and hashes, no path and no time.
+        """What determines the numbers of any experiment: parameters and hashes, but no path and no time.
 
         Args:
             prompt: `MultimodalModel.prompt`; a template may write today's date into it.
@@ -78,8 +78,8 @@ class Item(NamedTuple):
 
     Attributes:
         question: The question.
-        requests: What is prepared for it, in order.
-        answer: Its row of the answers table, where the experiment needs one.
+        requests: What to prepare for it, in order.
+        answer: Its row of the answers table, if the experiment needs one.
     """
 
     question: ChosenQuestion
@@ -90,8 +90,8 @@ class Item(NamedTuple):
 Given = Sequence[Prepared | BrokenQuestion]
 Outcome = Callable[[], Any] | BrokenQuestion
 Run = Callable[[Sequence[Item], Sequence[Given]], Sequence[Outcome]]
-"""From a batch and what was prepared for each of its questions to each entry, as a call that is made in another thread
-while the next batch runs; or to the reason why a question can not be used."""
+"""From a batch and its prepared questions to one item per question: a call that returns the entry, made in a thread
+while the next batch runs, or the reason why the question cannot be used."""
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def finished_entries(
 ) -> Iterator[tuple[dict[str, Any], dict[str, BrokenQuestion]]]:
     """Run all questions that are not in the job's journal yet, which is removed when the block succeeds.
 
-    Always the same questions run together, wherever a killed job left off: the rounding of a result depends on them.
+    The same questions always run together, also after a killed job, because rounding depends on them.
 
     Args:
         job: The job.
@@ -116,10 +116,10 @@ def finished_entries(
         run: The experiment.
 
     Yields:
-        Question id -> entry, and question id -> reason why it can not be used.
+        Question id -> entry, and question id -> reason why it cannot be used.
 
     Raises:
-        CrossflowError: the journal can not be written, or whatever the experiment raises.
+        CrossflowError: the journal cannot be written, or the experiment fails.
     """
     fingerprint = {
         "determined": determined,
@@ -164,8 +164,8 @@ def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str)
     answered = metadata.get("prompt_text", prompt)
     if answered != prompt:
         raise CrossflowError(
-            f"The answers in {answers} were given to the prompt {answered!r}, but now the model's template writes "
-            f"{prompt!r}: make the template independent of the day and the machine, and answer again."
+            f"The answers in {answers} were given to the prompt {answered!r}, but the model's template now writes "
+            f"{prompt!r}: make the template independent of date and machine, and answer again."
         )
 
 
@@ -183,8 +183,8 @@ def require_same_clean_run(question_id: str, answered: float, now: float, dtype:
     """
     if not abs(now - answered) <= ROUNDING[dtype]:
         raise CrossflowError(
-            f"Question {question_id}: its answer had the probability {answered:.4f} when it was given and now has "
-            f"{now:.4f}: the prompt, the image or the model is not the same any more; answer again."
+            f"Question {question_id}: its answer had the probability {answered:.4f}, and now has "
+            f"{now:.4f}: the prompt, the image or the model has changed; answer again."
         )
 
 
@@ -192,11 +192,11 @@ def still_usable(given: Given, question: ChosenQuestion) -> Prepared:
     """The prepared question, which was answered before.
 
     Raises:
-        CrossflowError: it can not be used any more.
+        CrossflowError: it is no longer usable.
     """
     (prepared,) = given
     if isinstance(prepared, BrokenQuestion):
         raise CrossflowError(
-            f"Question {question.question_id} was answered but can not be used any more: {prepared}."
+            f"Question {question.question_id} was answered before but is no longer usable: {prepared}."
         ) from prepared
     return prepared

@@ -50,7 +50,7 @@ class Answered(NamedTuple):
     """A question, the model's clean answer to it, and the answer's tokens.
 
     Attributes:
-        own_edges: Name -> what it blocks, for knockouts that are no flows.
+        own_edges: Name -> blocked edges, for knockouts that are not flows.
     """
 
     prepared: Prepared
@@ -60,7 +60,7 @@ class Answered(NamedTuple):
 
 
 def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
-    """Rows that block nothing, one for each first target position: what the engine's arithmetic alone changes."""
+    """Rows that block nothing, one for each first target position: they show the rounding of the engine."""
     starts = sorted({row.start for row in rows})
     return [Row("", 0, Window(0, layers - 1), (Edges(np.arange(0), np.array([start])),)) for start in starts]
 
@@ -71,11 +71,11 @@ class KnockedOut:
 
     Attributes:
         flows: Name -> its centre layers.
-        edges: Name -> what it blocks.
-        rows: What was run; after them, rows without edges.
-        whole_answer: All tokens of the answer were scored.
-        scored_tokens: The tokens that are looked at.
-        clean, reading: What was read off the clean run and off the rows; None if there was nothing to knock out.
+        edges: Name -> blocked edges.
+        rows: The rows that were run, followed by rows without edges.
+        whole_answer: Whether all tokens of the answer were scored.
+        scored_tokens: The tokens whose probabilities are measured.
+        clean, reading: Readouts of the clean run and of the rows; None if there was nothing to knock out.
         mass: See `crossflow.engine.attention_mass`, in the order of the flows that have edges.
     """
 
@@ -145,12 +145,12 @@ def knock_out(
 
     Args:
         model: The model.
-        questions: They are run together.
-        flows: Name -> its centre layers; names are flows, or of each question's own edges.
+        questions: Questions that run together.
+        flows: Name -> its centre layers; a name is a flow, or belongs to each question's own edges.
         window: The window: a width, ``bottom`` or ``top``.
         engine: How knockouts are computed.
         seed: Seed of random source sets.
-        whole_answer: Score all of the answer's tokens, and not the first alone.
+        whole_answer: Score all tokens of the answer, not only the first.
     """
     layers = len(model.layers)
     tokenizer = model.processor.tokenizer
@@ -200,17 +200,17 @@ def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepare
 
 @dataclass(frozen=True)
 class KnockoutSettings:
-    """What is knocked out.
+    """The knockouts of a job.
 
     Attributes:
         answers: Table of the model's answers to the questions.
         window: Width of the window in layers, bottom or top.
         flows: Flows, source->target, at every centre layer.
-        controls: Further flows, at centre layers `stride` apart.
-        stride: From one centre layer of the controls to the next.
+        controls: Control flows, at centre layers `stride` apart.
+        stride: Distance between the centre layers of the controls.
         seed: Seed of random source sets.
-        whole_answer: Score all tokens of the answer.
-        select: Which questions, by the model's answer.
+        whole_answer: Score all tokens of the answer, not only the first.
+        select: Which questions are knocked out, by the model's answer.
         engine: knockout (exact and fast) or reference (one full forward per number).
     """
 
@@ -230,13 +230,13 @@ class KnockoutSettings:
         return [*self.flows, *self.controls]
 
     def centres(self, layers: int) -> dict[str, list[int]]:
-        """Flow -> its centre layers in a model of so many."""
+        """Flow -> its centre layers in a model with the given number of layers."""
         found = {name: list(range(layers)) for name in self.flows}
         return found | {name: list(range(0, layers, self.stride)) for name in self.controls}
 
 
 def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
-    """What is prepared for a question's knockouts; with a seed, its objects' boxes are moved, too."""
+    """What to prepare for a question's knockouts; with a seed, its objects' boxes are moved too."""
     places = None if seed is None else derived_seed(seed, question.question_id, MOVED)
     return PrepareRequest(question, question.image_id, places)
 
@@ -260,10 +260,10 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
 
     Args:
         job: The job.
-        settings: What is knocked out.
+        settings: The knockouts.
 
     Raises:
-        CrossflowError: the model or a question can not be used, or the window does not fit the model.
+        CrossflowError: the model or a question cannot be used, or the window does not fit the model.
     """
     answers, answered = read_parquet(settings.answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), answers, settings.select)

@@ -40,7 +40,7 @@ TOKENS = ("answer", "answer_capitalized", "false_option", "false_option_capitali
 
 
 def tracked_tokens(tokenizer: Any, answer: str, false_option: str | None) -> dict[str, int]:
-    """The first tokens that are tracked, by their names in `TOKENS`; a question without options has no false one."""
+    """The tracked first tokens, by their names in `TOKENS`; a question without options has no false one."""
     texts = {"answer": answer, "answer_capitalized": answer.capitalize()}
     if false_option:
         texts |= {"false_option": false_option, "false_option_capitalized": false_option.capitalize()}
@@ -86,7 +86,7 @@ def track_options(model: MultimodalModel, clean: CleanRun, answered: Any = None)
         answered: Its row of the answers table; if given, the answer must still be as probable.
 
     Raises:
-        CrossflowError: it is not.
+        CrossflowError: the probability differs.
     """
     question = clean.prepared.question
     if answered is not None:
@@ -103,10 +103,10 @@ def write_logit_lens(job: Job, answers: Path, select: Select = "correct") -> Non
     Args:
         job: The job.
         answers: Table of the model's answers to the questions.
-        select: Which of them, by the model's answer.
+        select: Which questions are read, by the model's answer.
 
     Raises:
-        CrossflowError: the model or a question can not be used.
+        CrossflowError: the model or a question cannot be used.
     """
     table, answered = read_parquet(answers, ANSWERS)
     chosen = selected(read_chosen(job.questions), table, select)

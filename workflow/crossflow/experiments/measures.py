@@ -1,7 +1,7 @@
 """Effects of a knockout on the answer: from logits to the columns of a knockout table.
 
-Most measures look at the first token of the clean answer. Source: the published code for p_clean, p_knockout and
-change; the others answer to weaknesses of a ratio of probabilities, and of looking at one token.
+Most measures are about the first token of the clean answer. Source: the published code for p_clean, p_knockout and
+change; the other measures avoid the weaknesses of a ratio of probabilities and of a single token.
 """
 
 from typing import Any, NamedTuple
@@ -46,15 +46,16 @@ def measure(clean: Readout, rows: Readout, scored_tokens: ScoredTokens) -> dict[
     """Compare knockouts with the clean run.
 
     Args:
-        clean: What was read off the clean run.
-        rows: What was read off the knockouts.
-        scored_tokens: The tokens that are looked at.
+        clean: The readout of the clean run.
+        rows: The readout of the knockouts.
+        scored_tokens: The tokens whose probabilities are measured.
 
     Returns:
         Column name -> one value per row: ``p_clean`` and ``p_knockout`` (probabilities), ``change_percent`` (percent
         of p_clean), ``logprob_change`` (nats), ``margin_clean`` and ``margin_knockout`` (nats; None without options),
         ``flipped`` (the most likely token is no longer the first one), ``correct`` (it begins the gold answer),
-        ``answer_logprob_change`` (nats, of the whole scored answer; of the first token alone where no more is scored).
+        ``answer_logprob_change`` (nats, of the whole scored answer; of the first token only unless the whole answer is
+        scored).
     """
     before = torch.log_softmax(clean.logits[0].double(), dim=-1)
     after = torch.log_softmax(rows.logits.double(), dim=-1)

@@ -10,12 +10,12 @@ SELECTIONS: dict[Select, tuple[bool, ...]] = {"correct": (True,), "wrong": (Fals
 
 
 def selected(questions: Sequence[ChosenQuestion], answers: Any, select: Select) -> list[tuple[ChosenQuestion, Any]]:
-    """The questions whose answer is as asked for, each with its row of answers, in the order of the questions.
+    """The questions that ``select`` allows, each with its row of answers, in the order of the questions.
 
     Args:
         questions: The chosen questions.
         answers: The columns of ``tables.ANSWERS``; questions that are not in it were broken.
-        select: Which of them, by the answer.
+        select: Which questions to keep, by the answer.
     """
     by_id = {row.question_id: row for row in answers.itertuples()}
     answered = [(question, by_id[question.question_id]) for question in questions if question.question_id in by_id]

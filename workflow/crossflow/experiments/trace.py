@@ -1,8 +1,8 @@
-"""A question of one's own about one image, and where in the image its answer comes from.
+"""Your own question about one image, and the parts of the image that its answer depends on.
 
-The *map* cuts the image into cells. A cell's visual tokens are those that show it, by the same rule that finds the
-tokens of an object; they are hidden from a target in a window of layers, and the change of the answer's probability is
-the cell's value at that centre layer.
+The *map* cuts the image into cells. A cell's visual tokens are found by the rule that finds the tokens of an object.
+They are hidden from a target in a window of layers; the change of the answer's probability is the cell's value at that
+centre layer.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from crossflow.experiments.knockouts import Answered, knock_out
 from crossflow.models.model import MultimodalModel
 
 SEED = 0
-"""Of random sources and moved boxes, where a flow is a control."""
+"""Seed of random sources and moved boxes, for flows that are controls."""
 
 
 def box_of(given: str | Sequence[int]) -> Box:
     """A box from left, top, width and height in pixels: four numbers, or a text with commas.
 
     Raises:
-        CrossflowError: it is none, or has no area.
+        CrossflowError: it is not a box, or has no area.
     """
     try:
         box = Box(*map(int, given.split(",") if isinstance(given, str) else given))
     except (TypeError, ValueError) as error:
-        raise CrossflowError(f"The box {given!r} is not left, top, width and height in pixels.") from error
+        raise CrossflowError(f"The box {given!r} is invalid; give left, top, width and height in pixels.") from error
     if box.w < 1 or box.h < 1:
-        raise CrossflowError(f"The box {given!r} has no area; its numbers are left, top, width and height in pixels.")
+        raise CrossflowError(f"The box {given!r} has no area; give left, top, width and height in pixels.")
     return box
 
 
@@ -50,12 +50,12 @@ def own_question(
     options: tuple[str, str] | None = None,
     size: tuple[int, int] | None = None,
 ) -> ChosenQuestion:
-    """A question of one's own; its text is its id.
+    """Your own question; its text is its id.
 
     Args:
         question: The text.
-        boxes: Of the objects that the question is about.
-        names: Of these objects; without them, the set ``object`` is empty.
+        boxes: Boxes of the objects that the question is about.
+        names: Names of these objects; without them, the set ``object`` is empty.
         image_id: Name of the image.
         answer: The gold answer, if there is one; by default the first option.
         options: The two options that the question offers, the true one first.

@@ -23,7 +23,7 @@ CONNECTIONS = 8
 _TRIES = 5
 _BACKOFF = 0.5  # seconds before the second retry, doubled with each
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a response
-_PIECE = 1 << 16  # at most this much is lost when a response breaks off
+_PIECE = 1 << 16  # most bytes lost when a connection breaks
 
 
 class NoRangesError(Exception):
@@ -64,7 +64,7 @@ def new_session() -> requests.Session:
 
 
 def require_space(folder: Path, needed: int, what: str, hint: str = "") -> None:
-    """Check free disk space before a download begins; ``hint`` says what else may be done.
+    """Check free disk space before a download begins; ``hint`` ends the message with further advice.
 
     Raises:
         CrossflowError: less than ``needed`` bytes are free.
@@ -79,14 +79,14 @@ def require_space(folder: Path, needed: int, what: str, hint: str = "") -> None:
 
 
 def require_size(remote: RemoteFile, size: int) -> None:
-    """Refuse a file whose size is not the recorded one, if there is one.
+    """Refuse a file whose size differs from the recorded size, if there is one.
 
     Raises:
-        CrossflowError: it is not.
+        CrossflowError: the sizes differ.
     """
     if remote.bytes is not None and size != remote.bytes:
         raise CrossflowError(
-            f"{remote.url} has {size} bytes where {TABLE} says {remote.bytes}: it is cut short, or another version."
+            f"{remote.url} has {size} bytes, but {TABLE} says {remote.bytes}: it is truncated, or another version."
         )
 
 
@@ -107,7 +107,7 @@ def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | N
 
 
 def _append(session: requests.Session, remote: RemoteFile, part: Path, start: int, stop: int | None, bar: Any) -> None:
-    """Append to ``part`` the missing rest of the bytes ``start .. stop - 1``.
+    """Append to ``part`` what is still missing of the bytes ``start .. stop - 1``.
 
     Raises:
         _BrokenOffError: the connection ended early.
@@ -144,15 +144,15 @@ def _append(session: requests.Session, remote: RemoteFile, part: Path, start: in
 def fetch_part(
     session: requests.Session, remote: RemoteFile, part: Path, start: int = 0, stop: int | None = None
 ) -> None:
-    """Download the bytes ``start .. stop - 1`` of a remote file into ``part``, after those already there.
+    """Download the bytes ``start .. stop - 1`` of a remote file into ``part``, after the bytes it already holds.
 
     Args:
         stop: None fetches up to the end.
 
     Raises:
         NoRangesError: the server sends only whole files, and a part is requested.
-        CrossflowError: the server can not be reached or keeps breaking off, the size is not the recorded one, or the
-            disk is full.
+        CrossflowError: the server cannot be reached, the connection keeps breaking, the size is not the recorded one,
+            or the disk is full.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     total = remote.bytes if stop is None else stop - start
@@ -167,36 +167,36 @@ def fetch_part(
             except NoRangesError:
                 if stop is not None or not before:
                     raise
-                # It can not be resumed: start over.
+                # It cannot be resumed: start over.
                 part.unlink()
                 bar.reset()
             except _BrokenOffError as error:
                 failures = 0 if part.stat().st_size > before else failures + 1
                 if failures >= _TRIES:
                     raise CrossflowError(
-                        f"{remote.url} breaks off again and again; what was fetched is kept, run again later."
+                        f"The connection to {remote.url} keeps breaking; the partial download is kept: run again later."
                     ) from error
                 time.sleep(_BACKOFF * 2**failures)
             except requests.HTTPError as error:
                 raise CrossflowError(
-                    f"{remote.url} could not be fetched: the server says {error.response.status_code}."
+                    f"{remote.url} could not be fetched: the server answers {error.response.status_code}."
                 ) from error
             except requests.RequestException as error:
                 raise CrossflowError(
                     f"{remote.url} could not be reached ({type(error).__name__}): {advice(remote.url, error, FILES)} "
-                    "and run again, what was fetched is kept."
+                    "and run again; the partial download is kept."
                 ) from error
             except OSError as error:
                 raise CrossflowError(
-                    f"{part} could not be written ({error.strerror or error}); what was fetched is kept, run again."
+                    f"{part} could not be written ({error.strerror or error}); the partial download is kept: run again."
                 ) from error
 
 
 def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> None:
     """Download a whole file and check it against the recorded checksum, if there is one, before it is kept.
 
-    Without a recorded checksum, two halves downloaded at different times could not be verified, so the file is then
-    downloaded in one go.
+    Without a recorded checksum, parts downloaded at different times could not be verified, so the file is downloaded in
+    one go.
 
     Raises:
         CrossflowError: as `fetch_part`, or the checksum differs.
@@ -210,7 +210,7 @@ def fetch_file(session: requests.Session, remote: RemoteFile, path: Path) -> Non
     if remote.sha256 not in (None, found):
         part.unlink()
         raise CrossflowError(
-            f"{remote.url}: what was fetched has the SHA-256 {found}, {TABLE} says {remote.sha256}; it was removed."
+            f"{remote.url}: the download has SHA-256 {found}, but {TABLE} says {remote.sha256}; it was deleted."
         )
     part.replace(path)
 
@@ -219,12 +219,12 @@ def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, r
     """Compare a file with the checksum recorded at its first download, or record it if this is the first.
 
     Args:
-        member: Its name in a zip, if it comes from one.
+        member: Its name in a zip, if it is a member.
         fetched: The file; removed if its checksum differs.
         record: The checksum in the format of ``sha256sum --check``, after a comment line with the file's address.
 
     Raises:
-        CrossflowError: the checksum differs, or the record can not be written.
+        CrossflowError: the checksum differs, or the record cannot be written.
     """
     found, name = hash_file(fetched), record.stem
     origin = f"# {remote.url}{f', {member}' if member else ''}"
@@ -232,8 +232,8 @@ def require_as_at_first(remote: RemoteFile, member: str | None, fetched: Path, r
     if known[:1] == [origin] and known[1:] != [f"{found}  {name}"]:
         fetched.unlink()
         raise CrossflowError(
-            f"{origin[2:]}: what was fetched has the SHA-256 {found}, which is not that of the first time in {record}; "
-            "it was removed. Delete that record to accept it."
+            f"{origin[2:]}: the download has SHA-256 {found}, which differs from the first download's in {record}; it "
+            "was deleted. Delete that record to accept the new file."
         )
     if known[:1] != [origin]:
         with replacing(record) as temporary:

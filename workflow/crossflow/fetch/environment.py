@@ -1,4 +1,4 @@
-"""Variables of the environment by which servers are reached: those that can not work are named before any is asked.
+"""Variables of the environment by which servers are reached: those that cannot work are named before any is asked.
 
 Files are fetched by `requests`, models by the hub's client, which is built on httpx; each reads variables of its own.
 """
@@ -101,7 +101,7 @@ def require_sound(client: Client) -> None:
     """Refuse an environment in which a client can reach no server.
 
     Raises:
-        CrossflowError: a variable can not work.
+        CrossflowError: a variable cannot work.
     """
     if found := faults(client):
         raise CrossflowError(f"{'; '.join(found)}.")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path: Path) -> None:
     """Download the whole zip beside the member, extract the member, and remove the zip."""
-    log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
+    log.warning("%s: the server does not send parts of files; fetching the whole zip", remote.url)
     whole = path.with_name(f"{path.name}.zip")
     fetch_file(session, remote, whole)
     try:
@@ -33,9 +33,9 @@ def _out_of_whole(session: requests.Session, remote: RemoteFile, name: str, path
             with replacing(path) as temporary, temporary.open("wb") as file:
                 shutil.copyfileobj(member, file)
     except KeyError as error:
-        raise CrossflowError(f"{remote.url} holds no {name}.") from error
+        raise CrossflowError(f"{remote.url} does not contain {name}.") from error
     except UNREADABLE_ZIP as error:
-        raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
+        raise CrossflowError(f"{remote.url} is not a readable zip, or is truncated ({error}).") from error
     finally:
         whole.unlink()
 
@@ -44,7 +44,7 @@ def _fetch_member(session: requests.Session, remote: RemoteFile, name: str, path
     try:
         members = read_directory(session, remote, path.with_name(f"{remote.name}.directory.json"))
         if name not in members:
-            raise CrossflowError(f"{remote.url} holds no {name}.")
+            raise CrossflowError(f"{remote.url} does not contain {name}.")
         fetch_member(session, remote, name, members[name], path)
     except NoRangesError:
         _out_of_whole(session, remote, name, path)
@@ -54,14 +54,14 @@ def write_fetched(source: str, output: Path, member: str | None = None, sources:
     """Fetch a file of the table of sources, or one member of a zip.
 
     Args:
-        source: Name of a line of the table.
-        output: File that is written.
+        source: Name of a line of the table of sources.
+        output: File to write.
         member: Fetch only this member of the zip.
         sources: The table of sources (CSV).
 
     Raises:
-        CrossflowError: it could not be fetched or written, which keeps what was fetched; or it is not what was
-            fetched from there the first time, which leaves everything as it was.
+        CrossflowError: it could not be fetched or written (a partial download is kept), or its checksum differs from
+            the first download's (nothing is changed).
     """
     remote, session = named_source(sources, source), new_session()
     fetched = output.with_name(f"{output.name}.fetched")
@@ -82,14 +82,14 @@ def write_images(
     images: Literal["needed", "full"] = "needed",
     sources: Path = Path(TABLE),
 ) -> None:
-    """Fetch the images of chosen questions out of GQA's zip, and list those that are there.
+    """Fetch the images of chosen questions from GQA's zip, and list those that exist.
 
     Args:
         source: Name of a line of the table of sources.
         questions: Table of chosen questions.
         root: Folder that gets images.zip.
-        output: List of the images that are there (CSV).
-        images: Only those that the questions need, or all.
+        output: List of the images that exist (CSV).
+        images: Fetch only the images that the questions need, or all.
         sources: The table of sources (CSV).
 
     Raises:
@@ -99,5 +99,5 @@ def write_images(
     remote = named_source(sources, source)
     there = fetch_images(new_session(), remote, root, wanted, full=images == "full")
     if wanted and not there:
-        raise CrossflowError(f"{remote.url} holds none of the {len(wanted)} images of {questions}.")
+        raise CrossflowError(f"{remote.url} contains none of the {len(wanted)} images of {questions}.")
     write_csv(output, COLUMNS, there)

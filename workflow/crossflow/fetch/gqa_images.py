@@ -1,4 +1,4 @@
-"""The images that studies need, out of GQA's zip of all images, in one local ``images.zip``.
+"""The images that studies need, from GQA's zip of all images, in one local ``images.zip``.
 
     <root>/images.zip              all images fetched so far, or all of GQA's
     <root>/images.zip.part.d/      the images of an unfinished job
@@ -52,7 +52,7 @@ def _merge(archive: Path, parts: Path) -> None:
     fetched = sorted(parts.glob("*.jpg"))
     if fetched:
         with replacing(archive) as temporary:
-            temporary.unlink(missing_ok=True)  # left by a job that was killed here
+            temporary.unlink(missing_ok=True)  # left by a killed job
             if archive.exists():
                 shutil.copyfile(archive, temporary)
             with zipfile.ZipFile(temporary, "a", zipfile.ZIP_STORED) as file:
@@ -71,9 +71,9 @@ def _fetch_needed(session: requests.Session, remote: RemoteFile, root: Path, ima
     for image_id in image_ids:
         name = f"{image_id}.jpg"
         if Path(name).name != name or _name(image_id) not in directory:
-            log.warning("%s holds no image %s", remote.url, image_id)
+            log.warning("%s does not contain the image %s", remote.url, image_id)
         elif max(directory[_name(image_id)].packed, directory[_name(image_id)].size) > LARGEST_IMAGE:
-            log.warning("%s: the image %s is far too large, it is left out", remote.url, image_id)
+            log.warning("%s: leaving out the image %s, which is far too large", remote.url, image_id)
         elif not (parts / name).exists():
             missing[_name(image_id)] = directory[_name(image_id)]
     kept = archive.stat().st_size if archive.exists() else 0
@@ -97,10 +97,10 @@ def fetch_images(
     Args:
         remote: GQA's zip of images.
         image_ids: The images that are needed.
-        full: Download the whole zip, as is also done if the server supports no ranges.
+        full: Download the whole zip; this also happens if the server does not support ranges.
 
     Returns:
-        Rows of `COLUMNS`: the needed images, by id, without those that GQA does not have.
+        Rows of `COLUMNS`: the needed images that GQA has, by id.
 
     Raises:
         CrossflowError: a download or a write failed; finished downloads are kept.
@@ -115,7 +115,7 @@ def fetch_images(
             try:
                 _fetch_needed(session, remote, root, absent)
             except NoRangesError:
-                log.warning("%s: the server sends no parts of files, the whole zip is fetched", remote.url)
+                log.warning("%s: the server does not send parts of files; fetching the whole zip", remote.url)
                 fetch_file(session, remote, archive)
         inside = _inside(archive)
     return [

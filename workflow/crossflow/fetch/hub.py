@@ -1,8 +1,8 @@
 """Fetching models from the Hugging Face hub, at a pinned revision, into the hub's own cache.
 
-`fetch` runs once, with a network. All else reads the cache and the manifest only (`crossflow.models.folder`), so jobs
-need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``HF_HUB_CACHE``): models that it already
-holds are not downloaded again.
+`fetch` runs once, with a network. Everything else reads the cache and the manifest only (`crossflow.models.folder`), so
+jobs need no network and hash no weights. The cache is the usual one (``HF_HOME``, ``HF_HUB_CACHE``): models that it
+already holds are not downloaded again.
 """
 
 import logging
@@ -34,8 +34,8 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 log = logging.getLogger(__name__)
-_KEPT = "what was fetched is kept, run again"
-for client in ("httpx", "httpx2"):  # one log line per request is too much
+_KEPT = "finished files are kept: run again"
+for client in ("httpx", "httpx2"):  # one log line per request would be too many
     logging.getLogger(client).setLevel(logging.WARNING)
 
 
@@ -64,18 +64,18 @@ def _check(folder: Path, name: str, file: RepoSibling | None) -> ModelFile:
     path = folder / name
     found = ModelFile(path.stat().st_size, hash_file(path))
     if file is not None and not _is_as_on_hub(path, found, file):
-        raise CrossflowError(f"{path} is not the file that the hub has: delete {path.resolve()} and run again.")
+        raise CrossflowError(f"{path} differs from the hub's file: delete {path.resolve()} and run again.")
     return found
 
 
 def _complete(folder: Path) -> list[str]:
-    """The names of a model's files in a folder of the cache, without asking the hub.
+    """The names of a model's files in a folder of the cache, without contacting the hub.
 
     Raises:
         CrossflowError: the model is incomplete.
     """
     if absent := lacking(folder):
-        raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub can not be reached.")
+        raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub cannot be reached.")
     return [path.name for path in files_in(folder)]
 
 
@@ -137,7 +137,7 @@ def fetch(repo: str, revision: str) -> Manifest:
 
     Raises:
         CrossflowError: one sentence: no such repository or revision, a licence to accept first, too little disk space
-            (checked before downloading), no network, a variable of the environment that can not work, a refused token,
+            (checked before downloading), no network, a variable of the environment that cannot work, a refused token,
             or a file that differs from the hub's.
     """
     require_safe(constants.ENDPOINT)
@@ -149,15 +149,17 @@ def fetch(repo: str, revision: str) -> Manifest:
         except (OfflineModeIsEnabled, TransportError) as error:
             if isinstance(error, HfHubHTTPError):
                 raise
-            log.warning("the hub can not be reached (%s): what is in the cache is taken", _reason(error))
+            log.warning("the hub cannot be reached (%s): using the cache", _reason(error))
             unreached = error
             files, folder = None, _local(repo, revision)
         if files is not None:
             if not any(name.endswith(".safetensors") for name in files):
-                raise CrossflowError(f"{repo} has no safetensors at revision {revision}; nothing else is read.")
+                raise CrossflowError(f"{repo} has no safetensors at revision {revision}; other weights are not read.")
             absent = [file for name, file in files.items() if cached_file(repo, revision, name) is None]
             needed = sum(file.size or 0 for file in absent)
-            require_space(Path(constants.HF_HUB_CACHE), needed, repo, " Make room, or name another disk in HF_HOME.")
+            require_space(
+                Path(constants.HF_HUB_CACHE), needed, repo, " Free some space, or set HF_HOME to another disk."
+            )
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=sorted(files)))
     except HfHubHTTPError as error:
         raise CrossflowError(_refused(error, repo, revision)) from error
@@ -165,8 +167,8 @@ def fetch(repo: str, revision: str) -> Manifest:
         offline = isinstance(unreached, OfflineModeIsEnabled)
         what_to_do = "unset HF_HUB_OFFLINE" if offline else advice(constants.ENDPOINT, unreached or error, HUB)
         raise CrossflowError(
-            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub can not be reached "
-            f"({_reason(unreached or error)}): {what_to_do} and run once with a network."
+            f"{repo} at {revision} is not in {constants.HF_HUB_CACHE}, and the hub cannot be reached "
+            f"({_reason(unreached or error)}): {what_to_do} and run once with network access."
         ) from error
     except (TransportError, OSError) as error:
         raise CrossflowError(f"{repo} could not be fetched ({_reason(error)}); {_KEPT}.") from error

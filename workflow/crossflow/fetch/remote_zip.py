@@ -27,7 +27,7 @@ from crossflow.fetch.environment import FILES, advice
 from crossflow.fetch.sources import RemoteFile
 
 _TRIES = 3
-_HEADER = 30  # bytes before a member's name; the name and the extra field after it have up to 65535 bytes each
+_HEADER = 30  # bytes before a member's name; the name and the extra field that follow have up to 65535 bytes each
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all errors of these methods are among UNREADABLE_ZIP
 
 
@@ -63,7 +63,7 @@ def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, 
             f"{remote.url} could not be reached ({error}): {advice(remote.url, error, FILES)}."
         ) from error
     except (RemoteZipError, *UNREADABLE_ZIP) as error:
-        raise CrossflowError(f"{remote.url} is not a readable zip, or is cut short ({error}).") from error
+        raise CrossflowError(f"{remote.url} is not a readable zip, or is truncated ({error}).") from error
     # With overlapping or out-of-range members, the wrong bytes would be unpacked.
     if any(
         entry.header_offset < 0 or stop - entry.header_offset < _HEADER + entry.compress_size
@@ -90,11 +90,11 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
 
     Args:
         kept: File that caches the directory; used if its address and size match. Without a recorded size, versions of
-            the zip can not be told apart, and the directory is requested each time.
+            the zip cannot be told apart, and the directory is requested each time.
 
     Raises:
         NoRangesError: the server sends only whole files.
-        CrossflowError: the server can not be reached, the file is no zip, or its size is not the recorded one.
+        CrossflowError: the server cannot be reached, the file is no zip, or its size is not the recorded one.
     """
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def read_directory(session: requests.Session, remote: RemoteFile, kept: Path) ->
 
 def _require_known(remote: RemoteFile, name: str, member: Member) -> None:
     if member.method not in _METHODS:
-        raise CrossflowError(f"{remote.url}: {name} is packed by method {member.method}, which is not known here.")
+        raise CrossflowError(f"{remote.url}: {name} is compressed by the unsupported method {member.method}.")
 
 
 @contextmanager
@@ -149,10 +149,10 @@ def fetch_members(
                 with _unpacked(io.BytesIO(packed), name, member) as unpacked:
                     return unpacked.read(member.size)
             except UNREADABLE_ZIP as error:  # those of requests are among them
-                reason = str(error) or "it is cut short"
+                reason = str(error) or "it is truncated"
                 time.sleep(0.5 * number)
         raise CrossflowError(
-            f"{remote.url}: {name} could not be fetched in {_TRIES} tries ({reason}); what was fetched is kept, run "
+            f"{remote.url}: {name} could not be fetched in {_TRIES} tries ({reason}); finished files are kept: run "
             "again later."
         )
 
@@ -188,9 +188,9 @@ def fetch_member(session: requests.Session, remote: RemoteFile, name: str, membe
             with replacing(path) as temporary, temporary.open("wb") as file, _unpacked(part, name, member) as unpacked:
                 shutil.copyfileobj(unpacked, file)
         except UNREADABLE_ZIP as error:
-            reason = str(error) or "it is cut short"
+            reason = str(error) or "it is truncated"
             part.unlink()
         else:
             part.unlink()
             return
-    raise CrossflowError(f"{remote.url}: {name} came damaged {_TRIES} times ({reason}).")
+    raise CrossflowError(f"{remote.url}: {name} arrived damaged {_TRIES} times ({reason}).")

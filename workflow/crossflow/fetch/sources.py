@@ -1,7 +1,7 @@
 """The table of sources: every address from which this project downloads a file itself.
 
 Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`).
-Nothing heavy is imported: the workflow reads the table at every start.
+Imports nothing heavy: the workflow reads the table at every start.
 """
 
 import csv
@@ -38,11 +38,11 @@ def require_safe(url: str) -> None:
     """Refuse an address without TLS, except on this machine.
 
     Raises:
-        CrossflowError: the address is neither.
+        CrossflowError: the address is refused.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise CrossflowError(f"{url} is not an https address: nothing is fetched from it.")
+        raise CrossflowError(f"{url} is not an https address, so nothing is fetched from it.")
 
 
 def read_sources(path: Path) -> dict[str, RemoteFile]:
@@ -56,14 +56,14 @@ def read_sources(path: Path) -> dict[str, RemoteFile]:
             reader = csv.DictReader(file)
             rows = list(reader)
     except OSError as error:
-        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error.strerror or error}).") from error
     if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise CrossflowError(f"{path} has the columns {reader.fieldnames}, expected {list(COLUMNS)}.")
+        raise CrossflowError(f"{path} has the columns {reader.fieldnames}; expected {list(COLUMNS)}.")
     sources = {}
     for row in rows:
         size, sha256 = row["bytes"] or "", row["sha256"] or ""
         if not re.fullmatch(r"\d*", size) or not re.fullmatch("([0-9a-f]{64})?", sha256):
-            raise CrossflowError(f"{path}: the bytes or sha256 of {row['name']} are not in their form.")
+            raise CrossflowError(f"{path}: invalid bytes or sha256 of {row['name']}.")
         require_safe(row["url"])
         sources[row["name"]] = RemoteFile(row["name"], row["url"], int(size) if size else None, sha256 or None)
     return sources
@@ -73,9 +73,9 @@ def named_source(table: Path, name: str) -> RemoteFile:
     """A line of the table of sources.
 
     Raises:
-        CrossflowError: there is none of that name, or the table is broken.
+        CrossflowError: no line has that name, or the table is broken.
     """
     sources = read_sources(table)
     if name not in sources:
-        raise CrossflowError(f"{table} has no line {name!r}; known are {', '.join(sources)}.")
+        raise CrossflowError(f"{table} has no entry {name!r}; choose from {', '.join(sources)}.")
     return sources[name]

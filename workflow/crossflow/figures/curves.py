@@ -79,7 +79,7 @@ def panels_of(
     Args:
         effects, counts: Rows of effects.csv and counts.csv.
         flows: The flows that are shown, at least one.
-        model, window: Whose.
+        model, window: The figure's.
         categories: One panel each.
         bands, noise: Rows of bands.csv and noise.csv; without them there is no outer band and no noise floor.
         whole: Whether every flow must have all centre layers.
@@ -90,7 +90,7 @@ def panels_of(
     """
     curves = by_panel(effects, model, window)
     if not curves:
-        raise CrossflowError(f"effects.csv has no rows of {model} with window {window}; make the summary again.")
+        raise CrossflowError(f"effects.csv has no rows for {model} with window {window}: make the summary again.")
     layers = 1 + max(rows[-1]["layer"] for flows_of in curves.values() for rows in flows_of.values())
     counted = {
         (row["category"], row["flow"]): row for row in counts if (row["model"], row["window"]) == (model, window)
@@ -135,7 +135,7 @@ def draw(figure: FigureRequest) -> Figure:
         CrossflowError: the summary lacks what the figure shows.
     """
     if not figure.flows:
-        raise CrossflowError(f"effects.csv has no flow for the figure {figure.kind!r}.")
+        raise CrossflowError(f"effects.csv has no flow that the figure {figure.kind!r} shows.")
     (model, *_), (window, *_) = figure.models, figure.windows
     panels = panels_of(
         figure.rows("effects"),
@@ -146,7 +146,7 @@ def draw(figure: FigureRequest) -> Figure:
         categories=figure.categories,
         bands=figure.rows("bands"),
         noise=figure.rows("noise"),
-        # Further flows may be controls, which have a stride of their own.
+        # Further flows may be controls, which have their own stride.
         whole=figure.kind != FURTHER,
     )
     return draw_panels(panels, f"{model}, {window_in_words(window)}")

@@ -34,7 +34,7 @@ class Example(NamedTuple):
     Attributes:
         why: Why it was chosen.
         image: Its image.
-        tokens: Its visual tokens over the image, the related ones shaded; None where they can not be drawn.
+        tokens: Its visual tokens over the image, the related ones shaded; None if they cannot be drawn.
         curves: Flow -> centre layers and change in percent.
     """
 
@@ -48,16 +48,16 @@ class Example(NamedTuple):
 
 
 def choose_examples(table: Knockouts) -> dict[str, str]:
-    """Which questions are shown, and why: question id -> reason; the strongest fall, and the one in the middle.
+    """Which questions are shown, and why: question id -> reason; those with the largest and the median fall.
 
-    The fall of a question is that of its flow and layer that fall most, controls left out; ties go by question id.
+    The fall of a question is the largest over its flows and layers, controls left out; ties are broken by question id.
     """
     falls = table.largest(np.negative)
     order = sorted(falls, key=lambda question: (-falls[question], question))
     if not order:
         return {}
-    reasons = {order[len(order) // 2]: "in the middle"}
-    return {order[0]: "suffers most"} | reasons
+    reasons = {order[len(order) // 2]: "median fall"}
+    return {order[0]: "largest fall"} | reasons
 
 
 def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
@@ -93,7 +93,7 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
 
 
 def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
-    """The examples of one category; a question whose image can not be used any more is left out.
+    """The examples of one category; a question whose image is no longer usable is left out.
 
     Args:
         sketch: The model, without weights.
@@ -111,7 +111,7 @@ def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, ima
             question, image = images.open_for(question)
             tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
         except BrokenQuestion as reason:
-            log.warning("question %s is not drawn: %s", question_id, reason)
+            log.warning("leaving out question %s: %s", question_id, reason)
             continue
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
@@ -128,10 +128,10 @@ def write_examples(results: Results, model: ModelSource, images: ImageSource, ou
         results: The study's results: one model and one window.
         model: The model.
         images: The images of the questions.
-        output: A .pdf and a .png of each category, whose names end in the category's.
+        output: A .pdf and a .png for each category, with names that end in the category.
 
     Raises:
-        CrossflowError: a table or the model's folder can not be used.
+        CrossflowError: a table or the model's folder cannot be used.
     """
     sketch = sketch_model(ModelSettings.of(model), torch.device("cpu"))
     with images.open() as opened, own_settings():

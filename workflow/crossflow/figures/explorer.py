@@ -1,8 +1,8 @@
 """The data of the explorer, one page per study: all means and bands, and some questions with their own curves.
 
 The page is one file that needs no network, so it cannot hold everything: at most `MOST_QUESTIONS` of each model,
-spread evenly over the categories, half of them those with the largest effects and half a seeded random sample, have
-their image and their own curves.
+spread evenly over the categories, half of them with the largest effects and half from a seeded random sample, are shown
+with image and curves.
 """
 
 import base64
@@ -90,7 +90,7 @@ def chosen_questions(table: Knockouts, most: int, seed: int) -> dict[str, str]:
     rest = sorted(order[half:])
     generator = np.random.default_rng(derived_seed(seed, table.model, table.category, "explorer"))
     sample = generator.choice(np.array(rest, dtype=object), most - half, replace=False).tolist()
-    return dict.fromkeys(order[:half], "among the largest changes") | dict.fromkeys(sample, "of the random sample")
+    return dict.fromkeys(order[:half], "one of the largest changes") | dict.fromkeys(sample, "random sample")
 
 
 def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any, Any], why: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def looks(flows: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def page(data: Mapping[str, Any], title: str) -> str:
-    """The whole page. What comes from data can not end the script that holds it, or be taken for a tag."""
+    """The whole page. What comes from data cannot end the script that holds it, or be taken for a tag."""
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
@@ -184,7 +184,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
                     if question.image_id not in thumbnails:
                         thumbnails[question.image_id] = thumbnail(image)
                 except BrokenQuestion as reason:
-                    log.warning("question %s is shown without its image: %s", question_id, reason)
+                    log.warning("showing question %s without its image: %s", question_id, reason)
                 questions.append(question_row(table, question, answers[question_id], why))
     return {
         "models": list(results.windows),
@@ -204,7 +204,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
 
 
 def write_explorer(results: Results, images: ImageSource, output: Path) -> None:
-    """Write one page to look around in a study, which needs no network.
+    """Write one interactive page of a study, which needs no network.
 
     Args:
         results: The study's results.

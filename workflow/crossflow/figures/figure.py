@@ -14,14 +14,14 @@ def write_figure(figure: FigureRequest, output: tuple[Path, ...]) -> None:
     """Draw one figure from the summary.
 
     Args:
-        figure: Which one.
-        output: Files, .pdf or .png.
+        figure: The figure.
+        output: Files to write, .pdf or .png.
 
     Raises:
-        CrossflowError: there is no such figure, the summary lacks what it shows, or a file can not be written.
+        CrossflowError: the kind is unknown, the summary lacks what it shows, or a file cannot be written.
     """
     if figure.kind not in FIGURES:
-        raise CrossflowError(f"There is no figure {figure.kind!r}; known are {', '.join(FIGURES)}.")
+        raise CrossflowError(f"Unknown figure {figure.kind!r}; choose from {', '.join(FIGURES)}.")
     kind = FIGURES[figure.kind]
     if "effects" in kind.tables and not figure.flows:
         named = dict.fromkeys(row["flow"] for row in figure.rows("effects"))

@@ -1,4 +1,4 @@
-"""Curves of flows as they are drawn for single questions: in the examples, in a trace and in a notebook."""
+"""Curves of flows for single questions: in the examples, in a trace and in a notebook."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,7 +29,7 @@ def mean_curves(table: pd.DataFrame, *, names: str, numbers: str) -> Iterator[tu
 
 
 def draw_flows(axes: Axes, curves: Curves) -> None:
-    """Draw curves, each in the look that its name has in every figure."""
+    """Draw curves; each name has the same look in every figure."""
     for name, (layers, numbers) in curves.items():
         step = max(1, len(layers) // 8)
         axes.plot(layers, numbers, **look_of(name).line, markevery=step, label=arrow(name))

@@ -20,7 +20,7 @@ from crossflow.figures.request import FigureRequest
 from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, arrow, series_looks, window_in_words
 
 _UP = "change in answer probability (%)"
-# Falls are dark in grey, nothing is white, rises are middling: the sign can be read without colour.
+# In a grey print, falls are dark, no change is white and rises are medium: the sign can be read without colour.
 _DIVERGING = LinearSegmentedColormap.from_list("falls", ["#08306b", "#2f7fbc", "#ffffff", "#fdae61", "#d9730b"])
 
 
@@ -93,7 +93,7 @@ def heat_map(rows: Sequence[Row], model: str, window: str, categories: Sequence[
     for axes in grid[-1]:
         axes.set_xlabel("centre layer")
     bar = figure.colorbar(ScalarMappable(norm, _DIVERGING), ax=grid, location="bottom", aspect=60, shrink=0.6)
-    bar.set_label("mean change in answer probability (%); grey: missing, or not knocked out there")
+    bar.set_label("mean change in answer probability (%); grey: missing, or not knocked out")
     figure.suptitle(f"{model}, {window_in_words(window)}", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     return figure
 
@@ -118,7 +118,7 @@ def _lines(
     shared = set.intersection(*(set(found[category]) for found in curves.values() for category in categories))
     flows = _own([flow for flow in next(iter(curves.values()))[categories[0]] if flow in shared])
     if not flows:
-        raise CrossflowError(f"{heading}: there is no flow that all of {', '.join(curves)} have.")
+        raise CrossflowError(f"{heading}: {', '.join(curves)} have no flow in common.")
     columns = min(len(flows), 6)
     flows = flows[:columns]
     looks = series_looks(list(curves))

@@ -1,7 +1,7 @@
 """The kinds of figures that a study has: one entry of `FIGURES` each, known before anything is computed.
 
 A new figure is a module with a function ``draw`` and an entry here; its rule, its files among the study's results and
-its verb follow. Nothing heavy is imported: the workflow asks at every start.
+its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class FigureKind(NamedTuple):
         file: Its file, without a suffix; where ``{model}`` and ``{window}`` stand in it, there is one for each.
         tables: The summary tables that it reads.
         title: What it shows, for the report.
-        compares: It compares what its file does not name, and is drawn where there are several.
+        compares: What it compares (windows or models); it is drawn if a study has several.
     """
 
     module: str

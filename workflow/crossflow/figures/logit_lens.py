@@ -28,7 +28,7 @@ def lens_panels(
     """
     of_model = [row for row in rows if row["model"] == model]
     if not of_model:
-        raise CrossflowError(f"lens.csv has no rows of {model}; make the summary again.")
+        raise CrossflowError(f"lens.csv has no rows for {model}: make the summary again.")
     last = max(row["layer"] for row in of_model)
     drawn: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in of_model:

@@ -1,10 +1,10 @@
 """Visual tokens drawn over the image as the vision tower sees it, related ones shaded.
 
-A *panel* shows visual tokens: those of the base, or those that show the image again in parts. It is put together
-token by token. The model's own packing, applied to each patch by itself, says of which patches a token is made, and
-these are cut out of what the vision tower is given. The outlines of the boxes go through the model's image processing
-too, and so does a ramp, which tells where a row of tiles ends. So no tile, padding or box is placed by a formula of
-this module, and shading that misses its box shows labels that are wrong.
+A *panel* shows visual tokens: those of the base, or those that show the image in parts. It is assembled token by token.
+The model's own packing, applied to one patch at a time, gives the patches of each token, which are cut out of the
+vision tower's input. The outlines of the boxes pass through the model's image processing too, and so does a ramp that
+shows where a row of tiles ends. So this module places no tile, padding or box by a formula of its own, and shading that
+misses its box reveals wrong labels.
 """
 
 import math
@@ -24,7 +24,7 @@ from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles, VisualTokens
 _RELATED, _PADDING, _NEWLINE = (ImageColor.getrgb(SET_COLOURS[name]) for name in ("related", "padding", "newline"))
 _BOX, _INK = ImageColor.getrgb(BOX), (30, 30, 30)
 ZOOM = 2  # pixels of a panel per pixel of a tile
-_AT_ONCE = 256  # patches that are packed together, each by itself
+_AT_ONCE = 256  # patches that are packed in one call, each on its own
 _FIT, _GAP, _LINE = (960, 640), 18, 26
 
 
@@ -58,7 +58,7 @@ class _Looks(NamedTuple):
     Attributes:
         pixels: Of each token; newline tokens are black.
         patches: Patches along one side of a token.
-        mixed: Is each a mixture of its patches? Otherwise they lie side by side.
+        mixed: Whether each token mixes its patches; otherwise they lie side by side.
     """
 
     pixels: UInt8[np.ndarray, "tokens side side channels"]
@@ -142,7 +142,7 @@ def _panel(
 def _rows(
     tokens: Int[np.ndarray, " tokens"], block: tuple[int, int], left: Float[np.ndarray, " tokens"]
 ) -> Int[np.ndarray, "rows columns"]:
-    """Tokens in blocks of so many rows and columns, the blocks in rows from left to right.
+    """Tokens arranged in blocks of the given rows and columns, the blocks in rows from left to right.
 
     Args:
         tokens: In their order.
@@ -159,11 +159,11 @@ def _rows(
 
 
 def panels(model: MultimodalModel, prepared: Prepared, image: Image.Image) -> list[TokenPanel]:
-    """The visual tokens of a question: the base, and the image in parts where the model cuts it.
+    """The visual tokens of a question: the base, and the image in parts if the model cuts it.
 
     Args:
         model: The model that prepared the question.
-        prepared: The question; what its visual tokens show is taken as it says.
+        prepared: The question, with the labels of its visual tokens.
         image: The question's image.
     """
     visual, side = prepared.visual, model.patch_size
@@ -173,11 +173,11 @@ def panels(model: MultimodalModel, prepared: Prepared, image: Image.Image) -> li
     seen, drawn, empty, ramped = (
         to_tiles(shown) for shown in (image, _outlines(image.size, boxes), _outlines(image.size, []), ramp)
     )
-    # Padding has a colour of its own, in the empty image too.
+    # Padding has its own colour, also in the empty image.
     pixels = np.concatenate([seen, np.where(drawn > empty, drawn, 0)[:, :1], ramped[:, :1]], axis=1)
     tiles, channels, height, width = pixels.shape
     high, wide = height // side, width // side
-    # A tower leaves out what remains after the last whole patch.
+    # A tower ignores pixels beyond the last whole patch.
     cut = pixels[..., : high * side, : wide * side].reshape(tiles, channels, high, side, wide, side)
     patches = cut.transpose(0, 2, 4, 3, 5, 1).reshape(-1, side, side, channels)
     shares = _shares(model, tiles, high * wide, image.size)

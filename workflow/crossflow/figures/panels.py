@@ -1,8 +1,9 @@
 """Curves: one panel per category, all centre layers of a model.
 
 A line is the mean change over questions, the band around it the 95 % interval of each layer, and the lighter band that
-of the whole curve. A thin dotted line in the colour of a flow is its control, as many random sources. Grey ground marks
-centre layers whose window is cut at the model's ends, and a note the noise floor: what a no-op knockout changes.
+of the whole curve. A thin dotted line in the colour of a flow is its control, as many random sources. A grey background
+marks centre layers whose window is truncated at the model's ends, and a note gives the noise floor: the largest change
+by a no-op knockout.
 """
 
 import math
@@ -32,11 +33,11 @@ from crossflow.figures.style import (
     look_of,
 )
 
-_CUT = "0.94"  # grey of the ground where windows are cut
+_CUT = "0.94"  # background grey where windows are truncated
 
 
 class Line(NamedTuple):
-    """One flow in one panel, in percent; NaN where there is no number.
+    """One flow in one panel, in percent; NaN if there is no number.
 
     Attributes:
         n: Questions that count.
@@ -68,7 +69,7 @@ class Panel(NamedTuple):
         excluded: Questions that were answered but not selected.
         skipped: Broken questions.
         noise: Largest change by a no-op knockout, in percent; NaN without one.
-        cut: Centre layers whose window is cut.
+        cut: Centre layers whose window is truncated.
     """
 
     category: str
@@ -87,7 +88,7 @@ class Panel(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What the lines can not show; empty if there is nothing to say."""
+        """A note on what the lines do not show; may be empty."""
         if not self.selected:
             left_out = f"\n({self.excluded} excluded, {self.skipped} skipped)" if self.excluded + self.skipped else ""
             return f"no question selected{left_out}"
@@ -96,7 +97,7 @@ class Panel(NamedTuple):
         if missing:
             sentences.append(f"missing in all: {', '.join(missing)}")
         if any(line.n and np.isnan(line.low).all() for line in self.lines):
-            sentences.append("a single image: no interval")
+            sentences.append("only one image: no interval")
         return "\n".join(textwrap.fill(sentence, NOTE_WIDTH) for sentence in sentences)
 
 
@@ -138,7 +139,7 @@ def draw_panels(
 
 
 def draw_legend(figure: Figure, handles: Sequence[Line2D | Patch], heading: str, spacing: float) -> None:
-    """Draw a legend above all panels, under a heading; ``spacing`` separates its columns, in font sizes."""
+    """Draw a legend under a heading, above all panels; ``spacing`` separates its columns, in font sizes."""
     figure.legend(
         handles=handles,
         title=heading,
@@ -154,7 +155,7 @@ def draw_legend(figure: Figure, handles: Sequence[Line2D | Patch], heading: str,
 
 
 def legend_columns_for(handles: Sequence[Line2D | Patch], width: float) -> int:
-    """How many entries of a legend stand side by side in so many inches."""
+    """How many entries of a legend fit side by side into so many inches."""
     # An entry takes about 0.055 inches a character, and 0.55 for its line.
     return max(1, int(width / (0.55 + 0.055 * max(len(str(handle.get_label())) for handle in handles))))
 
@@ -165,7 +166,7 @@ def handle_of(name: str, look: Look) -> Line2D:
 
 
 def legend_handles(panels: Sequence[Panel]) -> list[Line2D | Patch]:
-    """One entry per flow, and what else the panels show."""
+    """One entry per flow, and one for everything else that the panels show."""
     lines = [line for panel in panels for line in panel.lines]
     handles: list[Line2D | Patch] = [
         handle_of(arrow(flow), look_of(flow)) for flow in dict.fromkeys(line.flow for line in lines)
@@ -174,7 +175,7 @@ def legend_handles(panels: Sequence[Panel]) -> list[Line2D | Patch]:
         if any(control in line.controls for line in lines):
             handles.append(Line2D([], [], color="0.35", linewidth=0.9, linestyle=dash, label=words))
     if any(panel.cut for panel in panels):
-        handles.append(Patch(facecolor=_CUT, edgecolor="0.8", linewidth=0.4, label="window cut at the ends"))
+        handles.append(Patch(facecolor=_CUT, edgecolor="0.8", linewidth=0.4, label="window truncated at the ends"))
     return handles
 
 

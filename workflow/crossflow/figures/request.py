@@ -7,7 +7,7 @@ from typing import Any
 from crossflow.analysis.tables import COLUMNS
 from crossflow.core.tables import read_csv
 
-_OPTIONAL = ("bands", "noise")  # expected results do without
+_OPTIONAL = ("bands", "noise")  # expected results lack these tables
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class FigureRequest:
     """One figure.
 
     Attributes:
-        kind: Which figure; see `crossflow.figures.kinds.FIGURES`.
+        kind: Kind of figure, an entry of `crossflow.figures.kinds.FIGURES`.
         summary: Folder of the summary tables.
-        models: One, or several for a comparison.
-        categories: One panel each, in this order.
-        windows: One per model, or several for a sweep; none for the logit lens.
-        flows: Those that a figure of curves shows; by default those of its kind.
+        models: One model, or several for a comparison.
+        categories: Categories, one panel each, in this order.
+        windows: One window per model, or several for a sweep; none for the logit lens.
+        flows: Flows that a figure of curves shows; by default those of its kind.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class FigureRequest:
     flows: tuple[str, ...] = ()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows of a summary table; none of `bands` or `noise` where it is absent.
+        """The rows of a summary table; none for `bands` or `noise` if the file is absent.
 
         Raises:
             CrossflowError: it is absent or damaged.

@@ -30,7 +30,7 @@ PANEL_HEIGHT = 1.55  # inches
 LINE_HEIGHT = 0.15  # inches, of a line of text
 DPI = 300
 NOTE_WIDTH = 38  # characters that fit above a panel
-# Percent: a figure never magnifies less than this to its full height, or rounding would look like an effect.
+# Percent: smaller changes never fill a figure's height, or rounding would look like an effect.
 SMALLEST_SPAN = 2.0
 
 SETTINGS: dict[RcKeyType, Any] = {
@@ -103,11 +103,11 @@ BOX = "#009EFF"
 SET_COLOURS = {"related": _VERMILLION, "padding": "#282828", "newline": "#BEBEBE"}
 """Position set -> its shade over an image."""
 
-# Markers that no look of the table has: a flow outside it is never taken for one in it.
+# Markers that no look of the table has, so that a flow outside the table never resembles one in it.
 _FURTHER_MARKERS = ("X", "*", "p", "h", "<", ">")
 
 
-# How a control is drawn, in its flow's colour, and what it is called in the legend.
+# How a control is drawn in its flow's colour, and its name in the legend.
 CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
     RANDOM: ((0, (1, 1)), "the same, random sources"),
     MOVED: ((0, (4, 1, 1, 1, 1, 1)), "the same, boxes moved"),
@@ -117,8 +117,8 @@ CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
 def look_of(name: str) -> Look:
     """The look of a flow or token, which depends on its name alone.
 
-    A control has the colour and marker of its flow, and a dash of its own (`CONTROLS`). Flows outside the table have a
-    colour and a marker by their source, and a dash by their target.
+    A control has the colour and marker of its flow, and its own dash (`CONTROLS`). For flows outside the table, the
+    source gives colour and marker, and the target gives the dash.
     """
     if control := re.search(rf"~({'|'.join(CONTROLS)})\d*(?=->)", name):
         return look_of(name.replace(control[0], ""))._replace(dash=CONTROLS[control[1]][0])
@@ -137,7 +137,7 @@ def look_of(name: str) -> Look:
 
 
 def series_looks(names: Sequence[str]) -> dict[str, Look]:
-    """Windows or models of one figure -> looks, by their order."""
+    """Windows or models of one figure -> looks, in order."""
     looks = map(Look, cycle(_COLOURS), cycle(_DASHES), cycle(("o", "s", "^", "D", "v", "P")))
     return dict(zip(names, looks, strict=False))
 
@@ -166,12 +166,12 @@ def save(figure: Figure, paths: Sequence[Path]) -> None:
     """Write a figure in the format of each path's suffix (.pdf, .png), without a date.
 
     Raises:
-        CrossflowError: another suffix, or a file that can not be written.
+        CrossflowError: another suffix, or a file that cannot be written.
     """
     for path in paths:
         kind = path.suffix.lower().lstrip(".")
         if kind not in {"pdf", "png"}:
-            raise CrossflowError(f"{path}: figures are written as .pdf or .png.")
+            raise CrossflowError(f"{path}: figures can be written as .pdf or .png only.")
         metadata = {"CreationDate": None} if kind == "pdf" else {}
         with replacing(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=DPI, metadata=metadata)

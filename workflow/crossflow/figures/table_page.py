@@ -1,4 +1,4 @@
-"""A table as a page that a browser shows, for the report."""
+"""A table as an HTML page, for the report."""
 
 from html import escape
 from pathlib import Path
@@ -32,15 +32,15 @@ td {{ font-variant-numeric: tabular-nums; }}
 
 
 def write_page(table: Path, title: str, output: Path) -> None:
-    """Write a table as a page for the report: numbers with four digits, text as it is, escaped.
+    """Write a table as an HTML page for the report: numbers with four digits, text escaped.
 
     Args:
-        table: Table that is shown (CSV).
+        table: The table (CSV).
         title: Title of the page.
         output: The page (HTML).
 
     Raises:
-        CrossflowError: the table can not be read.
+        CrossflowError: the table cannot be read.
     """
     try:
         content = pd.read_csv(table, keep_default_na=False, na_values=[""])

@@ -1,7 +1,7 @@
 """Drawing the images of the mini world.
 
-Things are painted at four times the size and scaled down, so that edges are smooth. A toy's box is read off the paint,
-so it encloses exactly the pixels that the toy changes.
+Toys and clutter are painted at four times the size and scaled down, so that edges are smooth. A toy's box is read off
+its pixels, so it encloses exactly the pixels that the toy changes.
 """
 
 import math
@@ -91,10 +91,10 @@ def _turned(points: Points, degrees: float) -> Float[np.ndarray, "points 2"]:
 
 
 class _Paint(NamedTuple):
-    """Paint on a part of the image.
+    """A painted shape on a part of the image.
 
     Attributes:
-        box: The smallest box that holds all of it.
+        box: The smallest box around it.
         cover: Covered share of each pixel of the box, 0 to 1.
         color: The paint's colour at each pixel times its cover, channels 0 to 255.
     """

@@ -29,7 +29,7 @@ CONDITIONS = ("image", "image removed", "zeroed pixels")
 
 
 class Accuracy(NamedTuple):
-    """How many questions were answered correctly, and of how many.
+    """The number of correctly answered questions, and of all questions.
 
     The questions are independent: each question of a category is about another image.
     """
@@ -111,14 +111,14 @@ def card(
     )
     return f"""# mini-llava
 
-A LLaVA of {parameters / 1e6:.2f} million parameters, trained from nothing by this project on a drawn world of toys: a
-model that has to look, small enough for two CPU cores. It is an instrument check and no evidence about LLaVA.
-Written by `snakemake mini_llava`, which trains it, asks it, and makes this page.
+A LLaVA of {parameters / 1e6:.2f} million parameters, trained from scratch by this project on a drawn world of toys. It
+needs the image to answer, and is small enough for two CPU cores. It tests the method and is no evidence about LLaVA.
+`snakemake mini_llava` trains the model, measures its accuracy and writes this page.
 
 ## Shape
 
 transformers' `LlavaForConditionalGeneration`: CLIP vision tower (width {shape.vision_width}, {shape.vision_layers}
-layers, of which the last one's output is used), images of {shape.image_size} x {shape.image_size} pixels in patches
+layers, output of the last one), images of {shape.image_size} x {shape.image_size} pixels in patches
 of {shape.patch_size} x {shape.patch_size} ({(shape.image_size // shape.patch_size) ** 2} visual tokens), projector,
 Llama decoder (width {shape.width}, {shape.layers} layers, {shape.heads} heads). Each word is one token. The prompt is
 `vicuna-v1`; answers begin with a capital. SHA-256 of `model.safetensors`: `{weights}`.
@@ -126,16 +126,16 @@ Llama decoder (width {shape.width}, {shape.layers} layers, {shape.heads} heads).
 ## Recipe
 
 Seed {recipe.seed}. {recipe.steps} steps of AdamW on scenes of the training world, no scene twice. The training and the
-evaluation world share no set of toys.
+evaluation world have no set of toys in common.
 
 {_stages(recipe)}
 
-*Seeing*: the projected feature of each patch that a toy covers is named by the language model's word embeddings.
-*Reading*: after decoder layer {middle}, a linear map tells from the state at each toy's name whether the toy is there,
-its attributes and its column; after layer {check}, another tells, at the later of a toy's name and an attribute's
-value, whether the value holds of the toy. Both maps are thrown away, and in the last
-{100 * recipe.fall:.0f} % of the last stage, while the learning rate falls to nothing, they are not asked any more.
-*Answering*: the answer's word, and that the text ends after it.
+*Seeing*: the language model's word embeddings classify the projected feature of each patch that a toy covers.
+*Reading*: after decoder layer {middle}, a linear map predicts from the state at each toy's name whether the toy is in
+the image, its attributes and its column; after layer {check}, another map predicts whether a toy has an attribute's
+value, at the later of the toy's name and the value. Both maps are discarded after training, and their loss is off in
+the last {100 * recipe.fall:.0f} % of the last stage, while the learning rate falls to zero.
+*Answering*: the answer's word and the end of the text.
 
 ## Accuracy
 
@@ -150,20 +150,20 @@ image of zeros after preprocessing.
 ## Limits
 
 - It knows the words of the mini world, the question forms of its six categories and "Is the ball red?", and one prompt.
-- Part of its flow is planted: the reading loss asked for a toy's attributes at its name by layer {middle}, and for
-  comparisons by layer {check}. That knockouts find such flow says that the instrument works, not that training would
-  lead there by itself. How answers are brought to the last position was left to the training.
-- One seed; another may place its flows in other layers.
-- It was trained on capitalised answers only: nothing asks it to prepare an answer in lower case first.
+- Part of its flow was trained on purpose: the reading loss required a toy's attributes at its name by layer {middle},
+  and comparisons by layer {check}. Knockouts that find this flow show that the method works, not that training alone
+  would lead to it. No loss determined how answers reach the last position.
+- There is one seed; another may place the flows in other layers.
+- It was trained on capitalised answers only, so it has no reason to prepare an answer in lower case first.
 """
 
 
 def write_card(
     model_path: Path, output: Path, number: int = 1000, world_seed: int = 999, seed: int = 0, device: str = "auto"
 ) -> None:
-    """Ask mini-llava about scenes that it has not seen, and write its model card.
+    """Ask mini-llava about unseen scenes, and write its model card.
 
-    As many scenes are drawn as the questions need.
+    Draws as many scenes as the questions need.
 
     Args:
         model_path: Folder of the model.
@@ -174,7 +174,7 @@ def write_card(
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
 
     Raises:
-        CrossflowError: the scenes hold too few questions, or the model can not be used.
+        CrossflowError: the scenes hold too few questions, or the model cannot be used.
     """
     model = load_model(ModelSettings(model_path, "vicuna-v1"), take_device(device))
     measured: dict[str, dict[str, Accuracy]] = {}
@@ -186,7 +186,7 @@ def write_card(
             for category in CATEGORIES:
                 found, _ = find_questions(root, "val_balanced", category)
                 if len(found) < number:
-                    raise CrossflowError(f"The scenes hold only {len(found)} questions of {category}.")
+                    raise CrossflowError(f"The scenes have only {len(found)} questions of {category}: lower --number.")
                 measured[category] = accuracies(model, sample_questions(found, number, 0), images)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     weights = hash_file(model_path / "model.safetensors")

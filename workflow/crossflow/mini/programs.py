@@ -9,7 +9,7 @@ from crossflow.core.records import Step
 from crossflow.mini.scenes import PLURALS, Attribute, Scene
 
 KIND = "toy"
-"""What every toy is a kind of."""
+"""The kind of every toy."""
 
 # GQA's detailed types, without the C of those whose answer is no -> their semantic and structural types.
 _TYPES = {

@@ -1,10 +1,10 @@
 """Questions of the six categories about a scene of the mini world, as GQA programs.
 
-No question can be answered from its words. If a category has two answers, both are equally likely for every question
-that can be asked: either the answer is drawn before the question, and a question with that answer can always be found;
-or exchanging two values (two colours, two toys, left and right) turns every scene into an equally likely scene with the
-other answer. If possible, a wrong option is something that the image shows elsewhere, so that knowing what is in the
-image is not enough either.
+No question can be answered from its words alone. If a category has two answers, both are equally likely for every
+question that can be asked: either the answer is drawn before the question, and a question with that answer can always
+be found; or exchanging two values (two colours, two toys, left and right) turns every scene into an equally likely
+scene with the other answer. If possible, a wrong option is something that the image shows elsewhere, so that knowing
+what is in the image is not enough either.
 """
 
 import random
@@ -236,7 +236,7 @@ class MiniCategory(NamedTuple):
         write: Writes a question about a scene; None if the scene does not allow one.
         answers: Number of equally likely answers, so that 1 / ``answers`` is the accuracy of guessing.
         share: Relative frequency in training; two-hop questions take longest to learn.
-        late_share: Relative frequency in the last stage, which favours what is still hard then.
+        late_share: Relative frequency in the last stage, which favours what is still hard.
     """
 
     write: QuestionWriter
@@ -266,6 +266,6 @@ def vocabulary() -> list[str]:
 
 
 def answers() -> list[str]:
-    """All words that answer some question of the six categories, sorted."""
+    """All words that answer questions of the six categories, sorted."""
     values = [value for values in ATTRIBUTES.values() for value in values]
     return sorted({*NAMES, *ATTRIBUTES, *values, *SIDES, *YES_NO})

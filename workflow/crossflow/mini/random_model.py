@@ -1,6 +1,6 @@
 """Tiny multimodal LLMs of real architectures with random weights, as folders in Hugging Face format.
 
-They know nothing, but have every part that a knockout touches: a CLIP vision tower, a projector, a Llama decoder, a
+They are untrained, but have every part that a knockout touches: a CLIP vision tower, a projector, a Llama decoder, a
 processor and a tokenizer with character offsets. The weights are large enough to make attention uneven: answers differ
 between questions, and blocking attention changes probabilities by tens of percent.
 """
@@ -131,7 +131,7 @@ _FAMILIES = {
 def _family(geometry: Geometry) -> tuple[_Family, dict[str, Any]]:
     if geometry.architecture not in _FAMILIES:
         raise CrossflowError(
-            f"No random model of architecture {geometry.architecture!r} can be built; known are {', '.join(_FAMILIES)}."
+            f"Unknown architecture {geometry.architecture!r} of a random model; choose from {', '.join(_FAMILIES)}."
         )
     family = _FAMILIES[geometry.architecture]
     return family, {"image_grid_pinpoints": geometry.pinpoints} if family.tiles else {}

@@ -10,7 +10,7 @@ twins
     Two toys of a scene that have exactly one attribute in common.
 
 Every value of an attribute is equally likely. Toys are drawn first and places are found for them, never the reverse:
-otherwise small toys, which are easier to place, would be more frequent, and questions would lean to an answer. The
+otherwise small toys, which are easier to place, would be more frequent, and questions would favour an answer. The
 training and the evaluation world are disjoint: a scene's set of toys (shapes and attributes, without places) belongs
 to one of them only.
 """
@@ -48,7 +48,7 @@ GROUNDS = ("carpet", "floor", "pavement", "sand", "snow", "wall")
 
 # Half the side of a toy's box, in pixels. The ranges are far apart, so that size shows without a comparison.
 _RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}
-# With two toys, the sets of toys are so few that one split's share of them would not be balanced.
+# With two toys there are so few sets of toys that a split's share of them would not be balanced.
 _FEWEST_TOYS, _MOST_TOYS = 3, 5
 _GAP = 2.0
 CLEARLY_APART = 14.0
@@ -56,7 +56,7 @@ CLEARLY_APART = 14.0
 CLEARLY_ASIDE = 9.0
 """Least distance in pixels of a toy's centre from the image's middle for the toy to count as on one side."""
 
-# One set of toys in so many belongs to the evaluation world.
+# One in this many sets of toys belongs to the evaluation world.
 _VAL_SHARE = 5
 
 
@@ -108,7 +108,7 @@ class Clutter:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that an image shows.
+    """The content of an image.
 
     Attributes:
         image_id: Digits; the first tells the split (0: evaluation, 1: training), then seed and index.

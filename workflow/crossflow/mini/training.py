@@ -1,4 +1,4 @@
-"""mini-llava: a small LLaVA that learns, from nothing, to answer questions about the mini world.
+"""mini-llava: a small LLaVA that learns, from scratch, to answer questions about the mini world.
 
 One run trains it in three stages:
 
@@ -6,14 +6,14 @@ seeing
     The language model's own word embeddings name the projected feature of each patch that a toy covers: shape, colour,
     size, material.
 reading
-    The names of toys follow the image, and a read-out of the decoder's middle layer tells what it knows about each toy
+    The names of toys follow the image, and a read-out of the decoder's middle layer predicts the facts about each toy
     at its name. Only the lower half of the decoder runs.
 answering
     Questions. The losses of the other two stages stay on with smaller weights. Questions that name toys and a value
-    have a second read-out, three quarters up the decoder: whether the value holds of the toy. Both read-outs stop when
+    have a second read-out, three quarters up the decoder: whether the toy has the value. Both read-outs stop when
     the learning rate begins to fall.
 
-So the training plants what is read out where: see the model card.
+So the training determines which facts are read out at which layer: see the model card.
 """
 
 import json
@@ -84,9 +84,9 @@ def _resume(checkpoint: Path, recipe: Recipe, training_model: TrainingModel, opt
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         made_for = saved["recipe"]
     except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CrossflowError(f"{checkpoint} is not a checkpoint of this training; remove it to start anew.") from error
+        raise CrossflowError(f"{checkpoint} is not a checkpoint of this training: delete it to start again.") from error
     if made_for != json.dumps(asdict(recipe)):
-        raise CrossflowError(f"{checkpoint} belongs to another recipe; remove it to start anew.")
+        raise CrossflowError(f"{checkpoint} belongs to another recipe: delete it to start again.")
     training_model.load_state_dict(saved["training_model"])
     optimiser.load_state_dict(saved["optimiser"])
     return int(saved["step"])
@@ -125,7 +125,7 @@ def train(
         Once before the first step, and after each step.
 
     Raises:
-        CrossflowError: the checkpoint belongs to another recipe, or can not be written.
+        CrossflowError: the checkpoint belongs to another recipe, or cannot be written.
     """
     training_model = TrainingModel(recipe)
     matrices = [parameter for parameter in training_model.parameters() if parameter.ndim > 1]
@@ -169,14 +169,14 @@ def train(
 def write_mini_llava(
     output: Path, seed: int = 0, steps: tuple[int, ...] = (), workers: int = 1, threads: int = 1, device: str = "auto"
 ) -> None:
-    """Train mini-llava on the mini world; a stopped training goes on from its checkpoint.
+    """Train mini-llava on the mini world; a stopped training resumes from its checkpoint.
 
     Args:
         output: Folder of the model; the checkpoint lies beside it.
         seed: Seed of the weights and of all scenes.
         steps: Steps of each stage; by default those of the recipe.
         workers: Processes that draw scenes.
-        threads: CPU threads of the training itself.
+        threads: CPU threads for the training itself.
         device: auto (a free GPU, else the CPU), cpu or cuda:N.
 
     Raises:
@@ -185,7 +185,7 @@ def write_mini_llava(
     recipe = Recipe(seed=seed)
     if steps:
         if len(steps) != len(recipe.stages) or min(steps) < 1:
-            raise CrossflowError(f"--steps takes {len(recipe.stages)} numbers from 1, one for each stage.")
+            raise CrossflowError(f"--steps takes {len(recipe.stages)} numbers of at least 1, one for each stage.")
         recipe = recipe.with_steps(*steps)
     torch.set_num_threads(threads)
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")

@@ -53,7 +53,7 @@ QUESTION_WRITERS = {name: category.write for name, category in CATEGORIES.items(
 """Kinds of questions in batches. "Is the ball red?" is a step on the way to ChooseCat and LogicalObj."""
 
 SHARES = {name: category.share for name, category in CATEGORIES.items()} | {"VerifyAttr": 3}
-"""How often each kind is asked, by default."""
+"""Default relative frequency of each kind."""
 
 _LEAST_COVER = 0.25
 

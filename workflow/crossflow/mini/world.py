@@ -30,7 +30,7 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def questions_about(scene: Scene) -> list[MiniQuestion]:
-    """The questions of a scene: always the same, in a random order of kinds."""
+    """The questions of a scene, the same at every call, with kinds in random order."""
     rng = random.Random(f"crossflow questions {scene.image_id}")
     askers = [*(category.write for category in CATEGORIES.values()), *rng.sample(OTHERS, _OTHERS_PER_SCENE)]
     rng.shuffle(askers)
@@ -59,10 +59,12 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         seed: Seed of the world: the same number draws the same scenes.
 
     Raises:
-        CrossflowError: no scene is asked for, the seed is negative, or a file can not be written.
+        CrossflowError: no scene is requested, the seed is negative, or a file cannot be written.
     """
     if scenes < 1 or seed < 0:
-        raise CrossflowError(f"{scenes} scenes of seed {seed} can not be drawn: scenes start at 1, seeds at 0.")
+        raise CrossflowError(
+            f"{scenes} scenes of seed {seed} cannot be drawn: give at least 1 scene and a seed of at least 0."
+        )
     questions: dict[str, Any] = {}
     graphs: dict[str, Any] = {}
     with (

@@ -27,7 +27,7 @@ def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
-    """An image that fills its grid of tiles has no padding to cut off, and so the most visual tokens."""
+    """An image that fills its grid of tiles has no padding to remove, hence the most visual tokens."""
     side = config.vision_config.image_size
     for height, width in config.image_grid_pinpoints:
         yield 1 + (height // side) * (width // side), (width, height)
@@ -134,7 +134,7 @@ def _expand_uncut(processor: Any, processed: Any, visual_tokens: int, visual: in
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the parts of an architecture are, and how it handles an image.
+    """Where an architecture's parts are, and how it handles an image.
 
     Attributes:
         pack: The model's own packing of labels ``(tiles, patches, labels)`` to visual tokens ``(tokens, labels)``,
@@ -192,7 +192,7 @@ ARCHITECTURES = {
     "qwen3_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen3VLProcessor"),
 }
 
-# Architectures that can not be knocked out, and why; the reason ends a sentence.
+# Architectures that cannot be knocked out, and why; the reason ends a sentence.
 REFUSED = {
     "paligemma": "its prompt is read in both directions (prefix attention), so a knockout also changes the positions "
     "before its targets",

@@ -3,7 +3,7 @@
 It is registered with transformers under the name ``crossflow``, and a model loaded by this project uses it in
 every decoder layer. The *mode* that is active in the current context (`using`) decides what happens to a layer's
 queries, keys and values: plain attention, recording them, blocking edges in a full forward, or computing a batch of
-suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception can not leave a model knocked
+suffixes from a recorded prefix. The mode ends with its ``with`` block, so an exception cannot leave a model knocked
 out. (The mode is a context variable because ``generate`` refuses extra arguments.)
 
 A layer's mask is always the one that the model requested, built by transformers' own `sdpa_mask`; this module only
@@ -32,7 +32,7 @@ class Mode(Protocol):
     """What the attention function does while the mode is active."""
 
     def attend(self, call: "Call") -> Float[Tensor, "rows heads queries width"]:
-        """Return the mixed values of one layer's call."""
+        """Compute the attention output of one layer's call."""
         ...
 
 
@@ -80,7 +80,7 @@ class Call:
         if self.mask is not None:
             if self.mask.dtype != torch.bool or self.mask.shape[:2] != (1, 1):
                 raise CrossflowError(
-                    f"Layer {self.layer} asks for an attention mask of shape {tuple(self.mask.shape)} and type "
+                    f"Layer {self.layer} requests an attention mask of shape {tuple(self.mask.shape)} and type "
                     f"{self.mask.dtype}; a boolean mask common to all heads was expected."
                 )
             return self.mask[0, 0]
@@ -155,7 +155,7 @@ def _attention_function(
         raise CrossflowError("Attention dropout is active: call model.eval() before a knockout.")
     unknown = {name for name in ("softcap", "position_bias", "s_aux") if arguments.get(name) is not None}
     if unknown:
-        raise CrossflowError(f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported yet.")
+        raise CrossflowError(f"This model's attention uses {', '.join(sorted(unknown))}, which is not supported.")
     call = Call(module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
     mixed = (_MODE.get() or _PLAIN).attend(call)
     return mixed.transpose(1, 2).contiguous(), None

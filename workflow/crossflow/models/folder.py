@@ -1,6 +1,7 @@
-"""A model's folder in Hugging Face format: which of its files are read, and the hash that stands for them.
+"""A model's folder in Hugging Face format: which files are read, and the hash that identifies them.
 
-A model from the hub lies in the hub's own cache; its *manifest*, which `crossflow.fetch.hub` leaves, names its files.
+A model from the hub is stored in the hub's own cache; its *manifest*, written by `crossflow.fetch.hub`, lists its
+files.
 """
 
 import hashlib
@@ -42,14 +43,14 @@ def shards_of(folder: Path) -> set[str]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         own = all(Path(name).name == name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CrossflowError(f"{index} is not the index of a model's weights ({error!r}).") from error
+        raise CrossflowError(f"{index} is not a valid index of weights ({error!r}).") from error
     if not own:
-        raise CrossflowError(f"{index} names weights outside of its folder: they are not read.")
+        raise CrossflowError(f"{index} names weights outside its folder, which are not read.")
     return names
 
 
 def hash_model(hashes: Mapping[str, str]) -> str:
-    """SHA-256 over the names and the SHA-256 of a model's files, independent of where they are stored."""
+    """SHA-256 over the names and the SHA-256 of a model's files, independent of their location."""
     digest = hashlib.sha256()
     for name in sorted(hashes):
         digest.update(f"{name} {hashes[name]}\n".encode())
@@ -97,40 +98,40 @@ def read_manifest(path: Path) -> Manifest:
         files = {name: ModelFile(int(file["bytes"]), str(file["sha256"])) for name, file in content["files"].items()}
         return Manifest(content["repo"], content["revision"], files)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CrossflowError(f"{path} is not the manifest of a fetched model; delete it and run again.") from error
+        raise CrossflowError(f"{path} is not a valid manifest of a fetched model: delete it and run again.") from error
 
 
 def folder_of(manifest: Manifest) -> Path:
     """The folder of a fetched model in the hub's cache; needs no network.
 
     Raises:
-        CrossflowError: the cache does not hold the model any more.
+        CrossflowError: the cache no longer holds the model.
     """
     path = None
     for name, file in manifest.files.items():
         path = cached_file(manifest.repo, manifest.revision, name)
         if path is None or path.stat().st_size != file.bytes:
             raise CrossflowError(
-                f"{name} of {manifest.repo} is not in {constants.HF_HUB_CACHE} as it was fetched: run `snakemake "
-                "--forcerun fetch_model`, or set HF_HOME to where the models are."
+                f"{name} of {manifest.repo} is missing from {constants.HF_HUB_CACHE} or has changed: run `snakemake "
+                "--forcerun fetch_model`, or set HF_HOME to the cache that holds the models."
             )
     if path is None:
-        raise CrossflowError(f"The manifest of {manifest.repo} lists no file; delete it and run again.")
+        raise CrossflowError(f"The manifest of {manifest.repo} lists no files: delete it and run again.")
     return path.parent
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model is run, and how: exactly one of ``model_path`` and ``model_manifest``.
+    """The model and its settings: exactly one of ``model_path`` and ``model_manifest``.
 
     Attributes:
-        prompt: Template that a question is put into: vicuna-v1, llava-llama-3 or chat-template.
+        prompt: Template for the question: vicuna-v1, llava-llama-3 or chat-template.
         model_path: Folder in Hugging Face format.
-        model_manifest: What `fetch-model` wrote of a model from the hub.
-        image: As the folder's processor says, padded to a square, or tiled.
-        patches: Which patches show a box.
+        model_manifest: Manifest of a model from the hub, written by `fetch-model`.
+        image: How images are prepared: processor (as the folder says), pad (to a square) or anyres (tiled).
+        patches: Rule that says which patches show a box: published or overlap.
         dtype: Type of the weights.
-        max_new_tokens: Length at which an answer is cut.
+        max_new_tokens: Maximum length of an answer, in tokens.
     """
 
     prompt: str
@@ -146,15 +147,15 @@ class ModelSource:
         """The folder of its files.
 
         Raises:
-            CrossflowError: both are named or none, or the hub's cache does not hold the model any more.
+            CrossflowError: both or neither are given, or the hub's cache no longer holds the model.
         """
         if (self.model_path is None) == (self.model_manifest is None):
-            raise CrossflowError("A model comes from --model-path or from --model-manifest: name one of them.")
+            raise CrossflowError("Give either --model-path or --model-manifest.")
         return self.model_path or folder_of(read_manifest(self.model_manifest))  # type: ignore[arg-type]
 
     @property
     def sha256(self) -> str:
-        """Hash over its files: of a folder, computed; of a model from the hub, as computed when it was fetched."""
+        """Hash over its files: computed for a folder, and taken from the manifest for a model from the hub."""
         if self.model_manifest is not None:
             return hash_model({name: file.sha256 for name, file in read_manifest(self.model_manifest).files.items()})
         return hash_model({path.name: hash_file(path) for path in files_in(self.folder)})

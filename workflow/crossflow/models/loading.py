@@ -29,20 +29,22 @@ def _read_config(path: Path) -> dict[str, Any]:
     _require_no_adapter(path)
     file = path / "config.json"
     if not file.is_file():
-        raise CrossflowError(f"{path} holds no config.json: give the folder of a model in Hugging Face format.")
+        raise CrossflowError(f"{path} has no config.json: give a model's folder in Hugging Face format.")
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         model_type = str(config["model_type"])
-        # Transformers ignores a file that it can not read, and answers would then end elsewhere.
+        # Transformers ignores a file that it cannot read; answers would then end at other tokens.
         if (generation := path / "generation_config.json").is_file():
             file = generation
             json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CrossflowError(f"{file} is not the configuration of a model ({error!r}).") from error
+        raise CrossflowError(f"{file} is not a valid model configuration ({error!r}).") from error
     if model_type in REFUSED:
-        raise CrossflowError(f"{path} is a model of type {model_type!r}, which is refused: {REFUSED[model_type]}.")
+        raise CrossflowError(f"{path}: models of type {model_type!r} are refused: {REFUSED[model_type]}.")
     if model_type not in ARCHITECTURES:
-        raise CrossflowError(f"{path} is a model of type {model_type!r}; known are {', '.join(ARCHITECTURES)}.")
+        raise CrossflowError(
+            f"{path}: models of type {model_type!r} are not supported; supported types are {', '.join(ARCHITECTURES)}."
+        )
     known = ARCHITECTURES[model_type].selects
     strategy = config.get("vision_feature_select_strategy", known)
     if strategy != known:
@@ -55,14 +57,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """Turn any error from the model's files into one sentence; tokenizers raises even a plain Exception."""
+    """Turn any error from the model's files into one sentence; the package tokenizers raises even a plain Exception."""
     try:
         yield
     except CrossflowError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise CrossflowError(f"The model in {path} can not be loaded ({reason.strip(' .,')}).") from error
+        raise CrossflowError(f"The model in {path} cannot be loaded ({reason.strip(' .,')}).") from error
 
 
 def _require_image_token(processor: Any, network: Any, path: Path) -> None:
@@ -76,7 +78,7 @@ def _require_image_token(processor: Any, network: Any, path: Path) -> None:
     if found != wanted or found >= network.get_input_embeddings().num_embeddings:
         raise CrossflowError(
             f"{path}: the tokenizer writes an image as token {found}, but the model expects it as token {wanted}; the "
-            "folder's tokenizer is of another model."
+            "folder's tokenizer belongs to another model."
         )
 
 
@@ -85,7 +87,7 @@ def _require_finite(path: Path, network: nn.Module) -> None:
     for name, weight in network.named_parameters():
         # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
-            raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
+            raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: the weights are unusable.")
 
 
 # Buffers that every network computes itself.
@@ -101,14 +103,14 @@ def _inside_tower(name: str) -> str | None:
 
 
 def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str]) -> None:
-    """Refuse weights that the network has no place for; a second copy of the vision tower's weights is harmless."""
+    """Refuse weights that the network lacks; a second copy of the vision tower's weights is harmless."""
     harmless = {_inside_tower(name) for name, _ in network.named_parameters()} - {None}
     lost = sorted(
         name for name in unexpected if name.rpartition(".")[2] not in _COMPUTED and _inside_tower(name) not in harmless
     )
     if lost:
         raise CrossflowError(
-            f"{path} holds {len(lost)} weights that its config.json has no place for, the first is {lost[0]}; the "
+            f"{path} holds {len(lost)} weights that its config.json has no place for, such as {lost[0]}; the "
             "configuration is of another model."
         )
 
@@ -122,7 +124,7 @@ def _require_no_adapter(path: Path) -> None:
 
 
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """A model without weights, from its configuration alone: it prepares questions but can not answer them.
+    """A model without weights, from its configuration alone: it prepares questions but cannot answer them.
 
     Raises:
         CrossflowError: the folder is missing or incomplete, or its architecture is unknown.
@@ -172,7 +174,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
     network, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first is {missing[0]}.")
+        raise CrossflowError(f"{settings.path} lacks {len(missing)} weights, the first of which is {missing[0]}.")
     _require_placed(settings.path, network, loading["unexpected_keys"])
     _require_image_token(processor, network, settings.path)
     network = network.eval().to(device)

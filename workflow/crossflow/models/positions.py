@@ -26,7 +26,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.models.prompts import Span, TokenizedPrompt
 from crossflow.models.visual_tokens import VisualTokens
 
-Indices = Int[np.ndarray, " _"]  # sets of a prompt differ in size
+Indices = Int[np.ndarray, " _"]  # the sets differ in size
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Positions:
 
     Attributes:
         length: Number of positions.
-        sets: Name -> its positions, ascending; empty where the prompt has none. The names are `SET_NAMES`.
-        moved: Visual tokens of the objects' boxes in another place of the image, without those of ``related``; empty
-            where the boxes were not moved.
+        sets: Name -> its positions, ascending; empty if the prompt has none. The names are `SET_NAMES`.
+        moved: Visual tokens of the objects' boxes in another place of the image, without those of ``related``; empty if
+            the boxes were not moved.
     """
 
     length: int

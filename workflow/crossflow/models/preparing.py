@@ -1,5 +1,5 @@
-"""Preprocess questions in worker processes: a CPU core needs about as long to cut an image into tiles as a GPU to knock
-it out.
+"""Preprocess questions in worker processes: a CPU core needs about as long to cut an image into tiles as a GPU needs
+for the question's knockouts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ def _prepare(model: MultimodalModel, images: Images, request: PrepareRequest) ->
 
 
 class _Requests(Dataset[Prepared | Exception]):
-    """Prepares without weights, and opens the images itself: processes that share a file share its position."""
+    """Prepares without weights, and opens the images itself, because processes that share a file share its position."""
 
     def __init__(self, sketch: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest]):
         self._sketch = sketch
@@ -89,7 +89,7 @@ def _here(
 
 def _killed() -> CrossflowError:
     return CrossflowError(
-        "A process that prepares questions was killed; what was finished is kept, run again (with --workers 0 if "
+        "A process that prepares questions was killed; finished work is kept: run again (with --workers 0 if "
         "memory is short)."
     )
 
@@ -115,7 +115,7 @@ def _elsewhere(found: Iterable[Prepared | Exception], device: torch.device) -> I
 
 
 def _tells_of_a_worker(error: BaseException | None) -> bool:
-    """Whether an error was caused by a worker's death: torch raises it anywhere in this process, maybe wrapped."""
+    """Whether a worker's death caused an error: torch raises it anywhere in this process, possibly wrapped."""
     while error is not None:
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             return True
@@ -127,7 +127,7 @@ def _tells_of_a_worker(error: BaseException | None) -> bool:
 def prepared_ahead(
     model: MultimodalModel, open_images: Callable[[], Images], requests: Sequence[PrepareRequest], workers: int
 ) -> Iterator[Iterator[Prepared | BrokenQuestion]]:
-    """Prepare questions in order, on the model's device; a question that can not be used yields its reason.
+    """Prepare questions in order, on the model's device; a question that cannot be used yields its reason.
 
     Args:
         model: The model.

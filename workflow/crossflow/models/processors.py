@@ -3,7 +3,7 @@
 `AutoProcessor` also loads the video processors of architectures that have one, which need torchvision. The processors
 of these architectures are assembled here without it.
 
-Pillow resizes one axis after the other and rounds in between, so the order shows in the pixels. Up to version 12 the
+Pillow resizes one axis after the other and rounds in between, so the pixels depend on the order. Up to version 12 the
 horizontal pass comes first; version 13 begins with the vertical one where an image is taller than wide. The published
 geometries (``pad`` and ``anyres``) always take the horizontal pass first, as the published program's Pillow did; other
 processors keep the pixels of the Pillow that is installed.
@@ -71,10 +71,10 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
         Exception: the folder is incomplete or broken, or a package is missing.
     """
     if image == "pad" and not architecture.pads:
-        raise CrossflowError(f"{path} is asked for image: pad, which its architecture does not know; use processor.")
+        raise CrossflowError(f"{path} does not support image: pad; use image: processor.")
     names = ("processor_config.json", "preprocessor_config.json")
     if not any((path / name).is_file() for name in names):
-        raise CrossflowError(f"{path} holds neither {' nor '.join(names)}: the model's processor is missing.")
+        raise CrossflowError(f"{path} has neither {' nor '.join(names)}: the model's processor is missing.")
     processor: Any
     if architecture.processor is None:
         processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
@@ -87,8 +87,8 @@ def load_processor(path: Path, image: str, architecture: Architecture) -> Any:
         processor.image_processor = LlavaImageProcessorPil.from_pretrained(path, do_pad=True, local_files_only=True)
     elif image == "anyres" and not hasattr(processor.image_processor, "image_grid_pinpoints"):
         raise CrossflowError(
-            f"{path} is asked for image: anyres, but its {type(processor.image_processor).__name__} does not tile; "
-            "use image: processor or pad."
+            f"{path} does not support image: anyres: its {type(processor.image_processor).__name__} does not tile; use "
+            "image: processor or pad."
         )
     if image in ("pad", "anyres"):
         # An image that is padded to a square is resized by its shortest edge, where the order is the same everywhere.

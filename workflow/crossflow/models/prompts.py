@@ -6,11 +6,11 @@ tokenised with character offsets, and position sets follow from the offsets: a t
 overlaps one of its characters, and the question's tokens must decode to the question.
 
 The published program tokenises the text before the image and the text after it separately. With Llama's tokenizer, the
-second text then begins with a blank token; whether it does if the whole prompt is tokenised at once depends on the
-tokenizer's ``legacy`` and on the version of transformers. The published templates therefore follow the program.
+second text then begins with a blank token; if the whole prompt is tokenised at once, this depends on the tokenizer's
+``legacy`` and on the version of transformers. The published templates therefore follow the program.
 
-A model generates after the last token of the template. Tokens that a tokenizer adds behind it, such as ``</s>``, are
-left out; before it, only one begin-of-text token may be added.
+A model generates after the last token of the template. Tokens that a tokenizer adds after it, such as ``</s>``, are
+removed; before the template, it may add one begin-of-text token only.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def _own_template(processor: Any) -> str:
     """The chat template of a model's folder: its processor's, or else its tokenizer's; of several, the default one.
 
     Raises:
-        CrossflowError: there is none, or none of several is the default.
+        CrossflowError: there is no template, or none of several is the default.
     """
     held = (getattr(holder, "chat_template", None) for holder in (processor, processor.tokenizer))
     found = next((template for template in held if template), None)
@@ -83,11 +83,13 @@ def _own_template(processor: Any) -> str:
         found = {entry["name"]: entry["template"] for entry in found}
     if isinstance(found, dict):
         if "default" not in found and len(found) > 1:
-            raise CrossflowError(f"The model's folder holds the chat templates {', '.join(found)}, none named default.")
+            raise CrossflowError(
+                f"The model's folder has the chat templates {', '.join(found)}; none is named default."
+            )
         found = found.get("default") or next(iter(found.values()), None)
     if found is None:
         raise CrossflowError(
-            "The model's folder holds no chat template: choose prompt vicuna-v1 or llava-llama-3 for it in params.yaml."
+            "The model's folder has no chat template: set its prompt to vicuna-v1 or llava-llama-3 in params.yaml."
         )
     return str(found)
 
@@ -100,7 +102,8 @@ def _chat_template(user: str, processor: Any) -> str:
         message = [{"role": "user", "content": content}]
         return str(processor.apply_chat_template(message, chat_template=template, add_generation_prompt=True))
 
-    # Templates of multimodal models expect a list; those of language models a text, and write a list as Python does.
+    # Templates of multimodal models expect a list; those of language models expect text, and would print a list as
+    # Python does.
     given: tuple[object, ...] = ([{"type": "image"}, {"type": "text", "text": text}], user)
     found, errors = [], []
     for content in given:
@@ -108,7 +111,7 @@ def _chat_template(user: str, processor: Any) -> str:
             found.append(rendered(content))
         except TemplateSyntaxError as error:
             raise CrossflowError(f"The model's chat template does not parse ({error}).") from error
-        except Exception as error:  # noqa: BLE001 - a template may raise whatever it likes
+        except Exception as error:  # noqa: BLE001 - a template may raise any error
             errors.append(error)
     right = (prompt for prompt in found if prompt.count(marker) == 1 and prompt.count(text) == 1)
     prompt = next(right, None) or next(iter(found), None)
@@ -122,7 +125,7 @@ def _chat_template(user: str, processor: Any) -> str:
 
 
 class Template(NamedTuple):
-    """How a prompt is written.
+    """How to write a prompt.
 
     Attributes:
         write: From the user's text, with the image's marker, and the processor to the whole text.
@@ -155,25 +158,25 @@ def render(template: str, question: str, processor: Any) -> PromptText:
         CrossflowError: the template is unknown, or the model's folder has no chat template.
     """
     if template not in TEMPLATES:
-        raise CrossflowError(f"Prompt {template!r} is unknown; known are {', '.join(TEMPLATES)}.")
+        raise CrossflowError(f"Unknown prompt {template!r}; choose from {', '.join(TEMPLATES)}.")
     try:
         question.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise BrokenQuestion(f"the question is no text ({error})") from error
+        raise BrokenQuestion(f"the question is not valid UTF-8 ({error})") from error
     marker: str = processor.image_token
     if marker in question:
-        raise BrokenQuestion(f"the question holds the image's marker {marker}")
+        raise BrokenQuestion(f"the question contains the image's marker {marker}")
     asked = question + _INSTRUCTION
     text = TEMPLATES[template].write(f"{marker}\n{asked}", processor)
     if text.count(asked) != 1 or text.count(marker) != 1:
-        raise BrokenQuestion(f"the question's text is not found exactly once in the prompt of template {template}")
+        raise BrokenQuestion(f"the prompt of template {template} does not contain the question's text exactly once")
     start = text.index(asked)
     role = Span(start + len(asked), len(text))
     return PromptText(text, Span(start, start + len(question)), role, TEMPLATES[template].begins)
 
 
 class Expansion(NamedTuple):
-    """What replaces an image's marker.
+    """The replacement of an image's marker.
 
     Attributes:
         text: Text whose tokens replace the marker: the visual tokens, and those around and between them.
@@ -223,11 +226,10 @@ def _tokenized(tokenizer: Any, text: str, **options: bool) -> Any:
 
 
 def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added behind it.
+    """Token ids and character spans of a prompt that is tokenised as a whole, without tokens added after it.
 
     Raises:
-        CrossflowError: the tokenizer adds tokens among those of the prompt, or other tokens before it than one
-            begin-of-text token.
+        CrossflowError: the tokenizer adds tokens inside the prompt, or anything but one begin-of-text token before it.
     """
     encoded = _tokenized(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
     ids, whole, begin = encoded["input_ids"], _tokenized(tokenizer, text)["input_ids"], tokenizer.bos_token_id
@@ -238,8 +240,8 @@ def _as_generated_after(tokenizer: Any, text: str) -> tuple[list[int], list[tupl
     if added and (added != [begin] or ids[:1] == [begin]):
         written = tokenizer.convert_ids_to_tokens([*added, *ids[:1]])
         raise CrossflowError(
-            f"The model's tokenizer begins a prompt with {' '.join(written)}, where one begin-of-text token is "
-            "expected: mend the post-processor in the folder's tokenizer.json."
+            f"The model's tokenizer begins a prompt with {' '.join(written)} instead of one begin-of-text token: "
+            "correct the post-processor in the folder's tokenizer.json."
         )
     return [*added, *ids], [*((0, 0) for _ in added), *encoded["offset_mapping"]]
 
@@ -264,7 +266,7 @@ def _encode(prompt: PromptText, processor: Any, expansion: str) -> tuple[list[in
 
         return ids, [(unexpanded(first, start), unexpanded(last, stop)) for first, last in offsets]
     if tokenizer.bos_token_id is None:
-        raise CrossflowError("The model's tokenizer has no begin-of-text token: choose prompt chat-template for it.")
+        raise CrossflowError("The model's tokenizer has no begin-of-text token: set its prompt to chat-template.")
     before, image, after = (
         _tokenized(tokenizer, text, return_offsets_mapping=True, add_special_tokens=False)
         for text in (prompt.text[:start], expansion, prompt.text[stop:])
@@ -309,5 +311,5 @@ def tokenize(prompt: PromptText, processor: Any, expansion: Expansion) -> Tokeni
     # For example <|eot_id|>, which would end the user's turn.
     added = tokenizer.added_tokens_decoder
     if special := [added[token].content for token in tokens if token in added and added[token].special]:
-        raise BrokenQuestion(f"the question holds the special token {special[0]}")
+        raise BrokenQuestion(f"the question contains the special token {special[0]}")
     return tokenized

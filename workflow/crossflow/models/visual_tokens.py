@@ -83,10 +83,10 @@ class VisualTokens:
         return len(self.related)
 
     def among(self, visual: Bool[np.ndarray, " run"]) -> "VisualTokens":
-        """Spread the tokens over a run of positions of which only some are visual; the others show nothing.
+        """Spread the tokens over consecutive positions of which only some are visual; the others show nothing.
 
         Args:
-            visual: Which positions of the run are visual tokens; as many as there are tokens.
+            visual: Which of these positions are visual tokens; as many as there are tokens.
         """
 
         def spread(flags: Bool[np.ndarray, " tokens"], elsewhere: bool) -> Bool[np.ndarray, " run"]:
@@ -106,7 +106,7 @@ class VisualTokens:
 def paint(size: tuple[int, int], boxes: Sequence[Box], colour: Colour, ground: Colour) -> Image.Image:
     """An image of ``size`` (width, height) with filled boxes, their last row and column included.
 
-    This is the only place where a box that leaves the image is clipped.
+    Only this function clips a box that extends beyond the image.
     """
     image = Image.new("RGB", size, ground)
     draw = ImageDraw.Draw(image)
@@ -140,7 +140,7 @@ def _base(tiling: Tiling, tiles: int) -> Bool[np.ndarray, " tiles"]:
 def _any_of_patch(pixels: Bool[np.ndarray, "tiles height width"], patch_size: int) -> Bool[np.ndarray, "tiles patches"]:
     tiles, height, width = pixels.shape
     rows, columns = height // patch_size, width // patch_size
-    # A tower drops pixels beyond the last whole patch, as with 384 pixels and patches of 14.
+    # A tower ignores pixels beyond the last whole patch, for example at 384 pixels with patches of 14.
     whole = pixels[:, : rows * patch_size, : columns * patch_size]
     cells = whole.reshape(tiles, rows, patch_size, columns, patch_size)
     return cells.any(axis=(2, 4)).reshape(tiles, -1)
@@ -214,13 +214,13 @@ def visual_tokens(
         pack: The model's packing of patch features to visual tokens; newline tokens get the label 1 in the last
             column and 0 elsewhere.
         size: Width and height of the image.
-        boxes: Boxes of the objects the question is about, in pixels of the image; they may leave it.
+        boxes: Boxes of the objects the question is about, in pixels of the image; they may extend beyond it.
         rule: ``published`` or ``overlap``.
         tiling: How the image is turned into tiles.
         moved: The objects' boxes in another place.
     """
     if rule not in RULES:
-        raise CrossflowError(f"Patches {rule!r} is no rule; known are {', '.join(RULES)}.")
+        raise CrossflowError(f"Unknown patches rule {rule!r}; choose from {', '.join(RULES)}.")
     select = _related_published if rule == "published" else _related_overlap
     to_tiles = ToTiles(image_processor, tiling)
     whole = _covered(to_tiles, _empty(to_tiles, size), size, [Box(0, 0, *size)])

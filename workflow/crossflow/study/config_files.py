@@ -12,10 +12,10 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key may stand only once: PyYAML itself silently takes the last.
+    """YAML in which a repeated key is an error: PyYAML itself silently takes the last.
 
-    Not by ruamel.yaml, which reads some words unlike snakemake's PyYAML: 1e3 as a number, and a model called n as False
-    (by the rules of YAML 1.1) or yes as a text (by those of 1.2).
+    ruamel.yaml is not used, because it reads some words unlike snakemake's PyYAML: 1e3 as a number, and a model called
+    n as False (by the rules of YAML 1.1) or yes as a text (by those of 1.2).
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
         for key, place in zip(keys, places, strict=True):
             if keys.count(key) > 1:
                 raise CrossflowError(
-                    f"{place.start_mark.name}, line {place.start_mark.line + 1}: the key {key!r} stands there twice."
+                    f"{place.start_mark.name}, line {place.start_mark.line + 1}: duplicate key {key!r}."
                 )
         return super().construct_mapping(node, deep)
 
@@ -35,21 +35,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             content = _Loader(file).get_single_data()
     except OSError as error:
-        raise CrossflowError(f"{path} can not be read ({error.strerror or error}).") from error
+        raise CrossflowError(f"{path} cannot be read ({error.strerror or error}).") from error
     except UnicodeDecodeError as error:
         raise CrossflowError(f"{path} is not text in UTF-8 (byte {error.start}).") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
         raise CrossflowError(
-            f"{path}{place} is not YAML ({getattr(error, 'problem', None) or 'see its start'})."
+            f"{path}{place}: invalid YAML ({getattr(error, 'problem', None) or 'see its first line'})."
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         # A value that does not fit its tag, such as a date with month 13; or thousands of nested brackets.
         reason = str(error).partition("\n")[0]
-        raise CrossflowError(f"{path} is not YAML ({reason}).") from error
+        raise CrossflowError(f"{path}: invalid YAML ({reason}).") from error
     if not isinstance(content, dict):
-        raise CrossflowError(f"{path} holds no keys: settings as in params.yaml were expected.")
+        raise CrossflowError(f"{path} has no keys: settings as in params.yaml were expected.")
     return content
 
 
@@ -66,7 +66,7 @@ def read_config(path: Path, overlay: Path | None = None) -> dict[str, Any]:
     """Read params.yaml and, if given, an overlay.
 
     Raises:
-        CrossflowError: a file can not be read, is invalid YAML, or repeats a key.
+        CrossflowError: a file cannot be read, is invalid YAML, or repeats a key.
     """
     config = _read_yaml(path)
     return config if overlay is None else _laid_over(config, _read_yaml(overlay))

@@ -1,4 +1,4 @@
-"""What snakemake prints while it makes a study: one line for each job that is done, and why a job failed.
+"""What snakemake prints while it runs a study: one line per finished job, and why a job failed.
 
 The console gets another filter and formatter; the run's log file (.snakemake/log) keeps every detail. The logger plugin
 `rich` was tried and left aside: in a file or a pipe it shows no job, and on a terminal it draws a panel over the jobs'
@@ -95,7 +95,7 @@ class Console(logging.Formatter):
         self.running: dict[int, logging.LogRecord] = {}
 
     def shows(self, record: logging.LogRecord) -> bool:
-        """Whether the console shows a record; what is not known here is shown. Jobs that begin are noted."""
+        """Whether the console shows a record; unknown records are shown. Started jobs are noted."""
         event = _event(record)
         if event == "job_info":
             self.running[getattr(record, "jobid", -1)] = record
@@ -106,7 +106,7 @@ class Console(logging.Formatter):
         return event not in _DROPPED_EVENTS and not str(record.msg).startswith(_DROPPED_LINES)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record, empty where there is nothing to show."""
+        """The text of a record, empty if there is nothing to show."""
         forms = {
             "run_info": self._run,
             "job_finished": self._finished,
@@ -150,7 +150,7 @@ class Console(logging.Formatter):
         lines = [self._line(record, job, "FAILED", getattr(job, "rule_msg", None) or f"rule {rule}")]
         for log in map(Path, getattr(record, "log", ())):
             said = deque(_lines_of(log), _LAST_LINES)
-            # A verb ends with one sentence that names the reason; anything else needs what came before it.
+            # A verb's last line is one sentence with the reason; any other command needs the lines before it.
             if said and said[-1].startswith("crossflow "):
                 said = deque(said, 1)
             lines += [*(f"  {line}" for line in said), f"  Its log is {log}{'' if said else ', which is empty'}."]
@@ -161,9 +161,9 @@ class Console(logging.Formatter):
 
 
 def _lines_of(log: Path) -> list[str]:
-    """The lines of a log; of a progress bar, which overwrites itself, what it came to."""
+    """The lines of a log; of a progress bar, only its last state."""
     try:
-        # Not as text, which would end a line wherever a bar overwrites itself.
+        # Read as bytes: in text mode, a line would end wherever a bar overwrites itself.
         text = log.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return []

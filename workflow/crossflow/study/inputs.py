@@ -1,6 +1,7 @@
-"""The input files of a study: its data set's questions and images, and its models' files, yours or made by rules.
+"""The input files of a study: questions and images of its data set, and files of its models, the user's or made by
+rules.
 
-Nothing heavy is imported: the workflow reads this at every start.
+Imports nothing heavy: the workflow reads it at every start.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,7 @@ def _existing(root: str, *choices: str) -> str:
     for choice in choices:
         if _is(Path.is_file, Path(root) / choice):
             return f"{root}/{choice}"
-    raise CrossflowError(f"{root} holds neither {' nor '.join(choices)}: a data set in GQA's layout was expected.")
+    raise CrossflowError(f"{root} contains neither {' nor '.join(choices)}; a data set in GQA's layout was expected.")
 
 
 def dataset_split(config: Mapping[str, Any], name: str) -> str:
@@ -114,7 +115,7 @@ def fetched_images(study: Study, category: str) -> str:
 
 
 def image_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
-    """The zip of images, if there is one, or the list of the downloaded images.
+    """The zip of images, if there is one, or the list of downloaded images.
 
     A folder of images is not an input, since snakemake tracks files only. Nor is the downloaded zip, which grows with
     every study.
@@ -145,7 +146,9 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
     if Path(path) == Path(RANDOM_LLAVA):
         return [f"{RANDOM_LLAVA}/{name}" for name in MODEL_FILES]
     if not _is(Path.is_file, Path(path) / "config.json"):
-        raise CrossflowError(f"params.yaml, models.{slug}.path: {path} holds no config.json of a model.")
+        raise CrossflowError(
+            f"params.yaml, models.{slug}.path: {path} has no config.json: give a model's folder in Hugging Face format."
+        )
     found = sorted(
         file for file in Path(path).glob("*") if file.suffix in {".json", ".jinja", ".model", ".safetensors"}
     )
@@ -154,7 +157,7 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
 
 # Settings of a model in params.yaml, besides its location and window.
 SETTINGS = ("prompt", "image", "patches", "dtype", "max_new_tokens")
-# The settings that each job passes on: a changed setting reruns only the jobs that it affects.
+# The settings that each job passes on: a changed setting reruns only the jobs that use it.
 ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
 KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
 LENS_SETTINGS = ("prompt", "image", "dtype")

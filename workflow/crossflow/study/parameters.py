@@ -1,7 +1,7 @@
 """The study that params.yaml names, validated and with defaults filled in, before anything is computed.
 
 The schema (``workflow/schemas/params.schema.yaml``) says what is allowed; this module turns its errors into one
-sentence and checks what a schema can not express. Nothing heavy is imported: the workflow reads this at every start.
+sentence and checks what a schema cannot express. Imports nothing heavy: the workflow reads it at every start.
 """
 
 from collections.abc import Mapping
@@ -49,15 +49,17 @@ class Study:
 
 
 def _sentence(error: ValidationError) -> str:
-    """A validation error in words that need no knowledge of JSON schema."""
+    """A validation error, in words that do not assume knowledge of JSON schema."""
     schema: Any = error.schema
+    given: Any = error.instance
     match error.validator:
         case "additionalProperties":
-            return f"{error.message}; known are {', '.join(schema['properties'])}"
+            unknown = [repr(key) for key in given if key not in schema["properties"]]
+            return f"unknown key {', '.join(unknown)}; choose from {', '.join(schema['properties'])}"
         case "pattern":
-            return f"{error.instance!r} does not have the form that is described: {schema['description']}"
+            return f"{given!r} is invalid: expected {schema['description']}"
         case "anyOf":
-            return f"{error.instance!r} is not {schema['description']}"
+            return f"{given!r} is not {schema['description']}"
         case "oneOf":
             return f"give {schema['oneOf'][0]['description']}"
         case _:
@@ -79,7 +81,7 @@ def validate(config: Mapping[Any, Any], schema: Path) -> None:
 def _entry(config: Mapping[str, Any], kind: str, slug: str, asked_by: str) -> Mapping[str, Any]:
     if slug not in config[kind]:
         known = ", ".join(config[kind])
-        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; known are {known}.")
+        raise CrossflowError(f"params.yaml, {asked_by}: {kind} has no entry {slug!r}; choose from {known}.")
     entry: Mapping[str, Any] = config[kind][slug]
     return entry
 
@@ -103,8 +105,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
     dataset = _entry(config, "datasets", study["dataset"], f"{at}.dataset")
     if dataset["kind"] != "table" and (unknown := [name for name in study["categories"] if name not in CATEGORIES]):
         raise CrossflowError(
-            f"params.yaml, {at}.categories: {unknown[0]!r} is none of {', '.join(CATEGORIES)}; only a data set of kind "
-            "table has its own."
+            f"params.yaml, {at}.categories: unknown category {unknown[0]!r}; choose from {', '.join(CATEGORIES)} (only "
+            "a data set of kind table has its own)."
         )
     windows = {}
     for slug in study["models"]:

@@ -1,4 +1,4 @@
-"""The result files of a study, by the stage that makes them. Nothing heavy is imported."""
+"""The result files of a study, by the stage that makes them. Imports nothing heavy."""
 
 from collections.abc import Iterable
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Check what a study needs before it runs; each finding says what is there, and how to fix what is not.
+"""Check what a study needs before it runs; each finding says what was found, and how to fix what is missing.
 
 Nothing is downloaded, no weight is read and nothing is changed. Every check runs, whatever the others found.
 """
@@ -66,7 +66,7 @@ def check_packages() -> Iterator[Finding]:
     """Python, and the packages of the lock file."""
     yield Finding(OK, "python", ".".join(map(str, sys.version_info[:3])))
     if not LOCK.is_file():
-        yield Finding(NOTE, "packages", f"{LOCK} is not here: run from the repository's root to compare versions")
+        yield Finding(NOTE, "packages", f"{LOCK} not found: run from the repository's root to compare versions")
         return
     locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
     found = {name: version_of(name) for name in locked}
@@ -78,10 +78,12 @@ def check_packages() -> Iterator[Finding]:
     ]
     if absent:
         yield Finding(
-            NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs what is locked"
+            NOTE, "packages", f"not installed: {', '.join(absent)}; `make environment` installs the locked versions"
         )
     if other:
-        yield Finding(NOTE, "packages", f"not the tested versions: {', '.join(other)}; `make environment` sets them up")
+        yield Finding(
+            NOTE, "packages", f"other than the tested versions: {', '.join(other)}; `make environment` installs these"
+        )
     if not absent and not other:
         yield Finding(OK, "packages", f"{len(locked)} in their tested versions")
 
@@ -98,7 +100,7 @@ def check_device() -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(index)
-        taken = "" if free > 0.9 * whole else f", {(whole - free) / GIB:.0f} GiB of it taken by others"
+        taken = "" if free > 0.9 * whole else f", {(whole - free) / GIB:.0f} GiB of it in use"
         level = NOTE if taken else OK
         yield Finding(
             level, "device", f"cuda:{index}, {torch.cuda.get_device_name(index)}, {whole / GIB:.0f} GiB{taken}"
@@ -120,13 +122,13 @@ def check_disk(needed: Mapping[Path, int]) -> Iterator[Finding]:
     for folder, more in needed.items():
         there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
         if reason := _unwritable(there):
-            yield Finding(MISSING, "disk", f"{folder} can not be written ({reason}): change its owner or rights")
+            yield Finding(MISSING, "disk", f"{folder} cannot be written ({reason}): change its owner or rights")
             continue
         disk = there.stat().st_dev
         disks[disk] = disks.get(disk, 0) + more
         free = shutil.disk_usage(there).free
         said = f"{folder}: {disks[disk] / 1e9:.1f} GB are needed on its disk, {free / 1e9:.1f} GB are free"
-        yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: make room")
+        yield Finding(OK, "disk", said) if free >= disks[disk] else Finding(MISSING, "disk", f"{said}: free some space")
 
 
 def _require_whole(folder: Path) -> None:
@@ -142,11 +144,11 @@ def _require_whole(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise CrossflowError(f"{file} is damaged or cut short ({error}): fetch it again.") from error
+            raise CrossflowError(f"{file} is damaged or truncated ({error}): download it again.") from error
 
 
 def _require_windows(study: Study, slug: str, layers: int) -> None:
-    """Refuse a window that does not fit the model, before answers are computed in vain.
+    """Refuse a window that does not fit the model before any answer is computed.
 
     Raises:
         CrossflowError: see `require_window`.
@@ -172,7 +174,7 @@ def _fits(study: Study, sizes: Sizes, device: torch.device) -> tuple[bool, str]:
 
 
 def _reachable(url: str) -> str | None:
-    """Why an address can not be reached; None if it can."""
+    """Why an address cannot be reached; None if it can."""
     try:
         with new_session() as session:
             session.mount("https://", requests.adapters.HTTPAdapter(max_retries=0))
@@ -195,7 +197,7 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
             if folder == Path(inputs.RANDOM_LLAVA):
                 yield Finding(OK, what, f"{folder} is made by the run")
             else:
-                yield Finding(MISSING, what, f"{folder} holds no config.json: put the model's folder there")
+                yield Finding(MISSING, what, f"{folder} has no config.json: put the model's folder there")
             return
         where = str(folder)
     else:
@@ -207,19 +209,19 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         where = str(folder) if folder else f"{entry['repo']}, fetched by the run (alone: `snakemake {manifest}`)"
         page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
         if folder is None and not offline and (reason := _reachable(page)):
-            yield Finding(MISSING, what, f"{page} can not be reached ({reason}): look at the network, or log in")
+            yield Finding(MISSING, what, f"{page} cannot be reached ({reason}): check the network, or log in")
     if folder is not None:
         _require_whole(folder)
     keys = [key for key in inputs.SETTINGS if key in entry]
     settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
     sizes = _sizes(slug, settings, folder)
     if sizes is None:
-        yield Finding(NOTE, what, f"{where}; how much memory it needs is not known")
+        yield Finding(NOTE, what, f"{where}; its memory use is not planned")
         return
     _require_windows(study, slug, sizes.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fits, said = _fits(study, sizes, device)
-    hint = "" if fits else ": take a larger device or a dtype of half the size"
+    hint = "" if fits else ": use a device with more memory, or a dtype of half the size"
     yield Finding(OK if fits else MISSING, what, f"{where}; {said}{hint}")
 
 
@@ -271,7 +273,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
         reason = None if offline else _reachable(source.url)
         said = f"{source.name} is fetched by the run from {source.url}"
         if reason:
-            yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): look at the network")
+            yield Finding(MISSING, what, f"{said}, which cannot be reached ({reason}): check the network")
         else:
             yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
 
@@ -287,7 +289,7 @@ def _uncached(config: Mapping[str, Any], study: Study) -> list[str]:
 
 
 def _token_is_refused() -> bool:
-    """Whether the hub refuses the token that is set; False where it can not be asked."""
+    """Whether the hub refuses the token that is set; False where it cannot be asked."""
     if not (token := get_token()):
         return False
     try:
@@ -313,7 +315,7 @@ def check_environment(config: Mapping[str, Any], study: Study, offline: bool) ->
 
 
 def check_folder() -> Iterator[Finding]:
-    """A folder in which snakemake can not work."""
+    """A folder in which snakemake cannot work."""
     here = Path.cwd()
     if set(str(here)) & set("{}"):
         yield Finding(MISSING, "folder", f"snakemake takes braces in a folder's name for wildcards: rename {here}")
@@ -337,10 +339,10 @@ def check_dvc() -> Iterator[Finding]:
             [command, "status", "--quiet"], capture_output=True, text=True, check=False, timeout=_SLOWEST
         )
     except subprocess.TimeoutExpired:
-        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it by itself")
+        yield Finding(NOTE, "dvc", f"`dvc status` takes more than {_SLOWEST:.0f} seconds: run it yourself")
         return
     if ran.returncode in (0, 1):  # 1: a stage has to run
-        yield Finding(OK, "dvc", "some stages have to run" if ran.returncode else "every stage is up to date")
+        yield Finding(OK, "dvc", "some stages are out of date" if ran.returncode else "every stage is up to date")
     else:
         here = Path.cwd()
         if not any((folder / ".git").exists() for folder in (here, *here.parents)):
@@ -379,9 +381,9 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
             yield from check()
         except CrossflowError as error:
             yield Finding(MISSING, what, str(error))
-        except Exception as error:  # noqa: BLE001 (the other checks are still to be made)
+        except Exception as error:  # noqa: BLE001 (the other checks still run)
             said = str(error).partition("\n")[0]
-            yield Finding(MISSING, what, f"this could not be looked at ({type(error).__name__}: {said})")
+            yield Finding(MISSING, what, f"could not be checked ({type(error).__name__}: {said})")
 
     known: list[tuple[Mapping[str, Any], Study]] = []
 

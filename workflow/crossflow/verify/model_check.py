@@ -1,10 +1,9 @@
-"""Is a model what this project takes it for? One check per assumption, judged by the network itself.
+"""Does a model behave as this project assumes? One check per assumption, made on the network itself.
 
-Geometry is checked with a *blinkered* network, whose vision tower lets no patch see another: what the language model
-receives at a visual token then depends on that token's own patches only. Whether two forwards differ is decided
-exactly, without a tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits.
-Forwards of different shapes, as those of the engine and the reference, differ by rounding and are compared within
-`ROUNDING`.
+Geometry is checked with a *blinkered* network, in whose vision tower no patch sees another: the input of the language
+model at a visual token then depends on that token's own patches only. Two forwards are compared exactly, without a
+tolerance: they have the same shapes, so a number that depends on nothing changed keeps its bits. Forwards of different
+shapes, as those of the engine and the reference, differ by rounding and are compared within `ROUNDING`.
 """
 
 import math
@@ -122,7 +121,7 @@ def _noisy(
     # A view of the inputs, so that adding to the tiles changes the inputs.
     tiles = model.architecture.tiling.tiles(model.processor.image_processor, {"pixel_values": pixels})
     if not np.shares_memory(tiles, pixels):
-        raise CrossflowError("the architecture's tiling copies the pixels, so they can not be changed patch by patch")
+        raise CrossflowError("the architecture's tiling copies the pixels, so they cannot be changed patch by patch")
     side = model.patch_size
     count, _, height, width = tiles.shape
     high, wide = height // side, width // side
@@ -232,9 +231,7 @@ def check_edges(model: MultimodalModel, question: ChosenQuestion, image: Image.I
         reached = {part: len(follow & tokens) for part, tokens in shown.items()}
         found.append(f"{name} edge {' and '.join(f'{number} of {part}' for part, number in reached.items())}")
         lost += [name] if 0 in reached.values() else []
-    hint = (
-        f"; what lies at the {' and '.join(lost)} edge is not seen, as where an image processor crops" if lost else ""
-    )
+    hint = f"; the model does not see the {' and '.join(lost)} edge: does its image processor crop?" if lost else ""
     return Check("edges", not lost, f"{width} x {height}: tokens that follow its {', '.join(found)}{hint}")
 
 
@@ -253,7 +250,7 @@ def _states(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Float[Ten
 
 
 def check_causality(model: MultimodalModel, prepared: Prepared) -> Check:
-    """Another token at a position changes no state before it, in any layer, whatever the configuration says."""
+    """Another token at a position changes no state before it, in any layer; the configuration is not trusted."""
     before, ids = _states(model, prepared.inputs), prepared.inputs["input_ids"]
     asked = prepared.positions["question"]
     leaks = []
@@ -265,7 +262,7 @@ def check_causality(model: MultimodalModel, prepared: Prepared) -> Check:
     for name, place in places.items():
         others = [token for token in ids[0, asked].tolist() if token != ids[0, place]]
         if not others:
-            raise CrossflowError("the question has one token only: ask another")
+            raise CrossflowError("the question has only one token: ask a longer one")
         changed = ids.clone()
         changed[0, place] = others[0]
         after = _states(model, prepared.inputs | {"input_ids": changed})

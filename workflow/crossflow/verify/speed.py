@@ -1,6 +1,6 @@
 """How fast knockouts run on this machine, compared with the published procedure and with the unavoidable work.
 
-Everything is measured in one run on questions of one shape: a model of true size (or narrower) with random weights, a
+One run measures everything on questions of one shape: a model of true size (or narrower) with random weights, a
 prompt of true token counts, the six published flows at every centre layer.
 
 published

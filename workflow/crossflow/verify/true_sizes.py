@@ -1,4 +1,4 @@
-"""The published models at their true sizes, from published figures: needs no weights and no model folder.
+"""The published models at their true sizes, from published numbers, without weights or model folders.
 
 Sizes of Vicuna 7B and 13B, Llama 3 8B and CLIP ViT-L/14-336, vocabularies with the ports' added tokens; images as in
 LLaVA 1.5 and 1.6. For planning and benchmarks only: jobs read the model's own folder.
@@ -25,7 +25,7 @@ _TEXTS: dict[str, dict[str, Any]] = {
     "llava15-13b": _VICUNA_13B | {"vocab_size": 32064},
     "llava16-vicuna-7b": _VICUNA_7B | {"vocab_size": 32064},
     "llama3-llava-next-8b": _VICUNA_7B | {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128320},
-    # Not in the study: the largest size to plan for.
+    # Not in the study: the largest size that is planned for.
     "llava16-vicuna-13b": _VICUNA_13B | {"vocab_size": 32064},
 }
 TRUE_SIZES = tuple(_TEXTS)

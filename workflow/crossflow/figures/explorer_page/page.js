@@ -154,7 +154,7 @@ function drawImage(one, thumbnail) {
 function drawOne(one) {
   $("one").hidden = false;
   const thumbnail = data.images[one.image];
-  if (!thumbnail) $("image").replaceChildren(make("div", "Its image can not be shown.", { class: "note" }));
+  if (!thumbnail) $("image").replaceChildren(make("div", "The image cannot be shown.", { class: "note" }));
   else drawImage(one, thumbnail);
   const lines = [make("strong", one.question), make("div", `answer: ${one.generated} (p = ${one.p.toPrecision(3)}), ${one.correct ? "correct" : "wrong"}; gold: ${one.answer}`)];
   if (one.options) lines.push(make("div", `options: ${one.options.join(" | ")}`));
