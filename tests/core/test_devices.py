@@ -21,6 +21,7 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(devices, "_held", [])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
 
 
 def test_without_a_gpu_the_cpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,8 +34,25 @@ def test_a_named_device_is_taken_as_named(two_gpus: None) -> None:
     assert take_device("cuda:1") == torch.device("cuda", 1)
 
 
+def test_a_gpu_is_the_processs_own_and_computes_as_the_engine_expects(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    take_device("cuda:1")
+    assert made_current == [torch.device("cuda", 1)]
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+
+
 @pytest.mark.parametrize(
-    ("asked", "message"), [("gpu", "torch does not know the device"), ("cuda:2", "torch sees 2 GPUs")]
+    ("asked", "message"),
+    [
+        ("gpu", "torch does not know the device"),
+        ("cuda:2", "torch sees 2 GPUs"),
+        ("mps", "Device 'mps' is not supported: use auto, cpu or cuda:N"),
+    ],
 )
 def test_a_device_that_is_not_there_is_one_sentence(two_gpus: None, asked: str, message: str) -> None:
     with pytest.raises(CrossflowError, match=message):

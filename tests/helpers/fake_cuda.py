@@ -33,6 +33,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from transformers import masking_utils
 
 from crossflow.core.flows import PUBLISHED_FLOWS, parse_flow
 from crossflow.engine import shared_prefix_attention
@@ -40,8 +41,8 @@ from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.edges import edges_of
 from crossflow.engine.forward import run_clean_together
 from crossflow.engine.shared_prefix import run_together
-from crossflow.experiments.answers import answer_seeing_and_blind
-from crossflow.experiments.logit_lens import track
+from crossflow.experiments.answers import answer_together
+from crossflow.experiments.logit_lens import run_to_last, track
 from crossflow.models.model import MultimodalModel
 from knocked import no_op, rows_for
 from wide_models import LAYERS, WIDE, build_wide, wide_questions
@@ -113,6 +114,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         # The trial of the kernels compares numbers.
         stack.enter_context(mock.patch.object(shared_prefix_attention, "_is_sound", return_value=True))
         # Without CUDA, memory cannot be pinned.
+        # Else transformers builds the masks that it leaves out for true tensors.
+        stack.enter_context(mock.patch.object(masking_utils, "is_tracing", return_value=False))
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor, *_: tensor))
         yield mode
 
@@ -401,8 +404,8 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
         runs: dict[str, Callable[[], object]] = {
             "knockouts": lambda: run_together(model, list(zip(cleans, rows, strict=True))),
             "mass": lambda: [attention_mass(clean, edges) for clean, edges in zip(cleans, flows, strict=True)],
-            "lens": lambda: [track(model, prompt, {"answer": 0}) for prompt in prompts],
-            "answers": lambda: [answer_seeing_and_blind(model, prompt) for prompt in prompts],
+            "lens": lambda: [track(model, run, {"answer": 0}) for run in run_to_last(model, prompts)],
+            "answers": lambda: answer_together(model, prompts, [True] * len(prompts)),
         }
         found = {"clean": clean}
         for part in parts:

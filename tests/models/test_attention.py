@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crossflow.engine import shared_prefix_attention
-from crossflow.engine.shared_prefix_attention import _by_products, _fused, _on_cuda, attend_split, masks_of
+from crossflow.engine.shared_prefix_attention import _by_products, _fused, _on_cuda, attend_split, masks_of, merged
 from crossflow.models.attention import _MODE as ACTIVE
 from crossflow.models.attention import attend, using
 
@@ -68,9 +68,11 @@ def test_a_shared_prefix_equals_a_copied_one(kv_heads: int, start: int) -> None:
     def one_after_another(part: torch.Tensor) -> torch.Tensor:
         return part.transpose(0, 1).flatten(1, 2)
 
-    masks = masks_of(visible, start, torch.float32, plain=True)
+    masks = masks_of(visible.numpy(), start, torch.float32, torch.device("cpu"), plain=True)
     for variants in (None, torch.tensor([2, 0, 1])):
-        mixed = attend_split(*(one_after_another(part) for part in (query, *own)), *prefix[:, 0], masks, variants, 0.5)
+        mixed = merged(
+            [attend_split(*(one_after_another(part) for part in (query, *own)), *prefix[:, 0], masks, variants, 0.5)]
+        )
         seen = visible[:1] if variants is None else visible[variants]
         expected = one_after_another(attend(query, key, value, seen, 0.5))
         torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-6)

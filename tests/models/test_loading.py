@@ -139,14 +139,16 @@ def test_a_blind_answer_goes_on_from_the_end_of_the_image(
     model = _load(folders[name])
     prompts = [model.prepare(QUESTION, image) for image in (_image(), _image().rotate(90, expand=True))]
     lengths: list[int] = []
-    layer, forward = model.layers[0], model.layers[0].forward
+    kind = type(model.layers[0])
+    forward = kind.forward
 
-    def counted(hidden: torch.Tensor, **arguments: object) -> object:
-        lengths.append(hidden.shape[1])
-        return forward(hidden, **arguments)
+    def counted(self: torch.nn.Module, hidden: torch.Tensor, **arguments: object) -> object:
+        if self is model.layers[0]:
+            lengths.append(hidden.shape[1])
+        return forward(self, hidden, **arguments)
 
     # Not the instance's attribute, which feeding a model sets and removes.
-    monkeypatch.setattr(type(layer), "forward", lambda self, *given, **named: counted(*given, **named))
+    monkeypatch.setattr(kind, "forward", counted)
     together = answer_together(model, prompts, [True, False])
     after = prompts[0].length - int(prompts[0].positions["image"][-1]) - 1
     assert lengths[:2] == [sum(prompt.length for prompt in prompts), 2 + after]

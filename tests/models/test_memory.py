@@ -298,7 +298,7 @@ def test_a_job_says_what_it_needs_before_it_reads_weights(
     (line,) = [record.getMessage() for record in caplog.records if record.name == "crossflow.engine.planning"]
     assert "GiB" in line
     assert "on this machine: weights 0.0" in line
-    assert "for a question" in line
+    assert "for the answers to 8 questions" in line
 
 
 def test_a_job_that_can_not_fit_is_refused_in_one_sentence(

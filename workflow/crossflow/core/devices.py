@@ -51,6 +51,14 @@ def _take(asked: str, patience: float) -> torch.device:
         time.sleep(1)
 
 
+def _set_up(device: torch.device) -> None:
+    """Make a GPU the process's own, and its arithmetic the one that the engine expects."""
+    torch.cuda.set_device(device)  # else the thread that pins memory opens a context on the first GPU
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a plan for every length of prompt and cache
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
 def take_device(asked: str, patience: float = 3600.0) -> torch.device:
     """The device of this process.
 
@@ -63,5 +71,9 @@ def take_device(asked: str, patience: float = 3600.0) -> torch.device:
         CrossflowError: the device does not exist, or no GPU became free.
     """
     device = _take(asked, patience)
+    if device.type not in ("cpu", "cuda"):
+        raise CrossflowError(f"Device {asked!r} is not supported: use auto, cpu or cuda:N.")
+    if device.type == "cuda":
+        _set_up(device)
     note(device=torch.cuda.get_device_properties(device).name if device.type == "cuda" else str(device))
     return device

@@ -35,4 +35,4 @@ def _embedded(model: MultimodalModel, prompt: Prepared, features: Tensor) -> Inp
     embeddings = model.network.get_input_embeddings()(tokens)
     visual = (tokens == model.network.config.image_token_id)[..., None]
     embeddings = embeddings.masked_scatter(visual, features.to(embeddings.dtype))
-    return {"inputs_embeds": embeddings}
+    return {"inputs_embeds": embeddings, "attention_mask": prompt.inputs["attention_mask"]}

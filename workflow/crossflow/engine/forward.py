@@ -96,7 +96,7 @@ class CleanRun:
     Attributes:
         prepared: The question.
         first: The first recorded position, at or before any that a knockout changes.
-        feed: What the model hands to its decoder layers.
+        feed: What the model hands to its decoder layers, without the embeddings.
         layers: One record per decoder layer.
         after: The residual stream after the last layer, before the final norm, from position ``first`` on.
         reading: The readout of its end; one row.
@@ -224,7 +224,7 @@ def run_clean_together(model: MultimodalModel, prompts: Sequence[Prepared], firs
         CleanRun(
             prompt,
             first,
-            feeds[number],
+            feeds[number].without_embeddings(),
             list(_records(number, first, entered, recording, spans)),
             after[number],
             reading,

@@ -87,36 +87,41 @@ class _Answer:
 class _Continuing:
     """The next positions of each answer attend to the answer's own keys."""
 
-    def __init__(self, packing: Packing, answers: Sequence[_Answer], edges: dict[int, _Edges]) -> None:
-        self.packing = packing
+    def __init__(
+        self, model: MultimodalModel, packing: Packing, answers: Sequence[_Answer], edges: dict[int, _Edges]
+    ) -> None:
         self.answers = answers
-        self.edges = edges
+        self._requested = [
+            [packing.feeds[answer.number].mask(layer) for answer in answers] for layer in range(len(model.layers))
+        ]
+        # Built before the first layer, so that none waits for a copy; most layers request the same mask.
         self._masks: dict[tuple[int, int], tuple[Tensor | None, bool]] = {}
-
-    def _mask(self, place: int, call: Call) -> tuple[Tensor | None, bool]:
-        """What the next positions of an answer see: a mask, and whether they are causal; most layers share it."""
-        name = place, id(call.mask)
-        if name not in self._masks:
-            answer = self.answers[place]
-            if id(call.mask) not in self.edges:
-                self.edges[id(call.mask)] = _Edges(call.mask)
-            keys = np.concatenate([answer.positions, answer.next])
-            visible = self.edges[id(call.mask)].visible(answer.next, keys)
-            everything = bool(visible.all())
-            if everything or np.array_equal(visible, np.tri(len(keys), dtype=bool)):
-                self._masks[name] = None, not everything
-            else:
-                self._masks[name] = torch.from_numpy(visible).to(call.query.device)[None], False
-        return self._masks[name]
+        for masks in self._requested:
+            for place, mask in enumerate(masks):
+                if id(mask) not in edges:
+                    edges[id(mask)] = _Edges(mask)
+                if (place, id(mask)) not in self._masks:
+                    self._masks[place, id(mask)] = _mask_of(answers[place], edges[id(mask)], model.device)
 
     def attend(self, call: Call) -> Tensor:
-        masks = [self.packing.feeds[answer.number].mask(call.layer) for answer in self.answers]
+        requested = self._requested[call.layer]
         mixed = []
-        for place, each in enumerate(stretches(call, [len(answer.next) for answer in self.answers], masks)):
+        for place, each in enumerate(stretches(call, [len(answer.next) for answer in self.answers], requested)):
             keys, values = self.answers[place].extend(each.layer, each.key, each.value)
-            visible, causal = self._mask(place, each)
+            visible, causal = self._masks[place, id(each.mask)]
             mixed.append(attend(each.query, keys, values, visible, each.scaling, causal))
         return torch.cat(mixed, dim=2)
+
+
+def _mask_of(answer: _Answer, edges: _Edges, device: torch.device) -> tuple[Tensor | None, bool]:
+    """What the next positions of an answer see: a mask, or None, and then whether they are causal."""
+    keys = np.concatenate([answer.positions, answer.next])
+    visible = edges.visible(answer.next, keys)
+    if visible.all():
+        return None, False
+    if np.array_equal(visible, np.tri(len(keys), dtype=bool)):
+        return None, True
+    return torch.from_numpy(visible).to(device)[None], False
 
 
 def _advance(model: MultimodalModel, packing: Packing, answers: Sequence[_Answer], edges: dict[int, _Edges]) -> None:
@@ -137,7 +142,7 @@ def _advance(model: MultimodalModel, packing: Packing, answers: Sequence[_Answer
     def enter(layer: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         return entering if hidden is None else hidden, places
 
-    hidden = run_packed(model, packing, _Continuing(packing, answers, edges), enter)
+    hidden = run_packed(model, packing, _Continuing(model, packing, answers, edges), enter)
     assert hidden is not None
     with torch.inference_mode():
         ends = torch.from_numpy(np.cumsum([len(answer.next) for answer in answers]) - 1).to(device)
@@ -163,7 +168,8 @@ def generate(
         most: Most tokens of an answer.
     """
     # The model itself says which position embeddings and masks belong to the positions that may be generated.
-    filled = [prompt.answered_by(prompt.inputs["input_ids"][0, -1:].tolist() * most) for prompt in prompts]
+    text = int(model.network.config.image_token_id == 0)  # any token of the text
+    filled = [prompt.answered_by([text] * most) for prompt in prompts]
     packing = Packing([feed(model, inputs) for inputs in encode_together(model, filled)])
     edges: dict[int, _Edges] = {}
     seeing = [_Answer(number, np.arange(prompt.positions.length)) for number, prompt in enumerate(prompts)]

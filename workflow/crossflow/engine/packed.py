@@ -9,7 +9,7 @@ where each stretch begins.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,12 @@ class Feed:
         entering: For the first layer the embeddings, for each other what the model adds to its input, as Qwen3-VL adds
             features of the image; None if it adds nothing. ``(1, positions, width)``.
         arguments: The other arguments of each layer.
+        length: Number of positions.
     """
 
     entering: list[Tensor | None]
     arguments: list[dict[str, Any]]
+    length: int
 
     @property
     def embeddings(self) -> Float[Tensor, "1 positions width"]:
@@ -49,10 +51,9 @@ class Feed:
         assert self.entering[0] is not None
         return self.entering[0]
 
-    @property
-    def length(self) -> int:
-        """Number of positions."""
-        return self.embeddings.shape[1]
+    def without_embeddings(self) -> "Feed":
+        """The same feed for sequences that begin at a later layer."""
+        return replace(self, entering=[None, *self.entering[1:]])
 
     def mask(self, layer: int) -> Bool[Tensor, "1 1 positions positions"] | None:
         """The mask that the model requests in a layer; None = causal."""
@@ -112,7 +113,7 @@ def _fed(model: MultimodalModel, calls: Sequence[_LayerCall]) -> Feed:
             f"{len(calls)}; the model can not be knocked out."
         )
     entering, arguments = zip(*calls, strict=True)
-    return Feed(list(entering), list(arguments))
+    return Feed(list(entering), list(arguments), entering[0].shape[1])
 
 
 class Packing:
@@ -178,8 +179,9 @@ class Packing:
         parts = [each.entering[layer] for each in self.feeds]
         if all(part is None for part in parts):
             return None
+        like = next(part for part in parts if part is not None)
         whole = [
-            torch.zeros_like(each.embeddings) if part is None else part
+            like.new_zeros(1, each.length, like.shape[2]) if part is None else part
             for each, part in zip(self.feeds, parts, strict=True)
         ]
         joined = torch.cat(whole, dim=1)

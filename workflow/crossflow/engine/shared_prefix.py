@@ -22,9 +22,9 @@ from torch import Tensor
 
 from crossflow.core.errors import CrossflowError
 from crossflow.engine.edges import Row, blocked
-from crossflow.engine.forward import CleanRun, LayerRecord, Readout, no_key_left, read
+from crossflow.engine.forward import CleanRun, Readout, no_key_left, read
 from crossflow.engine.packed import Packing, run_packed
-from crossflow.engine.shared_prefix_attention import Masks, attend_split, masks_of
+from crossflow.engine.shared_prefix_attention import Masks, Partial, attend_split, masks_of, merged
 from crossflow.models.attention import Call
 from crossflow.models.memory import batches, capacity, enough_positions, halving
 from crossflow.models.model import MultimodalModel
@@ -49,6 +49,9 @@ class _Group:
         rows: The knockouts, in the order of the last layers of their windows.
         start: The first position of the suffixes.
         suffix: Their length.
+
+    Raises:
+        CrossflowError: a knockout leaves a position without a key.
     """
 
     def __init__(self, number: int, clean: CleanRun, rows: Sequence[Row]) -> None:
@@ -62,10 +65,19 @@ class _Group:
         # One mask per flow: its knockouts differ only in their windows. Variant 0 blocks nothing.
         flows = {row.flow: row for row in rows}
         pairs = np.stack([blocked(row.edges, self.start, clean.prepared.length) for row in flows.values()])
-        self._allowed = ~np.concatenate([np.zeros_like(pairs[:1]), pairs])
+        allowed = ~np.concatenate([np.zeros_like(pairs[:1]), pairs])
         number_of = {flow: place for place, flow in enumerate(flows, start=1)}
         self._variant = np.array([number_of[row.flow] for row in rows])
+        # Layers that request the same mask share theirs.
         self._masks: dict[int, Masks] = {}
+        for layer, record in enumerate(clean.layers):
+            if id(record.visible) not in self._masks:
+                visible = record.visible[self.start - clean.first :] & allowed
+                self._masks[id(record.visible)] = masks_of(
+                    visible, self.start, record.key.dtype, record.key.device, record.is_causal
+                )
+            if self._masks[id(record.visible)].illegal[self.acting(layer)].any():
+                raise no_key_left()
 
     def _present(self, layer: int) -> np.ndarray:
         """The knockouts that have joined up to a layer."""
@@ -99,27 +111,12 @@ class _Group:
                 yield hidden[:, place : place + count * self.suffix]
                 place += count * self.suffix
 
-    def _masks_of(self, record: LayerRecord) -> Masks:
-        """The masks, shared by all layers that request the same one."""
-        if id(record.visible) not in self._masks:
-            visible = record.visible[self.start - self.clean.first :] & self._allowed
-            self._masks[id(record.visible)] = masks_of(
-                visible, self.start, record.key.dtype, record.key.device, record.is_causal
-            )
-        return self._masks[id(record.visible)]
-
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer: int, acting: Tensor, scaling: float
-    ) -> Iterator[Tensor]:
-        """Attend to the clean prefix and each suffix to itself; ``(heads, tokens, width)`` as the queries, in pieces.
-
-        Raises:
-            CrossflowError: a knockout leaves a position without a key.
-        """
+    ) -> Iterator[Partial]:
+        """Attend to the clean prefix and each suffix to itself: first the resting ones, then those that act."""
         record = self.clean.layers[layer]
-        masks = self._masks_of(record)
-        if masks.illegal[self.acting(layer)].any():
-            raise no_key_left()
+        masks = self._masks[id(record.visible)]
         shared = record.key[0, :, : self.start], record.value[0, :, : self.start]
         rest = query.shape[1] - len(acting) * self.suffix
         for part, variants in ((slice(rest), None), (slice(rest, None), acting)):
@@ -178,7 +175,7 @@ class _Sequence:
             for group, acting, query, key, value in zip(self.groups, self._variants[call.layer], *parts, strict=True)
             for piece in group.attend(query, key, value, call.layer, acting, call.scaling)
         ]
-        return torch.cat(mixed, dim=1)[None]
+        return merged(mixed)[None]
 
 
 def _on(parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:

@@ -10,6 +10,7 @@ kernel is compared with plain matrix products on a small case before its first u
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -63,7 +64,10 @@ def masks_of(
     prefix, own = visible[..., :start], visible[..., start:]
     unseen = [~part.any(-1) for part in (prefix, own)]
     there = torch.from_numpy(visible).to(device)
-    no_prefix, no_own = (torch.from_numpy(part).to(device) if part.any() else None for part in unseen)
+    no_prefix, no_own = (
+        ~seen.any(-1) if part.any() else None
+        for seen, part in zip((there[..., :start], there[..., start:]), unseen, strict=True)
+    )
     illegal = np.asarray((unseen[0] & unseen[1]).any(-1))
     return Masks(_bias(there[..., :start], dtype), _bias(there[..., start:], dtype), no_prefix, no_own, illegal, plain)
 
@@ -109,7 +113,11 @@ def _on_cuda(
 
 @cache
 def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether a kernel agrees with plain products for a head width: causal, with a bias, and without either."""
+    """Whether a kernel agrees with plain fp64 products for a head width: causal, with a bias, and without either.
+
+    Raises:
+        torch.OutOfMemoryError: the device is full; nothing is known of the kernel then.
+    """
     if device.type not in ("cpu", "cuda"):
         return False
     if device.type == "cuda" and (dtype == torch.float64 or width % _STEP):
@@ -124,18 +132,22 @@ def _is_sound(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     shared_key, shared_value = (normal(1, 11).expand(-1, 2, -1, -1) for _ in range(2))
     hidden = torch.rand(1, 1, 6, 2 * _STEP, generator=generator) < 0.3
     hidden[..., 0] = False
-    bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf).to(device, dtype)[..., :11]
+    added = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf).to(device, dtype)[..., :11]
     cases: list[tuple[Tensor, Tensor, Tensor, Tensor | None, bool]] = [
         (query, key, value, None, True),
         (query, shared_key, shared_value, None, False),
-        (query, shared_key, shared_value, bias, False),
+        (query, shared_key, shared_value, added, False),
     ]
     tolerance = 0.05 if dtype in _HALVES else 1e-4
     try:
         for case in cases:
-            pairs = zip(_kernel(*case, width**-0.5), _by_products(*case, width**-0.5), strict=True)
-            if not all(torch.allclose(ours.double(), plain.double(), 0, tolerance) for ours, plain in pairs):
+            bias = None if case[3] is None else case[3].double()
+            exact = _by_products(case[0].double(), case[1].double(), case[2].double(), bias, case[4], width**-0.5)
+            pairs = zip(_kernel(*case, width**-0.5), exact, strict=True)
+            if not all(torch.allclose(ours.double(), plain, 0, tolerance) for ours, plain in pairs):
                 raise RuntimeError("it gives other numbers")
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         log.warning("PyTorch's attention kernel for %s and %s is not used: %s", device.type, dtype, error)
         return False
@@ -156,6 +168,38 @@ def _by_products(
     return torch.exp(scores - total[..., None]).to(value.dtype) @ value, total
 
 
+class Partial(NamedTuple):
+    """Attention of some suffixes to their own keys and to the prefix, not yet merged.
+
+    Attributes:
+        own, shared: What each gives alone, ``(heads, tokens, width)``; ``shared`` is None without a prefix.
+        own_total, total: Their log-sum-exps, ``(heads, tokens)``.
+    """
+
+    own: Tensor
+    own_total: Tensor
+    shared: Tensor | None
+    total: Tensor | None
+
+
+def merged(partials: Sequence[Partial]) -> Float[Tensor, "heads tokens width"]:
+    """The attention of suffixes side by side: both parts of each, weighted as one softmax over all keys would."""
+    if any(each.shared is None for each in partials):
+        pieces = [each.own if each.shared is None else _merged(each) for each in partials]
+        return torch.cat(pieces, dim=1)
+    # All at once: launches, and not numbers, are what small groups cost on a GPU.
+    columns = zip(*partials, strict=True)
+    return _merged(Partial(*(each[0] if len(partials) == 1 else torch.cat(each, dim=1) for each in columns)))
+
+
+def _merged(partial: Partial) -> Tensor:
+    assert partial.shared is not None
+    assert partial.total is not None
+    share = torch.sigmoid_(partial.own_total.sub_(partial.total))[..., None]
+    dtype = partial.own.dtype
+    return partial.shared.to(share.dtype).lerp_(partial.own.to(share.dtype), share).to(dtype)
+
+
 def attend_split(
     query: Float[Tensor, "heads tokens width"],
     key: Float[Tensor, "kv_heads tokens width"],
@@ -165,8 +209,8 @@ def attend_split(
     masks: Masks,
     variants: Int[Tensor, " rows"] | None,
     scaling: float,
-) -> Float[Tensor, "heads tokens width"]:
-    """Attention of concatenated suffixes, one per row, to a shared prefix and each to itself.
+) -> Partial:
+    """Attention of concatenated suffixes, one per row, to a shared prefix and each to itself; `merged` joins the two.
 
     Args:
         query: All rows' queries; grouped heads are consecutive.
@@ -192,9 +236,9 @@ def attend_split(
     own_bias = None if variants is None else masks.own[variants][:, None, :, :suffix]
     own, own_total = _fused(by_row(query), own_heads(key), own_heads(value), own_bias, variants is None, scaling)
     own = own.transpose(0, 1).reshape(heads, tokens, width)
-    if not start:
-        return own
     own_total = own_total.transpose(0, 1).reshape(heads, tokens)
+    if not start:
+        return Partial(own, own_total, None, None)
 
     # Each key head, with the query heads of its group, is one batch entry.
     bias = None if variants is None else masks.prefix[variants].flatten(0, 1)[None, None, :, :start]
@@ -209,5 +253,4 @@ def attend_split(
                 nothing = unseen[variants].flatten()
                 part.masked_fill_(nothing[:, None], 0)
                 logarithm.masked_fill_(nothing, -torch.inf)
-    share = torch.sigmoid_(own_total.sub_(total))[..., None]
-    return shared.to(share.dtype).lerp_(own.to(share.dtype), share).to(query.dtype)
+    return Partial(own, own_total, shared, total)

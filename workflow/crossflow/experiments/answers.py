@@ -81,7 +81,8 @@ def answer_together(
     )
     found = [each for pair in ran for each in pair if each is not None]
     with torch.inference_mode():
-        probabilities = iter([torch.softmax(each.logits.double(), dim=-1).cpu() for each in found])
+        logits = torch.stack([each.logits for each in found])
+        probabilities = iter(torch.softmax(logits.double(), dim=-1).cpu())
 
     def answer_of(generated: Generated | None) -> Answer | None:
         if generated is None:

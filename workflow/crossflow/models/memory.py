@@ -167,11 +167,9 @@ class Sizes:
         return self.forward(positions) + self.record(positions, first)
 
     def clean_runs(self, questions: int, positions: int, first: int) -> int:
-        """Bytes of clean runs whose images are encoded together, their records included."""
-        embeddings = positions * self.width * self.itemsize
-        encoding = questions * (self._tower() + embeddings)
-        runs = (questions - 1) * (embeddings + self.record(positions, first)) + self.clean_run(positions, first)
-        return max(encoding, runs)
+        """Bytes of clean runs in one sequence, their images encoded together, with their records."""
+        encoding = questions * (self._tower() + positions * self.width * self.itemsize)
+        return max(encoding, questions * self.clean_run(positions, first))
 
     def answer(self, positions: int, new_tokens: int) -> int:
         """Bytes of a generated answer; while the cache grows, one layer of it exists twice."""

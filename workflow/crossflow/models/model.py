@@ -28,7 +28,7 @@ from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 
 # These mark the image's positions; without them a model silently falls back on text positions.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
-_OF_TOKENS = {"input_ids"} | _KINDS_OF_TOKENS
+_OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDING = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference of a probability that rounding may cause, by the type of the weights."""
@@ -134,10 +134,9 @@ class Prepared:
     def answered_by(self, tokens: Sequence[int]) -> "Prepared":
         """The same prompt followed by an answer, so that the whole of it can be scored (*teacher forcing*)."""
         given = self.inputs["input_ids"].new_tensor([list(tokens[:-1])])
+        further = {"input_ids": given, "attention_mask": torch.ones_like(given)}
         inputs = {
-            name: torch.cat([value, given if name == "input_ids" else torch.zeros_like(given)], dim=1)
-            if name in _OF_TOKENS
-            else value
+            name: torch.cat([value, further.get(name, torch.zeros_like(given))], dim=1) if name in _OF_TOKENS else value
             for name, value in self.inputs.items()
         }
         return replace(self, inputs=inputs, answer=tuple(tokens))
@@ -202,9 +201,12 @@ class MultimodalModel:
         """Logits in fp32, or fp64 if the model is, from hidden states after the final norm.
 
         An output embedding in half precision is converted to fp32 in parts: a whole copy would take 2.0 GiB for a
-        vocabulary of 128,256. Parts of this size change no bit on a CPU and are no slower.
+        vocabulary of 128,256. Parts of this size change no bit on a CPU and are no slower. On a GPU, a product of half
+        precision is summed and returned in fp32.
         """
         weight: Tensor = _follow(self.network, self.architecture.head).weight.detach()
+        if weight.is_cuda and weight.dtype == normed.dtype in (torch.float16, torch.bfloat16):
+            return torch.mm(normed, weight.T, out_dtype=torch.float32)
         normed = normed.to(torch.promote_types(normed.dtype, torch.float32))
         if weight.dtype == normed.dtype:
             return normed @ weight.T
@@ -266,6 +268,8 @@ class MultimodalModel:
         inputs = {name: torch.as_tensor(np.asarray(value)) for name, value in processed.items() if name in asked_for}
         inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[self.settings.dtype])
         inputs["input_ids"] = torch.from_numpy(tokens.ids)[None]
+        # Without it, transformers takes positions that jump, as after an image of Qwen's, for several texts.
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         for name in _KINDS_OF_TOKENS & asked_for.keys():
             inputs[name] = (inputs["input_ids"] == self.network.config.image_token_id).long()
         return inputs

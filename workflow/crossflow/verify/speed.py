@@ -141,7 +141,7 @@ def build_question(model: MultimodalModel, number: int = 0) -> Prepared:
     sets["padding"], sets["all"] = sets["image"][:0], np.arange(cuts[2], cuts[-1])
     ids = torch.randint(10, 31000, (1, cuts[-1]), generator=generator)
     ids[0, sets["image"]] = config.image_token_id
-    inputs = {"input_ids": ids} | pixels
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | pixels
     nothing = np.zeros(visual, dtype=bool)
     return Prepared(
         ChosenQuestion("benchmark", "none", "", "", "", "", None, None, ()),
