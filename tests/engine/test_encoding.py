@@ -1,5 +1,6 @@
 """Images encoded together are the images encoded alone."""
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window
 from crossflow.core.records import ChosenQuestion
 from crossflow.engine.edges import Edges, Row
@@ -17,6 +19,7 @@ from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_together
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.visual_tokens import VisualTokens
 from loaded_families import Loaded
 from tiny import load_tiny
 
@@ -78,6 +81,18 @@ def test_one_call_of_the_tower_encodes_them_all_and_changes_no_result(
     assert min(float((one - other).abs().max()) for one, other in pairwise(probabilities)) > 1e-3, (
         "questions that are mixed up would not be noticed"
     )
+
+
+def test_an_image_of_which_the_model_makes_another_number_of_tokens_is_refused(
+    model: MultimodalModel, prompts: list[Prepared]
+) -> None:
+    for change in (slice(1, None), np.arange(len(prompts[0].visual) + 1) % len(prompts[0].visual)):
+        flags = [
+            getattr(prompts[0].visual, name)[change] for name in ("related", "padding", "newline", "base", "moved")
+        ]
+        wrong = dataclasses.replace(prompts[0], visual=VisualTokens(*flags))
+        with pytest.raises(CrossflowError, match=f"has {len(flags[0])} visual tokens, but the model makes"):
+            encode_together(model, [wrong, prompts[1]])
 
 
 def test_a_image_by_itself_is_bit_equal_to_the_models_own_forward(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crossflow.core.errors import CrossflowError
 from crossflow.engine.packed import Inputs
 from crossflow.models.model import MultimodalModel, Prepared
 
@@ -17,6 +18,9 @@ def encode_together(model: MultimodalModel, prompts: Sequence[Prepared]) -> list
     """The inputs of each prompt, with the image already encoded.
 
     Without `Architecture.stacks`, each forward encodes its own image, and the inputs are the prompt's own.
+
+    Raises:
+        CrossflowError: the model makes another number of visual tokens of an image than the prompt has.
     """
     if not prompts or not model.architecture.stacks:
         return [prompt.inputs for prompt in prompts]
@@ -31,6 +35,13 @@ def encode_together(model: MultimodalModel, prompts: Sequence[Prepared]) -> list
 
 
 def _embedded(model: MultimodalModel, prompt: Prepared, features: Tensor) -> Inputs:
+    if len(features) != len(prompt.visual):
+        # Scattered as they are, too many would be cut off and all others shifted.
+        raise CrossflowError(
+            f"{model.settings.path}: the prompt of question {prompt.question.question_id} has {len(prompt.visual)} "
+            f"visual tokens, but the model makes {len(features)} of its image; the folder's processor is of another "
+            "model."
+        )
     tokens = prompt.inputs["input_ids"]
     embeddings = model.network.get_input_embeddings()(tokens)
     visual = (tokens == model.network.config.image_token_id)[..., None]

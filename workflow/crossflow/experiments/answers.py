@@ -73,6 +73,8 @@ def answer_together(
     Raises:
         torch.OutOfMemoryError: a single prompt does not fit into memory.
     """
+    if not prompts:
+        return []
     stop, most = _stop_tokens(model), model.settings.max_new_tokens
     ran = halving(
         list(zip(prompts, blind, strict=True)),
