@@ -30,7 +30,8 @@ from crossflow.models.attention import Call, using
 from crossflow.models.memory import batches, capacity, enough_positions, halving
 from crossflow.models.model import MultimodalModel
 
-_NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "use_cache"}
+# Transformers 5.24 renamed ``past_key_values`` to ``cache``.
+_NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "cache", "use_cache"}
 
 
 class Knockout(NamedTuple):

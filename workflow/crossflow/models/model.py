@@ -164,24 +164,41 @@ class MultimodalModel:
     architecture: Architecture
     device: torch.device
 
+    @property
+    def decoder(self) -> Any:
+        """The text decoder."""
+        return _follow(self.network, self.architecture.decoder)
+
     @cached_property
     def layers(self) -> nn.ModuleList:
         """The decoder layers, in order."""
-        layers = _follow(self.network, self.architecture.decoder).layers
+        layers = self.decoder.layers
         assert isinstance(layers, nn.ModuleList)
         return layers
 
     @cached_property
     def norm(self) -> nn.Module:
         """The norm between the last decoder layer and the output embedding."""
-        norm = _follow(self.network, self.architecture.decoder).norm
+        norm = self.decoder.norm
         assert isinstance(norm, nn.Module)
         return norm
+
+    def configured(self, key: str) -> Any:
+        """The value of a dotted key of the configuration; None if it has none."""
+        value: Any = self.network.config
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        return value
 
     @property
     def patch_size(self) -> int:
         """Side of a patch, in pixels of a tile."""
-        return _side(_follow(self.network.config, self.architecture.patch_size))
+        return _side(self.configured(self.architecture.patch_size))
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile, in pixels."""
+        return _side(self.configured(self.architecture.tile))
 
     def pack(
         self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
