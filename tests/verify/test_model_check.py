@@ -26,7 +26,7 @@ from loaded_families import SIZES, Loaded, middle, noise, question_about
 from tiny import CPU
 from tiny_families import FAMILIES
 
-ALL = ["positions"] * 2 + ["geometry", "boxes", "edges"] * 2 + ["causality", "floor", "engine"]
+ALL = ["positions"] * 2 + ["geometry", "boxes", "edges"] * 2 + ["prompt", "aspects", "causality", "floor", "engine"]
 SIZE = SIZES[0]
 
 
@@ -279,7 +279,7 @@ def test_a_failed_check_is_named_in_one_sentence(
     said = capsys.readouterr()
     assert "FAILED  edges" in said.out
     assert said.err.splitlines()[-1] == (
-        f"crossflow check: {folder} fails 2 of 11 checks: edges; it can not be studied as it is."
+        f"crossflow check: {folder} fails 2 of 13 checks: edges; it can not be studied as it is."
     )
     assert (tmp_path / "patches.png").is_file()
     assert main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
@@ -295,7 +295,7 @@ def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
     assert main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert f"no {tmp_path / 'patches.png'}: the visual tokens lie in no rows" in said.out
-    assert "mini-llava fails 9 of 11 checks: geometry, boxes, edges, causality, floor, engine;" in said.err
+    assert "mini-llava fails 10 of 13 checks: geometry, boxes, edges, aspects, causality, floor, engine;" in said.err
 
 
 @pytest.mark.parametrize(

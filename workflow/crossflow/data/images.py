@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -40,6 +41,15 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
     if len(content) > LARGEST_IMAGE:
         raise BrokenQuestion(f"the image {where} has more than {LARGEST_IMAGE >> 20} MiB")
     return content
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF data say, from 1 (upright) to 8; data that can not be read say nothing."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return 1
+    return found if found in range(2, 9) else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -70,8 +80,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
     """Width and height of an upright image, from the head of its file; None if it does not say."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
-            return (image.height, image.width) if turned else image.size
+            return (image.height, image.width) if _orientation(image) in range(5, 9) else image.size
     except (*_UNDECODABLE, KeyError, TypeError):
         return None
 
@@ -107,6 +116,20 @@ def fitted(question: ChosenQuestion, size: tuple[int, int]) -> ChosenQuestion:
 
     objects = tuple(replace(chosen, box=scaled(chosen.box)) for chosen in question.objects)
     return replace(question, objects=objects, image_size=size)
+
+
+class Opened(NamedTuple):
+    """A decoded image, and what its file holds.
+
+    Attributes:
+        image: Upright, in RGB with 8 bits.
+        mode: Pillow's name for the file's kind of pixels.
+        turned: Whether EXIF data turned it.
+    """
+
+    image: Image.Image
+    mode: str
+    turned: bool
 
 
 class Images:
@@ -172,7 +195,11 @@ class Images:
             raise BrokenQuestion(f"the image {where} can not be read ({error})") from error
 
     def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
-        """The decoded image, upright, in RGB with 8 bits.
+        """The decoded image, upright, in RGB with 8 bits; see `look`."""
+        return self.look(image_id, size).image
+
+    def look(self, image_id: str, size: tuple[int, int] | None = None) -> Opened:
+        """The decoded image, with what its file holds.
 
         Args:
             image_id: The image.
@@ -187,7 +214,8 @@ class Images:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 turned = upright(image)
                 contradicted = size is not None and not _same_shape(turned.size, size) and _same_shape(image.size, size)
-                return in_rgb(image if contradicted else turned, where)
+                turns = not contradicted and _orientation(image) != 1
+                return Opened(in_rgb(image if contradicted else turned, where), image.mode, turns)
         except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
             raise BrokenQuestion(f"the image {where} does not decode (it is none of {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:

@@ -28,10 +28,9 @@ from crossflow.engine.forward import CleanRun, LayerRecord, Readout, read, requi
 from crossflow.engine.shared_prefix_attention import Masks, attend_split, masks_of
 from crossflow.models.attention import Call, using
 from crossflow.models.memory import batches, capacity, enough_positions, halving
-from crossflow.models.model import MultimodalModel
+from crossflow.models.model import CACHE_ARGUMENTS, MultimodalModel
 
-# Transformers 5.24 renamed ``past_key_values`` to ``cache``.
-_NOT_FOR_SUFFIXES = {"attention_mask", "past_key_values", "cache", "use_cache"}
+_NOT_FOR_SUFFIXES = {"attention_mask", "use_cache", *CACHE_ARGUMENTS}
 
 
 class Knockout(NamedTuple):

@@ -80,7 +80,9 @@ def _generate(model: MultimodalModel, prepared: Prepared, mode: Mode, cache: Dyn
     handle = model.norm.register_forward_hook(keep)
     try:
         with using(mode), torch.inference_mode():
-            generated = model.network.generate(**prepared.inputs, generation_config=greedy, past_key_values=cache)
+            generated = model.network.generate(
+                **prepared.inputs, generation_config=greedy, **{model.cache_argument: cache}
+            )
     finally:
         handle.remove()
         model.network.generation_config = folder

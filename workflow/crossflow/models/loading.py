@@ -107,6 +107,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     network, loading = loaded

@@ -29,6 +29,8 @@ from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 # These mark the image's positions; without them a model silently falls back on text positions.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 _OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What transformers calls the cache of keys and values: from 5.24 on, and before."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDING = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference of a probability that rounding may cause, by the type of the weights."""
@@ -182,6 +184,11 @@ class MultimodalModel:
         norm = self.decoder.norm
         assert isinstance(norm, nn.Module)
         return norm
+
+    @property
+    def cache_argument(self) -> str:
+        """What the network calls its cache of keys and values: ``past_key_values`` before transformers 5.24."""
+        return next(name for name in CACHE_ARGUMENTS if name in inspect.signature(self.network.forward).parameters)
 
     def configured(self, key: str) -> Any:
         """The value of a dotted key of the configuration; None if it has none."""

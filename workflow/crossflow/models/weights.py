@@ -4,13 +4,15 @@ Transformers only logs weights that it leaves out or makes up. The rule is the s
 headers of safetensors files, which tell names and shapes without any weight being read.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from crossflow.core.errors import CrossflowError
 from crossflow.models.folder import blaming_folder, shards_of
@@ -42,16 +44,24 @@ def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str])
 
 
 def require_all_placed(path: Path, network: nn.Module, loading: Mapping[str, Any]) -> None:
-    """Refuse weights that are missing or without a place.
+    """Refuse weights that are missing, without a place, or of another shape than their place.
 
     Args:
         path: The model's folder.
         network: The network into which they were loaded.
-        loading: What transformers says of the loading.
+        loading: What transformers says of the loading, in which mismatched sizes were ignored: its own error for them
+            names no weight.
 
     Raises:
-        CrossflowError: weights are missing or without a place.
+        CrossflowError: weights are missing, without a place, or of another shape.
     """
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, *shapes = mismatched[0]
+        found, expected = (" x ".join(map(str, shape)) for shape in shapes)
+        raise CrossflowError(
+            f"{path} holds {len(mismatched)} weights of another shape than its config.json says, the first is {name}: "
+            f"{found} instead of {expected}; the configuration is of another model."
+        )
     if missing := sorted(loading["missing_keys"]):
         raise CrossflowError(f"{path} lacks {len(missing)} weights, the first is {missing[0]}.")
     _require_placed(path, network, loading["unexpected_keys"])
@@ -67,6 +77,20 @@ def require_finite(path: Path, network: nn.Module) -> None:
         # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise CrossflowError(f"{path} holds numbers that are NaN or infinite in the weight {name}.")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No bar and no report of transformers inside the block, where nothing is loaded."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _outlined(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -89,12 +113,13 @@ def require_weights_of(sketch: MultimodalModel) -> None:
         CrossflowError: weights are missing, without a place, or of another shape.
     """
     path, network = sketch.settings.path, sketch.network
-    with blaming_folder(path):
+    with blaming_folder(path), _silence():
         _, loading = type(network).from_pretrained(
             None,
             config=network.config,
             state_dict=_outlined(path, network.dtype),
             dtype=network.dtype,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     require_all_placed(path, network, loading)

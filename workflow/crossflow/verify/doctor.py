@@ -29,11 +29,13 @@ from crossflow.fetch import hub
 from crossflow.fetch.download import new_session
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
-from crossflow.models.loading import read_outline
+from crossflow.models.loading import sketch_model
 from crossflow.models.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models.model import DTYPES, ModelSettings, outline_of
+from crossflow.models.weights import require_weights_of
 from crossflow.study import inputs, parameters
 from crossflow.study.parameters import Study
+from crossflow.verify.image_sample import look_at_images
 from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
 LOCK = Path("envs/lock.txt")
@@ -155,8 +157,16 @@ def _require_windows(study: Study, slug: str, layers: int) -> None:
 
 
 def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
+    """The sizes of a model whose folder, if it is there, holds what belongs together.
+
+    Raises:
+        CrossflowError: the model would be refused when it is loaded.
+    """
     if folder is not None:
-        return read_outline(settings)[1]
+        _require_whole(folder)
+        sketch = sketch_model(settings, torch.device("cpu"))
+        require_weights_of(sketch)
+        return sketch.sizes
     return outline_of(true_config(slug), DTYPES[settings.dtype]) if slug in TRUE_SIZES else None
 
 
@@ -205,8 +215,6 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
         page = f"{constants.ENDPOINT}/api/models/{entry['repo']}"
         if folder is None and not offline and (reason := _reachable(page)):
             yield Finding(MISSING, what, f"{page} can not be reached ({reason}): look at the network, or log in")
-    if folder is not None:
-        _require_whole(folder)
     keys = [key for key in inputs.SETTINGS if key in entry]
     settings = ModelSettings(folder or Path(entry.get("repo", "")), **{key: entry[key] for key in keys})
     sizes = _sizes(slug, settings, folder)
@@ -271,6 +279,22 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
             yield Finding(MISSING, what, f"{said}, which can not be reached ({reason}): look at the network")
         else:
             yield Finding(OK, what, f"{said} ({'not asked' if offline else 'reached'})")
+
+
+def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
+    """Whether a sample of a study's images can be used, and how they are changed before a model sees them."""
+    drawn = config["datasets"][study.dataset]["kind"] == "shapes"
+    if drawn or _unfetched(config, study, read_sources(Path(TABLE))):
+        return
+    sample = look_at_images(config, study)
+    what, broken = f"images {study.dataset}", len(sample.broken)
+    if broken:
+        said = f"{broken} of {sample.looked} images can not be used, the first: {sample.broken[0]}"
+        yield Finding(MISSING if broken == sample.looked else NOTE, what, f"{said}; their questions are skipped")
+    elif not sample.changed:
+        yield Finding(OK, what, f"{sample.looked} of them are used as they are")
+    for how, number in sample.changed.items():
+        yield Finding(NOTE, what, f"{number} of {sample.looked} are {how}")
 
 
 def check_leftovers() -> Iterator[Finding]:
@@ -350,6 +374,7 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
     yield from attempt("params.yaml", check_parameters)
     for config, study in known:
         yield from attempt("data", partial(check_data, config, study, offline))
+        yield from attempt("images", partial(check_images, config, study))
         for slug in study.models:
             yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
         yield from attempt("disk", lambda: check_disk(bytes_needed(config, study)))  # noqa: B023 (called at once)
