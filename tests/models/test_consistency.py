@@ -130,6 +130,13 @@ def test_a_tower_without_a_class_token_may_not_drop_one(tmp_path: Path) -> None:
     assert "strategy 'default' keeps 35, but a tile has 36 patches" in message
 
 
+@pytest.mark.parametrize("layer", [-9, 7, [-2, 9]])
+def test_features_of_a_layer_that_the_tower_lacks_are_refused(written: Path, tmp_path: Path, layer: object) -> None:
+    folder = _copied(written, "llava", tmp_path)
+    edit_json(folder / "config.json", "vision_feature_layer", layer)
+    assert "in config.json is no layer of the vision tower, which has 3." in _refused(folder)
+
+
 def test_a_tower_with_a_class_token_may_not_keep_it(written: Path, tmp_path: Path) -> None:
     folder = _copied(written, "llava_onevision", tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -16,7 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from crossflow.core.columns import SKIPPED
 from crossflow.core.devices import take_device
-from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, write_csv, write_parquet
@@ -213,12 +213,7 @@ def write_answers(
 
     batches = [[Item(question, requests(question))] for question in questions]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, broken):
-        if questions and len(broken) == len(questions):
-            first, reason = next(iter(broken.items()))
-            raise CrossflowError(
-                f"None of the {len(questions)} questions in {job.questions} can be used; the first, {first}, because "
-                f"{reason}."
-            )
+        require_some_usable(broken, len(questions), job.questions)
         rows = [entries[question.question_id] for question in questions if question.question_id not in broken]
         lost = [
             {

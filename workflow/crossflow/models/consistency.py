@@ -103,14 +103,22 @@ def _require_tiles(model: MultimodalModel) -> None:
 
 
 def _require_a_feature_per_patch(model: MultimodalModel) -> None:
-    """Refuse a selection of the tower's features that drops a patch, or keeps what is none."""
+    """Refuse a selection of the tower's features that drops a patch, keeps what is none, or names no layer."""
     strategy = getattr(model.network.config, "vision_feature_select_strategy", None)
     if strategy is None:
         return
     tower = model.network.base_model.vision_tower
     pixels = torch.zeros(1, 3, model.tile, model.tile, device="meta", dtype=tower.dtype)
     with torch.inference_mode():
-        features = tower(pixels).last_hidden_state.shape[1]
+        states = tower(pixels, output_hidden_states=True).hidden_states
+    chosen = model.network.config.vision_feature_layer
+    for layer in [chosen] if isinstance(chosen, int) else chosen:
+        if not -len(states) <= layer < len(states):
+            raise CrossflowError(
+                f"{model.settings.path}: vision_feature_layer {layer} in config.json is no layer of the vision tower, "
+                f"which has {len(states) - 1}."
+            )
+    features = states[0].shape[1]
     kept, patches = features - (strategy == "default"), (model.tile // model.patch_size) ** 2
     if kept != patches:
         kind = model.configured("vision_config.model_type")

@@ -83,14 +83,14 @@ def require_finite(path: Path, network: nn.Module) -> None:
 def _silence() -> Iterator[None]:
     """No bar and no report of transformers inside the block, where nothing is loaded."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _outlined(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:

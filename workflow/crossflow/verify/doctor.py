@@ -291,7 +291,7 @@ def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
     if broken:
         said = f"{broken} of {sample.looked} images can not be used, the first: {sample.broken[0]}"
         yield Finding(MISSING if broken == sample.looked else NOTE, what, f"{said}; their questions are skipped")
-    elif not sample.changed:
+    elif sample.looked and not sample.changed:
         yield Finding(OK, what, f"{sample.looked} of them are used as they are")
     for how, number in sample.changed.items():
         yield Finding(NOTE, what, f"{number} of {sample.looked} are {how}")

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from crossflow.core.errors import BrokenQuestion
 from crossflow.core.records import ChosenQuestion
+from crossflow.core.tables import read_csv
 from crossflow.data.gqa import first_scenes
 from crossflow.data.images import ImageSource, fitted
-from crossflow.data.published import read_published
 from crossflow.data.question_table import read_question_table
+from crossflow.fetch.gqa_images import COLUMNS
 from crossflow.study import inputs
 from crossflow.study.parameters import Study
 
@@ -33,17 +34,24 @@ class Sample(NamedTuple):
     changed: Mapping[str, int]
 
 
+def _about(image_id: str, size: tuple[int, int] | None) -> ChosenQuestion:
+    """A question without words about an image."""
+    return ChosenQuestion("", image_id, "", "", "", "", None, None, (), size)
+
+
 def _questions(config: Mapping[str, Any], study: Study) -> Iterator[ChosenQuestion]:
-    """Questions of the study, or one about each of the first scene graphs."""
-    files = [inputs.question_files(config, study.dataset, category) for category in study.categories]
+    """Questions of the study, or one about each image that was downloaded or has one of the first scene graphs."""
     if inputs.is_table(config, study.dataset):
-        yield from read_question_table(Path(files[0][0]), Path(inputs.dataset_root(config, study.dataset)))
-    elif inputs.is_published(config, study.dataset):
-        for category, (file,) in zip(study.categories, files, strict=True):
-            yield from read_published(Path(file), category)
+        (file,) = inputs.question_files(config, study.dataset, study.categories[0])
+        yield from read_question_table(Path(file), Path(inputs.dataset_root(config, study.dataset)))
+    elif inputs.is_fetched(config, study.dataset):
+        for category in study.categories:
+            for row in read_csv(Path(inputs.fetched_images(study, category)), COLUMNS):
+                yield _about(row["image_id"], None)
     else:
-        for scene in first_scenes(Path(files[0][1]), SAMPLE):
-            yield ChosenQuestion("", scene.image_id, "", "", "", "", None, None, (), scene.size)
+        _, scenes = inputs.gqa_files(config, study.dataset)
+        for scene in first_scenes(Path(scenes), SAMPLE):
+            yield _about(scene.image_id, scene.size)
 
 
 def look_at_images(config: Mapping[str, Any], study: Study) -> Sample:
