@@ -384,7 +384,7 @@ def test_a_token_behind_the_prompt_is_found_by_the_template(mini: MultimodalMode
     prepared = mini.prepare(question_about(middle(SIZE)), noise(SIZE))
     assert checking.check_prompt(mini, prepared).passed
     tokenizer = mini.processor.tokenizer
-    for place, token, there in ((None, tokenizer.eos_token_id, "</s>"), (0, tokenizer.bos_token_id, "2 of begin")):
+    for place, token, there in ((None, tokenizer.eos_token_id, "</s>"), (0, tokenizer.bos_token_id, "2 of them begin-of-text")):
         ids = prepared.inputs["input_ids"][0].tolist()
         ids.insert(len(ids) if place is None else place, token)
         spoilt = replace(prepared, inputs=prepared.inputs | {"input_ids": torch.tensor([ids])})

@@ -147,7 +147,7 @@ def check_prompt(model: MultimodalModel, prepared: Prepared) -> Check:
     same = front.removeprefix(bare).startswith(before.removeprefix(bare)) and end.endswith(after)
     right = begins == prompt.begins if prompt.begins is not None else begins <= 1
     dated = replace(model, processor=_OnAnotherDay(model.processor)).prompt != model.prompt
-    found = f"{len(ids)} tokens with {begins} of begin-of-text"
+    found = f"{len(ids)} tokens, {begins} of them begin-of-text,"
     if not same:
         found += f" decode to {front!r}, the image and {end!r}, but the template says {before!r} and {after!r}"
     else:
