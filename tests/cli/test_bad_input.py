@@ -36,6 +36,7 @@ from crossflow.models import preparing
 from crossflow.study import inputs, parameters, results
 from crossflow.study.config_files import read_config
 from hub_server import hub_of
+from spoiling import edit_image_processor, edit_json, set_post_processor
 from tiny import draw_world, load_tiny
 
 PAGE = "docs/bad-input.md"
@@ -286,6 +287,53 @@ def weights_that_are_no_numbers(place: Place) -> str:
     return place.said(*place.job("answers"))
 
 
+def weights_without_a_place(place: Place) -> str:
+    edit_json(place.root / "model/config.json", "text_config.num_hidden_layers", LAYERS - 1)
+    return place.said(*place.job("answers"))
+
+
+def weights_of_another_shape(place: Place) -> str:
+    edit_json(place.root / "model/config.json", "text_config.intermediate_size", 48)
+    return place.said(*place.job("answers"))
+
+
+def adapter_beside_the_weights(place: Place) -> str:
+    (place.root / "model/adapter_config.json").write_text("{}")
+    return place.said(*place.job("answers"))
+
+
+def image_processor_of_another_model(place: Place) -> str:
+    edit_image_processor(place.root / "model", "crop_size", {"height": 84, "width": 84})
+    return place.said(*place.job("answers"))
+
+
+def processor_of_another_patch_size(place: Place) -> str:
+    edit_json(place.root / "model/processor_config.json", "patch_size", 14)
+    return place.said(*place.job("answers"))
+
+
+def tower_without_the_layer(place: Place) -> str:
+    edit_json(place.root / "model/config.json", "vision_feature_layer", -9)
+    return place.said(*place.job("answers"))
+
+
+def text_model_of_other_parts(place: Place) -> str:
+    edit_json(place.root / "model/config.json", "text_config.model_type", "phi")
+    return place.said(*place.job("answers"))
+
+
+def prompt_begun_twice(place: Place) -> str:
+    set_post_processor(place.root / "model", "<s> <s> $A")
+    template = "USER: {{ messages[0].content }} ASSISTANT:"
+    (place.root / "model/chat_template.jinja").write_text(template)
+    return place.said(*place.job("answers", "--prompt", "chat-template"))
+
+
+def template_that_does_not_parse(place: Place) -> str:
+    (place.root / "model/chat_template.jinja").write_text("{% for %}")
+    return place.said(*place.job("answers", "--prompt", "chat-template"))
+
+
 def unknown_device(place: Place) -> str:
     return place.said(*place.job("answers", "--device", "cuda:7"))
 
@@ -451,6 +499,18 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "pickled weights only": ("pickled_weights", pickled_weights),
         "truncated weights": ("weights_cut_short", weights_cut_short),
         "NaN weights": ("weights_that_are_no_numbers", weights_that_are_no_numbers),
+        "weights that the configuration has no place for": ("weights_without_a_place", weights_without_a_place),
+        "weights of another shape": ("weights_of_another_shape", weights_of_another_shape),
+        "an adapter beside the weights": ("adapter_beside_the_weights", adapter_beside_the_weights),
+        "an image processor of another model": (
+            "image_processor_of_another_model",
+            image_processor_of_another_model,
+        ),
+        "a processor with another patch size": ("processor_of_another_patch_size", processor_of_another_patch_size),
+        "features of a layer that the vision tower lacks": ("tower_without_the_layer", tower_without_the_layer),
+        "a text model with other parts": ("text_model_of_other_parts", text_model_of_other_parts),
+        "a tokenizer that begins a prompt twice": ("prompt_begun_twice", prompt_begun_twice),
+        "a chat template that does not parse": ("template_that_does_not_parse", template_that_does_not_parse),
         "an unknown device": ("unknown_device", unknown_device),
     },
     "The machine": {

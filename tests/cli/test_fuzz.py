@@ -12,17 +12,16 @@ from hypothesis import HealthCheck, given, settings
 
 from fuzz_kinds import ACCEPTED, KINDS, REFUSED, judge
 
-INPUTS = 1_000  # of all kinds, besides one of each that is good
+OF_MODELS = ("images", "tokenizers", "model folders")
+SHARES = sum(KINDS[kind].share for kind in OF_MODELS)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
-def test_bad_input_is_refused_by_one_sentence_or_used_rightly(kind: str) -> None:
+def _judge(kind: str, number: int) -> None:
+    """Judge so many inputs of a kind; neither outcome is proven by inputs that all have the other one."""
     outcomes = set()
 
     @settings(
-        max_examples=INPUTS * KINDS[kind].share // 100,
+        max_examples=number,
         deadline=None,
         derandomize=True,
         database=None,
@@ -34,5 +33,19 @@ def test_bad_input_is_refused_by_one_sentence_or_used_rightly(kind: str) -> None
             outcomes.add(judge(kind, drawn, Path(folder)))
 
     judged()
-    # Neither outcome is proven by inputs that all have the other one.
     assert outcomes == {ACCEPTED, REFUSED}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", OF_MODELS)
+def test_images_tokenizers_and_folders_are_refused_by_one_sentence_or_used_rightly(kind: str) -> None:
+    _judge(kind, 300 * KINDS[kind].share // SHARES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "number", [pytest.param(1_000, marks=pytest.mark.long), pytest.param(10_000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_input_is_refused_by_one_sentence_or_used_rightly(kind: str, number: int) -> None:
+    _judge(kind, number * KINDS[kind].share // 100)

@@ -231,3 +231,23 @@ def test_a_target_before_the_recorded_part_is_refused(full: Loaded) -> None:
     clean = run_clean(full.model, prepared, _starts(prepared)[1])
     with pytest.raises(CrossflowError, match="recorded are those from"):
         run_knockouts(full.model, clean, rows_for(prepared, LAYERS, 3, ["image->question"]))
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_cache_of_the_clean_run_is_never_given_to_the_suffixes(full: Loaded, name: str) -> None:
+    """Transformers 5.24 renamed the argument; a suffix that wrote into the cache would attend to the clean run's keys."""
+    prepared, seen = full.prepared[0], []
+    clean = run_clean(full.model, prepared, _starts(prepared)[0])
+    arguments = [layer | {name: object()} for layer in clean.feed.arguments]
+    spoilt = dataclasses.replace(clean, feed=dataclasses.replace(clean.feed, arguments=arguments))
+    handles = [
+        layer.register_forward_pre_hook(lambda module, given, named: seen.append(set(named)), with_kwargs=True)
+        for layer in full.model.layers
+    ]
+    row = no_op(_starts(prepared)[0], LAYERS)
+    found = run_knockouts(full.model, spoilt, [row]).logits
+    for handle in handles:
+        handle.remove()
+    assert seen
+    assert not any({"past_key_values", "cache"} & names for names in seen)
+    assert torch.equal(found, run_knockouts(full.model, clean, [row]).logits)

@@ -24,6 +24,7 @@ from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import planning
 from crossflow.experiments import answers as answers_module
+from crossflow.experiments import job as job_module
 from crossflow.experiments import knockouts, logit_lens
 from crossflow.models import preparing
 from tiny import CPU, draw_world, load_tiny
@@ -370,6 +371,47 @@ def test_a_study_whose_images_are_all_missing_fails_in_one_sentence(
     assert study.run_answers() == 1
     assert "None of the 5 questions" in _last_line(capsys)
     assert not study.answers.exists()
+
+
+@pytest.mark.parametrize("verb", ["knockout", "lens"])
+def test_images_that_are_all_gone_after_the_answers_stop_what_reads_them_in_one_sentence(
+    study: Study, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert study.run_answers() == 0
+    study.keep_images(lambda image_id: None)
+    capsys.readouterr()
+    run, table = {"knockout": (study.run_knockout, study.knockout), "lens": (study.run_lens, study.lens)}[verb]
+    assert run() == 1
+    assert "was answered but cannot be used any more: the image" in _last_line(capsys)
+    assert not table.exists()
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "pillow"])
+def test_a_job_that_goes_on_with_another_library_begins_anew(
+    study: Study, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", 1)
+    assert study.run_answers() == 0
+    original, done = knockouts.knock_out, []
+
+    def until_killed(*arguments: object) -> object:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knockouts, "knock_out", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.run_knockout()
+    version = job_module.metadata.version
+    monkeypatch.setattr(job_module.metadata, "version", lambda name: "99.0" if name == library else version(name))
+    again: list[object] = []
+    monkeypatch.setattr(knockouts, "knock_out", lambda *given: again.append(given) or original(*given))
+    assert study.run_knockout() == 0
+    assert len(again) == 5, "what the other version finished was taken up"
+    (aside,) = study.root.glob("*.set-aside")
+    assert len(aside.read_text().splitlines()) == 1 + 2
 
 
 def test_an_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_them(

@@ -40,6 +40,7 @@ from crossflow.models.prompts import render, repeated, tokenize
 from crossflow.models.visual_tokens import VisualTokens
 from crossflow.study import inputs, parameters
 from crossflow.study.results import result_files
+from fuzz_models import model_changes, spoken, stored_images, use_image, use_model, use_tokenizer
 from serving import serving
 
 ACCEPTED, REFUSED = "accepted", "refused"
@@ -309,13 +310,13 @@ KINDS = {
         .flatmap(lambda study: drawn.mutated(drawn.params(study), drawn.yaml_values))
         .filter(lambda config: isinstance(config, dict)),  # Snakemake takes nothing else
         _parameters,
-        20,
+        16,
     ),
-    "question files": Kind(st.tuples(drawn.json_files(drawn.drawn_world()[0]), st.just(_good(1))), _gqa, 20),
-    "scene graphs": Kind(st.tuples(st.just(_good(0)), drawn.json_files(drawn.drawn_world()[1])), _gqa, 14),
-    "zips, local": Kind(st.tuples(drawn.zips(), drawn.odd_text), _images, 10),
+    "question files": Kind(st.tuples(drawn.json_files(drawn.drawn_world()[0]), st.just(_good(1))), _gqa, 16),
+    "scene graphs": Kind(st.tuples(st.just(_good(0)), drawn.json_files(drawn.drawn_world()[1])), _gqa, 11),
+    "zips, local": Kind(st.tuples(drawn.zips(), drawn.odd_text), _images, 8),
     "zips, by ranges": Kind(drawn.zips(), _fetched, 4),
-    "prompts": Kind(st.tuples(st.sampled_from(list(PROCESSORS)), drawn.questions_asked), _prompts, 14),
+    "prompts": Kind(st.tuples(st.sampled_from(list(PROCESSORS)), drawn.questions_asked), _prompts, 10),
     "boxes": Kind(
         st.tuples(
             st.tuples(st.integers(1, 200), st.integers(1, 200)),
@@ -331,5 +332,8 @@ KINDS = {
     "question tables": Kind(drawn.csv_files(drawn.table_rows()), _table, 4),
     "published sets": Kind(drawn.csv_files(drawn.published_rows()), _published, 4),
     "chosen questions": Kind(drawn.csv_files(_chosen_rows()), _chosen, 2),
+    "images": Kind(stored_images, use_image, 8),
+    "tokenizers": Kind(spoken, use_tokenizer, 8),
+    "model folders": Kind(model_changes, use_model, 1),
 }
 assert sum(kind.share for kind in KINDS.values()) == 100

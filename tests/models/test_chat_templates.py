@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, processors
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.loading import sketch_model
 from crossflow.models.model import ModelSettings, MultimodalModel
+from spoiling import set_post_processor
 from tiny_families import FAMILIES, write
 
 # One family whose tokenizer begins a prompt by itself, two of which none does.
@@ -48,16 +48,6 @@ def _ids(model: MultimodalModel) -> list[int]:
     return list(model.prepare(QUESTION, IMAGE).inputs["input_ids"][0].tolist())
 
 
-def _set_post_processor(folder: Path, single: str) -> None:
-    """Let the folder's tokenizer put tokens around a text, as ``$A <end>``."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = {token for token in single.split() if token != "$A"}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[(token, tokenizer.token_to_id(token)) for token in special]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
 def _begin(folder: Path) -> str:
     return FAMILIES[folder.name].begins or ""
 
@@ -68,7 +58,7 @@ def test_tokens_that_the_tokenizer_adds_behind_the_prompt_are_left_out(folder: P
     right = _sketch(folder)
     prepared = right.prepare(QUESTION, IMAGE)
     begins = _begin(folder) if FAMILIES[folder.name].adds else ""
-    _set_post_processor(folder, f"{begins} $A {after}".strip())
+    set_post_processor(folder, f"{begins} $A {after}".strip())
     changed = _sketch(folder)
     tokenizer = changed.processor.tokenizer
     assert tokenizer("a")["input_ids"][-1] == tokenizer.convert_tokens_to_ids(after.split()[-1]), "nothing is added"
@@ -80,7 +70,7 @@ def test_tokens_that_the_tokenizer_adds_behind_the_prompt_are_left_out(folder: P
 @pytest.mark.parametrize("folder", ["gemma3"], indirect=True)
 @pytest.mark.parametrize("before", ["<bos> <bos>", "<end>", "<pad> <bos>"])
 def test_a_prompt_that_the_tokenizer_begins_otherwise_than_once_is_refused(folder: Path, before: str) -> None:
-    _set_post_processor(folder, f"{before} $A")
+    set_post_processor(folder, f"{before} $A")
     with pytest.raises(CrossflowError, match=f"begins a prompt with .*{before}.* instead of one begin-of-text token"):
         _ids(_sketch(folder))
 

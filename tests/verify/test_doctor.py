@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,18 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from PIL import ExifTags, Image
+from safetensors.torch import load_file, save_file
 
 from crossflow.cli.main import main
+from crossflow.core.tables import write_csv
 from crossflow.fetch import environment
+from crossflow.fetch.gqa_images import COLUMNS
+from crossflow.mini import world
 from crossflow.verify import doctor
 from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
 from hub_server import hub_of
+from spoiling import edit_image_processor, edit_json
 
 
 @pytest.fixture
@@ -215,6 +222,106 @@ def test_a_model_that_is_not_whole_is_said(tree: Path, spoil: Callable[[Path], o
     assert finding.level == MISSING
     assert message in finding.found
     assert "\n" not in finding.found
+
+
+def _rename_a_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in sorted(weights) if name.endswith("up_proj.weight"))
+    weights[name.replace("up_proj", "up")] = weights.pop(name)
+    path.unlink()
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_rename_a_weight, "lacks 1 weights, the first is "),
+        (lambda folder: edit_json(folder / "config.json", "text_config.num_hidden_layers", 6), "no place for"),
+        (lambda folder: edit_json(folder / "config.json", "text_config.intermediate_size", 64), "of another shape"),
+        (lambda folder: edit_json(folder / "processor_config.json", "patch_size", 14), "patch_size 14"),
+        (lambda folder: edit_image_processor(folder, "crop_size", {"height": 64, "width": 64}), "tiles of 64 x 64"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),
+    ],
+    ids=["renamed weight", "fewer layers", "other width", "patch size", "tile", "adapter"],
+)
+def test_a_model_of_several_is_said_before_its_weights_are_read(
+    tree: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(tree / "resources/mini-llava")
+    (finding,) = _of(_found(), "model mini-llava")
+    assert finding.level == MISSING
+    assert message in finding.found
+
+
+def test_a_sample_of_images_is_opened_as_the_jobs_will(tree: Path, repo: Path) -> None:
+    shutil.copytree(repo / "resources/example", tree / "resources/example")
+    pictures = tree / "resources/example/pictures"
+    number = len(list(pictures.iterdir()))
+    assert _of(_found("example"), "images") == [Finding(OK, "images example", f"{number} of them are used as they are")]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    one, two, three, *_ = sorted(pictures.iterdir())
+    Image.open(one).save(one, exif=exif)
+    Image.open(two).convert("CMYK").save(two)
+    three.write_bytes(b"no image")
+    found = [finding.found for finding in _of(_found("example"), "images")]
+    assert found[0].startswith(f"1 of {number} images cannot be used, the first: the image ")
+    assert found[0].endswith("; their questions are skipped")
+    assert set(found[1:]) == {
+        f"1 of {number} are turned as EXIF says", f"1 of {number} are converted from mode CMYK",
+    }  # fmt: skip
+
+
+def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    study = doctor.parameters.read_study(config)
+    for name in ("questions/val_balanced_questions.json", "sceneGraphs/val_sceneGraphs.json"):
+        (tree / "data/gqa" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "data/gqa" / name).write_text('{"never": "fetched"}')
+    for number, category in enumerate(study.categories):
+        row = {"image_id": str(number), "bytes": 1, "crc32": "00000000"}
+        write_csv(Path(doctor.inputs.fetched_images(study, category)), COLUMNS, [row])
+        with (
+            zipfile.ZipFile(tree / "data/gqa/images.zip", "a") as archive,
+            archive.open(f"images/{number}.jpg", "w") as to,
+        ):
+            Image.new("RGB", (20, 20)).save(to, "JPEG")
+    for category in study.categories:
+        published = Path(doctor.inputs.published_file(category))
+        published.parent.mkdir(parents=True, exist_ok=True)
+        published.touch()
+    assert list(doctor.check_images(config, study)) == [
+        Finding(OK, "images gqa", f"{len(study.categories)} of them are used as they are")
+    ]
+
+
+def test_images_of_another_size_than_their_scene_graphs_are_counted(tree: Path) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text())
+    world.write_world(tree / "world", 4, 0)
+    config["datasets"]["shapes"] = {"kind": "gqa", "root": str(tree / "world")}
+    images = tree / "world/images"
+    with zipfile.ZipFile(tree / "world/images.zip") as archive:
+        archive.extractall(tree / "all")
+    shutil.copytree(next((tree / "all").rglob("*.jpg")).parent, images)
+
+    def found() -> list[Finding]:
+        return _of(list(examine(lambda: config, offline=True)), "images")
+
+    (whole,) = found()
+    assert whole.level == OK
+    halved, cut, *others = sorted(images.iterdir())
+    with Image.open(halved) as image:
+        image.resize((image.width // 2, image.height // 2)).save(halved)
+    with Image.open(cut) as image:
+        image.crop((0, 0, image.width, image.height // 2)).save(cut)
+    broken, scaled = found()
+    assert broken.level == scaled.level == NOTE
+    assert "but its boxes are given for an image of" in broken.found
+    assert scaled.found == f"1 of {2 + len(others)} are of another scale than their boxes, which are scaled"
+    for path in images.iterdir():
+        path.unlink()
+    assert [finding.level for finding in found()] == [MISSING]
 
 
 def test_a_window_that_covers_the_model_is_said_before_any_answer(tree: Path) -> None:

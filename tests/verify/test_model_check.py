@@ -23,10 +23,11 @@ from crossflow.models.visual_tokens import Tiling
 from crossflow.verify import model_check as checking
 from crossflow.verify.model_check import ROUNDING, Check, checks, turned
 from loaded_families import SIZES, Loaded, middle, noise, question_about
+from spoiling import edit_image_processor, set_post_processor
 from tiny import CPU
-from tiny_families import FAMILIES
+from tiny_families import FAMILIES, QWEN_TEMPLATE, load, write
 
-ALL = ["positions"] * 2 + ["geometry", "boxes", "edges"] * 2 + ["causality", "floor", "engine"]
+ALL = ["positions"] * 2 + ["geometry", "boxes", "edges"] * 2 + ["prompt", "aspects", "causality", "floor", "engine"]
 SIZE = SIZES[0]
 
 
@@ -279,7 +280,7 @@ def test_a_failed_check_is_named_in_one_sentence(
     said = capsys.readouterr()
     assert "FAILED  edges" in said.out
     assert said.err.splitlines()[-1] == (
-        f"crossflow check: {folder} fails 2 of 11 checks: edges; fix its entry before studying it."
+        f"crossflow check: {folder} fails 2 of 13 checks: edges; fix its entry before studying it."
     )
     assert (tmp_path / "patches.png").is_file()
     assert main([*command, *image, "--processing", "pad", "--output", str(tmp_path)]) == 0
@@ -295,7 +296,7 @@ def test_a_packing_of_another_number_of_tokens_ends_in_one_sentence(
     assert main(["check", "--device", "cpu", "--output", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert f"{tmp_path / 'patches.png'} is not drawn: the visual tokens do not form rows" in said.out
-    assert "mini-llava fails 9 of 11 checks: geometry, boxes, edges, causality, floor, engine;" in said.err
+    assert "mini-llava fails 10 of 13 checks: geometry, boxes, edges, aspects, causality, floor, engine;" in said.err
 
 
 @pytest.mark.parametrize(
@@ -316,3 +317,96 @@ def test_bad_input_is_one_sentence(
     assert main(["check", "--device", "cpu", "--output", str(tmp_path), *options]) == 1
     said = capsys.readouterr()
     assert message in said.err + said.out
+
+
+def _written(name: str, to: Path) -> Path:
+    write(to / name, FAMILIES[name])
+    return to / name
+
+
+def _said_by_check(folder: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `crossflow check` prints of a folder that it does not let pass, the error last."""
+    assert main(["check", "--model-path", str(folder), "--device", "cpu", "--output", str(output)]) == 1
+    said = capsys.readouterr()
+    last = said.err.strip().splitlines()[-1]
+    assert last.startswith("crossflow check: ")
+    return "\n".join([line for line in said.out.splitlines() if line.startswith("FAILED")] + [last])
+
+
+def _template(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+
+
+SPOILT_FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "doubled begin token": (
+        "gemma3", lambda folder: set_post_processor(folder, "<bos> <bos> $A"), "begins a prompt with <bos> <bos>",
+    ),
+    "begun by another token": (
+        "qwen2_vl", lambda folder: set_post_processor(folder, "<pad> $A"), "begins a prompt with <pad>",
+    ),
+    "template that does not parse": ("qwen2_vl", _template("{% for %}"), "chat template does not parse"),
+    "template that raises": ("qwen2_vl", _template("{{ raise_exception('text only') }}"), "text only"),
+    "template without the question": ("qwen2_vl", _template("<|image_pad|> What?"), "not found exactly once"),
+    "template with the date": (
+        "qwen2_vl", _template("{{ strftime_now('%d %b %Y') }} " + QWEN_TEMPLATE), "FAILED  prompt",
+    ),
+    "merged patches": (
+        "qwen2_vl", lambda folder: edit_image_processor(folder, "merge_size", 1), "spatial_merge_size 2",
+    ),
+    "adapter": (
+        "qwen2_vl", lambda folder: (folder / "adapter_config.json").write_text("{}") and None, "holds an adapter",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", SPOILT_FOLDERS)
+def test_a_folder_that_is_spoilt_in_any_part_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    name, spoil, message = SPOILT_FOLDERS[how]
+    folder = _written(name, tmp_path)
+    spoil(folder)
+    assert message in _said_by_check(folder, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("after", ["<end>", "<end> <pad>"])
+def test_what_a_tokenizer_adds_behind_the_prompt_is_said_and_left_out(tmp_path: Path, after: str) -> None:
+    folder = _written("qwen2_vl", tmp_path)
+    set_post_processor(folder, f"$A {after}")
+    model = load(folder)
+    found = checking.check_prompt(model, model.prepare(question_about(middle(SIZE)), noise(SIZE)))
+    assert found.passed
+    assert f"; {after.split()[-1]}, which the tokenizer adds behind it, is left out" in found.found
+
+
+def test_a_token_behind_the_prompt_is_found_by_the_template(mini: MultimodalModel) -> None:
+    prepared = mini.prepare(question_about(middle(SIZE)), noise(SIZE))
+    assert checking.check_prompt(mini, prepared).passed
+    tokenizer = mini.processor.tokenizer
+    for place, token, there in (
+        (None, tokenizer.eos_token_id, "</s>"),
+        (0, tokenizer.bos_token_id, "2 of them begin-of-text"),
+    ):
+        ids = prepared.inputs["input_ids"][0].tolist()
+        ids.insert(len(ids) if place is None else place, token)
+        spoilt = replace(prepared, inputs=prepared.inputs | {"input_ids": torch.tensor([ids])})
+        found = checking.check_prompt(mini, spoilt)
+        assert not found.passed
+        assert there in found.found
+
+
+def test_images_of_any_aspect_have_to_reach_the_language_model(mini: MultimodalModel) -> None:
+    question = question_about(middle(SIZE))
+    found = checking.check_aspects(mini, question)
+    assert found == Check(
+        "aspects", True, "; ".join(f"{size}: 36 visual tokens" for size in ("320 x 320", "960 x 80", "80 x 960"))
+    )
+    pack = mini.architecture.pack
+
+    def short_if_tall(network: Any, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return pack(network, labels, size)[: 35 if size[1] > 4 * size[0] else 36]
+
+    spoilt = replace(mini, architecture=replace(mini.architecture, pack=short_if_tall))
+    found = checking._attempt("aspects", checking.check_aspects, spoilt, question)
+    assert (found.passed, "Image features and image tokens do not match" in found.found) == (False, True)

@@ -37,7 +37,9 @@ SHAPE_NO_NUMBER = frozenset(
         "crossflow.core.provenance",
         "crossflow.engine.planning",
         "crossflow.figures.kinds",
+        "crossflow.models.consistency",
         "crossflow.models.memory",
+        "crossflow.models.weights",
     }
 )
 _COMMAND_LINE = "crossflow.cli"

@@ -1,6 +1,6 @@
 """Errors that are reported in one sentence: bad input, an unusable question, and machine faults."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _LONGEST = 1_000  # characters; a message's start says where, its end what to do
@@ -26,6 +26,24 @@ class BrokenQuestion(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(_sentence(message))
+
+
+def require_some_usable(broken: Mapping[str, BrokenQuestion], total: int, where: object) -> None:
+    """Refuse to go on where no question is left.
+
+    Args:
+        broken: Question id -> why it cannot be used.
+        total: Number of all questions.
+        where: What holds them, for the message.
+
+    Raises:
+        CrossflowError: all of them are broken.
+    """
+    if total and len(broken) == total:
+        first, reason = next(iter(broken.items()))
+        raise CrossflowError(
+            f"None of the {total} questions in {where} can be used; the first, {first}, because {reason}."
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Both files are streamed, one record at a time: choosing among the 132,062 questi
 import mmap
 import re
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,23 @@ def _scene(image_id: str, record: Any) -> SceneGraph:
     )
 
 
+def first_scenes(path: Path, number: int) -> Iterator[SceneGraph]:
+    """The first scene graphs of a file; what follows them is not read.
+
+    Raises:
+        CrossflowError: as `read_scenes`.
+    """
+    for image_id, record in islice(_stream(path, progress=False), number):
+        yield _parse_scene(path, image_id, record)
+
+
+def _parse_scene(path: Path, image_id: str, record: Any) -> SceneGraph:
+    try:
+        return _scene(image_id, record)
+    except NOT_AS_IN_GQA as error:
+        raise CrossflowError(f"{path}: the scene graph of {image_id} does not have GQA's form ({error!r}).") from error
+
+
 def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress: bool = False) -> dict[str, SceneGraph]:
     """Read the scene graphs of some images; images without one are left out.
 
@@ -175,10 +193,5 @@ def read_scenes(root: Path, split: str, image_ids: Collection[str], *, progress:
     scenes: dict[str, SceneGraph] = {}
     for image_id, record in _stream(path, progress):
         if image_id in image_ids:
-            try:
-                scenes[image_id] = _scene(image_id, record)
-            except NOT_AS_IN_GQA as error:
-                raise CrossflowError(
-                    f"{path}: the scene graph of {image_id} does not have GQA's form ({error!r})."
-                ) from error
+            scenes[image_id] = _parse_scene(path, image_id, record)
     return scenes

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -45,6 +46,15 @@ def _read_bounded(read: Callable[[int], bytes], where: str) -> bytes:
     return content
 
 
+def _orientation(image: Image.Image) -> int:
+    """What EXIF data say, from 1 (upright) to 8; data that cannot be read say nothing."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*_UNDECODABLE, KeyError, TypeError):
+        return 1
+    return found if found in range(2, 9) else 1
+
+
 def upright(image: Image.Image) -> Image.Image:
     """An image turned as its EXIF orientation says; unreadable EXIF data are ignored."""
     try:
@@ -71,8 +81,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
     """Width and height of an upright image, from its file header; None if the header is unreadable."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)
-            return (image.height, image.width) if turned else image.size
+            return (image.height, image.width) if _orientation(image) in range(5, 9) else image.size
     except (*_UNDECODABLE, KeyError, TypeError):
         return None
 
@@ -118,6 +127,20 @@ def image_file(folder: Path, name: PurePosixPath) -> Path:
     """
     forms = [folder / normalize(form, str(name)) for form in ("NFC", "NFD")]
     return next((file for file in forms if file.exists()), forms[0])
+
+
+class Opened(NamedTuple):
+    """A decoded image, and what its file holds.
+
+    Attributes:
+        image: Upright, in RGB with 8 bits.
+        mode: Pillow's name for the file's kind of pixels.
+        turned: Whether EXIF data turned it.
+    """
+
+    image: Image.Image
+    mode: str
+    turned: bool
 
 
 class Images:
@@ -185,7 +208,11 @@ class Images:
             raise BrokenQuestion(f"the image {where} cannot be read ({error})") from error
 
     def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
-        """The decoded image, upright, in RGB with 8 bits.
+        """The decoded image, upright, in RGB with 8 bits; see `look`."""
+        return self.look(image_id, size).image
+
+    def look(self, image_id: str, size: tuple[int, int] | None = None) -> Opened:
+        """The decoded image, with what its file holds.
 
         Args:
             image_id: The image.
@@ -200,7 +227,8 @@ class Images:
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 turned = upright(image)
                 contradicted = size is not None and not _same_shape(turned.size, size) and _same_shape(image.size, size)
-                return in_rgb(image if contradicted else turned, where)
+                turns = not contradicted and _orientation(image) != 1
+                return Opened(in_rgb(image if contradicted else turned, where), image.mode, turns)
         except UnidentifiedImageError as error:  # Pillow's own message holds an address in memory
             raise BrokenQuestion(f"the image {where} does not decode (supported are {', '.join(_FORMATS)})") from error
         except _UNDECODABLE as error:

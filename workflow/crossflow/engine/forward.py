@@ -209,7 +209,7 @@ def run_clean_together(model: MultimodalModel, prompts: Sequence[Prepared], firs
     if hidden is None or sorted(recording.calls) != list(range(len(model.layers))):
         raise CrossflowError(
             f"{model.settings.path}: expected one attention call in each of {len(model.layers)} decoder layers, saw "
-            f"{len(recording.calls)}; the model can not be knocked out."
+            f"{len(recording.calls)}; the model cannot be knocked out."
         )
     with torch.inference_mode():
         after = torch.split(hidden.index_select(1, later), spans, dim=1)

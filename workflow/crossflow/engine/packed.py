@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from crossflow.core.errors import CrossflowError
 from crossflow.models.attention import Call, Mode, using
-from crossflow.models.model import MultimodalModel
+from crossflow.models.model import CACHE_ARGUMENTS, MultimodalModel
 
 Inputs = Mapping[str, Tensor]
 """Keyword arguments of the model's forward."""
 
-_OF_ONE_PROMPT = {"attention_mask", "past_key_values", "cache", "use_cache"}
+_OF_ONE_PROMPT = {"attention_mask", "use_cache", *CACHE_ARGUMENTS}
 """Arguments of a layer that a packed sequence does without: its mode has the masks, and nothing is cached."""
 
 _LayerCall = tuple[Tensor | None, dict[str, Any]]
@@ -110,7 +110,7 @@ def _fed(model: MultimodalModel, calls: Sequence[_LayerCall]) -> Feed:
     if len(calls) != len(model.layers):
         raise CrossflowError(
             f"{model.settings.path}: expected one call of each of {len(model.layers)} decoder layers, saw "
-            f"{len(calls)}; the model can not be knocked out."
+            f"{len(calls)}; the model cannot be knocked out."
         )
     entering, arguments = zip(*calls, strict=True)
     return Feed(list(entering), list(arguments), entering[0].shape[1])

@@ -1,4 +1,4 @@
-"""The memory plan of a job, logged before any weight is read; a job that can not fit is refused."""
+"""The memory plan of a job, logged before any weight is read; a job that cannot fit is refused."""
 
 import logging
 from collections import Counter

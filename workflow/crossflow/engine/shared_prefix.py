@@ -215,11 +215,11 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
 
 
 def _require_shared_prefix(clean: CleanRun, rows: Sequence[Row]) -> None:
-    """Refuse rows that can not be computed from one clean run."""
+    """Refuse rows that cannot be computed from one clean run."""
     question = clean.prepared.question.question_id
     if any(record.reads_ahead for record in clean.layers):
         raise CrossflowError(
-            f"{question}: positions before the targets attend to later ones, so a prefix can not be shared; use "
+            f"{question}: positions before the targets attend to later ones, so a prefix cannot be shared; use "
             "engine: reference for this model."
         )
     start = min(row.start for row in rows)

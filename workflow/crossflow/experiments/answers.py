@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossflow.core.columns import SKIPPED
 from crossflow.core.devices import take_device
-from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, write_csv, write_parquet
@@ -171,12 +171,12 @@ def write_answers(
 
     Args:
         job: The job.
-        skipped: Table of the questions that can not be used (CSV).
+        skipped: Table of the questions that cannot be used (CSV).
         baselines: Further answers without the image.
         seed: Seed of the swapped images.
 
     Raises:
-        CrossflowError: the model can not be used, or none of the questions.
+        CrossflowError: the model cannot be used, or none of the questions.
     """
     questions = read_chosen(job.questions)
     device = take_device(job.device)
@@ -208,12 +208,7 @@ def write_answers(
         for first in range(0, len(questions), at_once)
     ]
     with finished_entries(job, model, __name__, determined, batches, run) as (entries, broken):
-        if questions and len(broken) == len(questions):
-            first, reason = next(iter(broken.items()))
-            raise CrossflowError(
-                f"None of the {len(questions)} questions in {job.questions} can be used; the first, {first}, because "
-                f"{reason}."
-            )
+        require_some_usable(broken, len(questions), job.questions)
         rows = [entries[question.question_id] for question in questions if question.question_id not in broken]
         lost = [
             {

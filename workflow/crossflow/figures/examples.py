@@ -14,7 +14,7 @@ from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
-from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.errors import BrokenQuestion, CrossflowError, require_some_usable
 from crossflow.core.records import ChosenQuestion
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
@@ -93,31 +93,34 @@ def draw_examples(examples: Sequence[Example], heading: str) -> Figure:
 
 
 def examples_of(table: Knockouts, results: Results, sketch: MultimodalModel, images: Images) -> list[Example]:
-    """The examples of one category; a question whose image is no longer usable is left out.
+    """The examples of one category; a question whose image is no longer usable is left out, unless all are.
 
     Args:
         sketch: The model, without weights.
 
     Raises:
-        CrossflowError: a table is absent or damaged.
+        CrossflowError: a table is absent or damaged, or no question can be used.
     """
     rows = results.answers(table.model, table.category).set_index("question_id").to_dict("index")
     chosen = read_chosen(results.results / "questions" / f"{table.category}.csv")
     questions = {question.question_id: question for question in chosen}
-    found = []
-    for question_id, why in choose_examples(table).items():
+    found, broken = [], {}
+    wanted = choose_examples(table)
+    for question_id, why in wanted.items():
         question, row = questions[question_id], rows[question_id]
         try:
             question, image = images.open_for(question)
             tokens = panels(sketch, sketch.prepare(question, image), image)[0].image
         except BrokenQuestion as reason:
             log.warning("leaving out question %s: %s", question_id, reason)
+            broken[question_id] = reason
             continue
         except CrossflowError as reason:
             log.warning("%s: %s", question_id, reason)
             tokens = None
         curves = table.of_question(question_id)
         found.append(Example(why, question, row["generated"], row["p_clean"], image, tokens, curves))
+    require_some_usable(broken, len(wanted), f"the examples of {table.category}")
     return found
 
 

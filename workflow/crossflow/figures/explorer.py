@@ -23,7 +23,7 @@ from PIL import Image
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
 from crossflow.analysis.tables import COLUMNS
-from crossflow.core.errors import BrokenQuestion
+from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.files import replacing
 from crossflow.core.measures import MEASURES
 from crossflow.core.records import ChosenQuestion
@@ -151,7 +151,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
 
     Raises:
-        CrossflowError: a table is absent or damaged.
+        CrossflowError: a table is absent or damaged, or no question has an image any more.
     """
     effects, measures, bands = (
         read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table])
@@ -162,6 +162,7 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
     questions: list[dict[str, Any]] = []
     notes: dict[str, str] = {}
     thumbnails: dict[str, Any] = {}
+    broken: dict[str, BrokenQuestion] = {}
     centres: dict[str, dict[str, list[int]]] = {}
     ticks: dict[str, int] = {}
     for model, (window, *_) in results.windows.items():
@@ -185,7 +186,9 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
                         thumbnails[question.image_id] = thumbnail(image)
                 except BrokenQuestion as reason:
                     log.warning("showing question %s without its image: %s", question_id, reason)
+                    broken[f"{model}/{category}/{question_id}"] = reason
                 questions.append(question_row(table, question, answers[question_id], why))
+    require_some_usable(broken, len(questions), results.results)
     return {
         "models": list(results.windows),
         "windows": results.windows,

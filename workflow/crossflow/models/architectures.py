@@ -142,6 +142,7 @@ class Architecture:
         decoder: Dotted path to the text decoder, which has ``layers`` and ``norm``.
         head: Dotted path to the output embedding.
         patch_size: Dotted path, in the configuration, to the side of a patch in pixels.
+        tile: Dotted path, in the configuration, to the side of a tile in pixels.
         selects: The ``vision_feature_select_strategy`` for which the packing is right; others are refused.
         tiling: How an image reaches the vision tower.
         expand: What replaces the image's marker, given the processor, the output of the image processor, the number of
@@ -158,6 +159,7 @@ class Architecture:
     decoder: str = "model.language_model"
     head: str = "lm_head"
     patch_size: str = "vision_config.patch_size"
+    tile: str = "vision_config.image_size"
     selects: str = "default"
     tiling: Tiling = PLAIN
     expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
@@ -173,6 +175,7 @@ _IDEFICS = Architecture(
     tiling=PLAIN._replace(base=_LAST, options={"return_row_col_info": True}),
     expand=_expand_framed,
 )
+_QWEN = Architecture(_pack_merged, tile="vision_config.patch_size", tiling=_WHOLE)
 ARCHITECTURES = {
     "llava": Architecture(_pack_one_tile, images=_one_tile, pads=True, stacks=True),
     "llava_next": Architecture(_pack_anyres, images=_anyres, stacks=True),
@@ -187,9 +190,9 @@ ARCHITECTURES = {
         processor="InternVLProcessor",
     ),
     "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
-    "qwen2_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen2VLProcessor"),
-    "qwen2_5_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen2_5_VLProcessor"),
-    "qwen3_vl": Architecture(_pack_merged, tiling=_WHOLE, processor="Qwen3VLProcessor"),
+    "qwen2_vl": replace(_QWEN, processor="Qwen2VLProcessor"),
+    "qwen2_5_vl": replace(_QWEN, processor="Qwen2_5_VLProcessor"),
+    "qwen3_vl": replace(_QWEN, processor="Qwen3VLProcessor"),
 }
 
 # Architectures that cannot be knocked out, and why; the reason ends a sentence.

@@ -6,7 +6,8 @@ files.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,22 @@ from crossflow.core.files import hash_file
 
 # No pickles, no code.
 PATTERNS = ["*.json", "*.jinja", "*.model", "*.safetensors"]
+
+
+@contextmanager
+def blaming_folder(folder: Path) -> Iterator[None]:
+    """Turn any error from a model's files into one sentence; tokenizers raises even a plain Exception.
+
+    Raises:
+        CrossflowError: an error was raised inside the block.
+    """
+    try:
+        yield
+    except CrossflowError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise CrossflowError(f"The model in {folder} cannot be loaded ({reason.strip(' .,')}).") from error
 
 
 def is_model_file(name: str) -> bool:

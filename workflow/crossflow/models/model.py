@@ -29,6 +29,8 @@ from crossflow.models.visual_tokens import VisualTokens, visual_tokens
 # These mark the image's positions; without them a model silently falls back on text positions.
 _KINDS_OF_TOKENS = {"mm_token_type_ids", "token_type_ids"}
 _OF_TOKENS = {"input_ids", "attention_mask"} | _KINDS_OF_TOKENS
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What transformers calls the cache of keys and values: from 5.24 on, and before."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ROUNDING = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """Largest difference of a probability that rounding may cause, by the type of the weights."""
@@ -160,12 +162,10 @@ class MultimodalModel:
     architecture: Architecture
     device: torch.device
 
-    @cached_property
-    def decoder(self) -> nn.Module:
-        """The text decoder, without the output embedding."""
-        decoder = _follow(self.network, self.architecture.decoder)
-        assert isinstance(decoder, nn.Module)
-        return decoder
+    @property
+    def decoder(self) -> Any:
+        """The text decoder."""
+        return _follow(self.network, self.architecture.decoder)
 
     @cached_property
     def layers(self) -> nn.ModuleList:
@@ -181,10 +181,22 @@ class MultimodalModel:
         assert isinstance(norm, nn.Module)
         return norm
 
+    def configured(self, key: str) -> Any:
+        """The value of a dotted key of the configuration; None if it has none."""
+        value: Any = self.network.config
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        return value
+
     @property
     def patch_size(self) -> int:
         """Side of a patch, in pixels of a tile."""
-        return _side(_follow(self.network.config, self.architecture.patch_size))
+        return _side(self.configured(self.architecture.patch_size))
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile, in pixels."""
+        return _side(self.configured(self.architecture.tile))
 
     def pack(
         self, labels: Float[Tensor, "tiles patches labels"], size: tuple[int, int]
@@ -218,7 +230,7 @@ class MultimodalModel:
         """The prompt of a question, with the image's marker and the word QUESTION where the question goes.
 
         Raises:
-            CrossflowError: the template can not be used.
+            CrossflowError: the template cannot be used.
         """
         try:
             return render(self.settings.prompt, "QUESTION", self.processor).text

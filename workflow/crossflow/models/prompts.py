@@ -120,7 +120,7 @@ def _chat_template(user: str, processor: Any) -> str:
             raise errors[0]
     tokenizer = processor.tokenizer
     # Most tokenizers add the begin-of-text token; SmolVLM's does not, and its template begins with it.
-    adds = tokenizer.bos_token is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    adds = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return prompt.removeprefix(tokenizer.bos_token) if adds else prompt
 
 

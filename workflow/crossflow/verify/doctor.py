@@ -30,11 +30,13 @@ from crossflow.fetch import environment, hub
 from crossflow.fetch.download import new_session
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
-from crossflow.models.loading import read_outline
+from crossflow.models.loading import sketch_model
 from crossflow.models.memory import GIB, Sizes, capacity, total_memory
 from crossflow.models.model import DTYPES, ModelSettings, outline_of
+from crossflow.models.weights import require_weights_of
 from crossflow.study import inputs, parameters, results
 from crossflow.study.parameters import Study
+from crossflow.verify.image_sample import look_at_images
 from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
 LOCK = Path("envs/lock.txt")
@@ -158,8 +160,16 @@ def _require_windows(study: Study, slug: str, layers: int) -> None:
 
 
 def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
+    """The sizes of a model whose folder, if it is there, holds what belongs together.
+
+    Raises:
+        CrossflowError: the model would be refused when it is loaded.
+    """
     if folder is not None:
-        return read_outline(settings)[1]
+        _require_whole(folder)
+        sketch = sketch_model(settings, torch.device("cpu"))
+        require_weights_of(sketch)
+        return sketch.sizes
     return outline_of(true_config(slug), DTYPES[settings.dtype]) if slug in TRUE_SIZES else None
 
 
@@ -321,6 +331,22 @@ def check_folder() -> Iterator[Finding]:
         yield Finding(MISSING, "folder", f"snakemake takes braces in a folder's name for wildcards: rename {here}")
 
 
+def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
+    """Whether a sample of a study's images can be used, and how they are changed before a model sees them."""
+    drawn = config["datasets"][study.dataset]["kind"] == "shapes"
+    if drawn or _unfetched(config, study, read_sources(Path(TABLE))):
+        return
+    sample = look_at_images(config, study)
+    what, broken = f"images {study.dataset}", len(sample.broken)
+    if broken:
+        said = f"{broken} of {sample.looked} images cannot be used, the first: {sample.broken[0]}"
+        yield Finding(MISSING if broken == sample.looked else NOTE, what, f"{said}; their questions are skipped")
+    elif sample.looked and not sample.changed:
+        yield Finding(OK, what, f"{sample.looked} of them are used as they are")
+    for how, number in sample.changed.items():
+        yield Finding(NOTE, what, f"{number} of {sample.looked} are {how}")
+
+
 def check_leftovers() -> Iterator[Finding]:
     """A lock left by a killed snakemake."""
     locks = Path(".snakemake/locks")
@@ -402,6 +428,7 @@ def examine(read: Callable[[], Mapping[str, Any]], offline: bool = False) -> Ite
     for config, study in known:
         yield from attempt("environment", partial(check_environment, config, study, offline))
         yield from attempt("data", partial(check_data, config, study, offline))
+        yield from attempt("images", partial(check_images, config, study))
         for slug in study.models:
             yield from attempt(f"model {slug}", partial(check_model, config, study, slug, offline))
         yield from attempt("disk", lambda: check_disk(bytes_needed(config, study)))  # noqa: B023 (called at once)

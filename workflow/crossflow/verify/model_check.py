@@ -25,6 +25,7 @@ from crossflow.engine.edges import Edges, Row, edges_of, rows_of
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
 from crossflow.models.model import ROUNDING, MultimodalModel, Prepared
+from crossflow.models.prompts import render
 from crossflow.models.visual_tokens import LEAST_SHARE, ToTiles
 
 _FLOWS = ("question->last", "image->last", "image->question", "related->question")
@@ -32,6 +33,7 @@ _CHANGES = 32  # noisy images; about half of them distinguish a given pair of to
 _CLEAR_SHARE = 0.02  # of changed patches in a token: with less, a half-precision feature may stay unchanged
 _STANDS_OUT = 10
 _STRIPS = 12  # in an image's width or height
+_ASPECTS = ((320, 320), (960, 80), (80, 960))
 _WIDEST_FILTER = 3  # reach of Lanczos, in pixels of the smaller image
 
 
@@ -110,6 +112,51 @@ def check_positions(model: MultimodalModel, prepared: Prepared, size: tuple[int,
     return Check(
         "positions", passed, f"{size[0]} x {size[1]}: {len(ids)} = {sizes}; the question's decode to {asked.strip()!r}"
     )
+
+
+class _OnAnotherDay:
+    """A processor whose chat template is told another date."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def apply_chat_template(self, *given: Any, **options: Any) -> Any:
+        return self._processor.apply_chat_template(*given, strftime_now=lambda form: "another day", **options)
+
+
+def check_prompt(model: MultimodalModel, prepared: Prepared) -> Check:
+    """The tokens decode to the rendered template, with the right number of begin-of-text tokens and nothing behind."""
+    tokenizer, ids = model.processor.tokenizer, prepared.inputs["input_ids"][0].tolist()
+    prompt = render(model.settings.prompt, prepared.question.question, model.processor)
+    visual = np.flatnonzero(_visual(model, prepared))
+    begins = 0
+    while tokenizer.bos_token_id is not None and ids[begins] == tokenizer.bos_token_id:
+        begins += 1
+
+    def decoded(tokens: list[int]) -> str:
+        return "".join(tokenizer.decode(tokens, clean_up_tokenization_spaces=False).split())
+
+    before, after = ("".join(part.split()) for part in prompt.text.split(model.processor.image_token))
+    # What the architecture writes around and between tiles is not in the template.
+    front, end = decoded(ids[: visual[0]]), decoded(ids[visual[-1] + 1 :])
+    bare = (tokenizer.bos_token or "") * begins
+    same = front.removeprefix(bare).startswith(before.removeprefix(bare)) and end.endswith(after)
+    right = begins == prompt.begins if prompt.begins is not None else begins <= 1
+    dated = replace(model, processor=_OnAnotherDay(model.processor)).prompt != model.prompt
+    found = f"{len(ids)} tokens, {begins} of them begin-of-text,"
+    if not same:
+        found += f" decode to {front!r}, the image and {end!r}, but the template says {before!r} and {after!r}"
+    else:
+        found += " decode to the template"
+        kept = tokenizer("a")["input_ids"][-1]
+        if prompt.begins is None and kept != tokenizer("a", add_special_tokens=False)["input_ids"][-1]:
+            found += f"; {tokenizer.convert_ids_to_tokens(kept)}, which the tokenizer adds behind it, is left out"
+    if dated:
+        found += "; the template writes the date, so that answers of different days are given to different prompts"
+    return Check("prompt", same and right and not dated, found)
 
 
 def _noisy(
@@ -235,6 +282,16 @@ def check_edges(model: MultimodalModel, question: ChosenQuestion, image: Image.I
     return Check("edges", not lost, f"{width} x {height}: tokens that follow its {', '.join(found)}{hint}")
 
 
+def check_aspects(model: MultimodalModel, question: ChosenQuestion) -> Check:
+    """Square and extreme images reach the language model with as many visual tokens as the prompt has."""
+    found = []
+    for size in _ASPECTS:
+        prepared = model.prepare(question, Image.new("RGB", size, "teal"))
+        _received(model, prepared.inputs)
+        found.append(f"{size[0]} x {size[1]}: {_visual(model, prepared).sum()} visual tokens")
+    return Check("aspects", True, "; ".join(found))
+
+
 def _states(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Float[Tensor, "positions width"]]:
     """What each decoder layer returns."""
     states: list[Tensor] = []
@@ -334,7 +391,7 @@ def turned(question: ChosenQuestion, image: Image.Image) -> tuple[ChosenQuestion
 
 
 def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image, width: int) -> Iterator[Check]:
-    """Run all checks in order; those of geometry on the image and on the turned image.
+    """Run all checks in order; those of geometry on the image and on the turned image, `check_aspects` on others.
 
     Args:
         question: A question about objects in at least one box.
@@ -356,6 +413,8 @@ def checks(model: MultimodalModel, question: ChosenQuestion, image: Image.Image,
         yield _attempt("geometry", check_geometry, model, ready, shown.size)
         yield _attempt("boxes", check_boxes, model, asked, shown)
         yield _attempt("edges", check_edges, model, asked, shown)
+    yield _attempt("prompt", check_prompt, model, prepared[0])
+    yield _attempt("aspects", check_aspects, model, question)
     yield _attempt("causality", check_causality, model, prepared[0])
     yield _attempt("floor", check_floor, model, prepared[0], width)
     yield _attempt("engine", check_engine, model, prepared[0], width)
