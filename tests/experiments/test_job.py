@@ -382,7 +382,7 @@ def test_images_that_are_all_gone_after_the_answers_stop_what_reads_them_in_one_
     capsys.readouterr()
     run, table = {"knockout": (study.run_knockout, study.knockout), "lens": (study.run_lens, study.lens)}[verb]
     assert run() == 1
-    assert "was answered but cannot be used any more: the image" in _last_line(capsys)
+    assert "was answered before but is no longer usable: the image" in _last_line(capsys)
     assert not table.exists()
 
 

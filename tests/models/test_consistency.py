@@ -191,7 +191,7 @@ def _reshape(weights: dict[str, torch.Tensor]) -> None:
 SPOILT = {
     "missing": (
         lambda weights: weights.pop(next(name for name in sorted(weights) if name.endswith("down_proj.weight"))),
-        "lacks 1 weights, the first is ",
+        "lacks 1 weights, the first of which is ",
     ),
     "extra": (lambda weights: weights.update({"model.language_model.more.weight": torch.zeros(3)}), "no place for"),
     "renamed": (_rename, "lacks 1 weights"),

@@ -236,7 +236,7 @@ def _rename_a_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_rename_a_weight, "lacks 1 weights, the first is "),
+        (_rename_a_weight, "lacks 1 weights, the first of which is "),
         (lambda folder: edit_json(folder / "config.json", "text_config.num_hidden_layers", 6), "no place for"),
         (lambda folder: edit_json(folder / "config.json", "text_config.intermediate_size", 64), "of another shape"),
         (lambda folder: edit_json(folder / "processor_config.json", "patch_size", 14), "patch_size 14"),
