@@ -88,9 +88,20 @@ class _Allocations:
         }
 
 
-def _assert_planned(planned: int, measured: np.integer) -> None:
-    assert measured <= planned + TRIFLE
+def _assert_planned(planned: int, measured: np.integer, scratch: int = 0) -> None:
+    assert measured <= planned + TRIFLE + scratch
     assert planned <= 1.5 * measured + TRIFLE
+
+
+def _scratch(model: MultimodalModel, positions: int) -> int:
+    """What this machine's widest product allocates beside its result: a CPU without bf16 units sums it in fp32."""
+    widest = max(model.network.config.get_text_config().intermediate_size, model.sizes.width)
+    states = torch.zeros(positions, model.sizes.width, dtype=model.network.dtype)
+    weight = torch.zeros(widest, model.sizes.width, dtype=model.network.dtype)
+    with _Allocations() as allocations:
+        allocations.of("work product", lambda: torch.nn.functional.linear(states, weight))
+    held = allocations.held()["product"]
+    return int(held.max() - positions * widest * weight.element_size())
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
@@ -120,18 +131,19 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
     held = allocations.held()
     assert len(held) == 6 + len(batches)
 
-    _assert_planned(sizes.forward(positions), held["forward"].max())
-    _assert_planned(sizes.clean_run(positions, first), held["clean"].max())
+    one, three = (_scratch(model, count * positions) for count in (1, 3))
+    _assert_planned(sizes.forward(positions), held["forward"].max(), one)
+    _assert_planned(sizes.clean_run(positions, first), held["clean"].max(), one)
     _assert_planned(sizes.record(positions, first), held["clean"][-1])
-    _assert_planned(sizes.clean_runs(3, positions, first), held["together"].max())
+    _assert_planned(sizes.clean_runs(3, positions, first), held["together"].max(), three)
     for target, count in batches:
         _assert_planned(
-            sizes.batch([sizes.row(positions, int(sets[target][0]))] * count), held[f"{target} {count}"].max()
+            sizes.batch([sizes.row(positions, int(sets[target][0]))] * count), held[f"{target} {count}"].max(), three
         )
     for count in (1, 3):
         plan = plan_answers(sizes, positions, model.settings.max_new_tokens, GIB, 3 * positions)
         assert plan.questions == 3
-        _assert_planned(plan.question * count // 3, held[f"{count} answers"].max())
+        _assert_planned(plan.question * count // 3, held[f"{count} answers"].max(), three)
     # A lens job is planned as an answers job, whose cache it does not have.
     assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)
 
