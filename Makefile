@@ -73,8 +73,8 @@ test: lint ## lint, unit tests, and the smallest study through Snakemake and DVC
 test-workflow: $(VENV)/complete-docs ## all other tests with Snakemake, DVC, downloads and Slurm, and long tests
 	$(PYTEST) -m "(workflow or long) and not slow"
 
-test-all: lint $(VENV)/complete-docs ## lint and every test
-	$(PYTEST)
+test-all: lint $(VENV)/complete-docs ## lint and every test, with coverage
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 benchmark: environment ## time the engine against full forwards, at LLaVA-1.5's token counts
 	PYTHONPATH=workflow $(BIN)/python -m crossflow bench --no-tower --layers 16 --width 1024 --dtype float32 --device cpu
