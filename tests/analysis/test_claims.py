@@ -106,6 +106,7 @@ def test_few_questions_that_scatter_decide_nothing() -> None:
     assert SUPPORTED not in verdicts
 
 
+@pytest.mark.long
 def test_noise_alone_is_not_taken_for_an_effect() -> None:
     """Of 40 studies in which nothing happens but noise, the largest of 12 layers is believed in next to none."""
     tiny = {flow: bump(4, 1e-6) for flow in PLANTED}

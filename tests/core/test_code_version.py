@@ -302,6 +302,7 @@ def _asked_with(module: str) -> list[str]:
     return [module, *([callers[module]] if module in callers else [])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", dict.fromkeys(module for module, _ in RUNS))
 def test_the_code_version_of_a_verb_covers_every_module_that_it_passes_through(
     module: str, called: dict[str, set[str]]

@@ -102,9 +102,10 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return right(*arguments)
 
+    # Questions that run together are finished together, and their rounding depends on one another.
+    monkeypatch.setattr(planning, "AT_ONCE", 1)
     with monkeypatch.context() as patch:
         patch.setattr(answers, "_rows", third_is_too_much)
-        patch.setattr(planning, "AT_ONCE", 1)
         assert _said([*command, "--output", "a.parquet"], capsys) == DEVICE
     assert not (tmp_path / "a.parquet").exists()
     _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()

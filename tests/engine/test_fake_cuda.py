@@ -11,12 +11,13 @@ from fake_cuda import CUDA, Measured, NoGuardError, Record, _guards, fake_cuda, 
 
 PARTS = ("clean", "knockouts", "mass", "lens", "answers")
 TOGETHER = ("clean", "knockouts", "lens", "answers")
-LONG = ("llava15-13b", "llama3-llava-next-8b", "qwen25-vl-7b", "gemma3-12b")
+LONG = ("llama3-llava-next-8b", "qwen25-vl-7b", "gemma3-4b")
+SLOW = ("llava15-13b", "gemma3-12b")
 MODELS = [
     "llava15-7b",
     "llava16-vicuna-7b",
-    "gemma3-4b",
     *(pytest.param(name, marks=pytest.mark.long) for name in LONG),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 ]
 
 # The most launches per question and layer: one question alone, and three together. `python -m fake_cuda` prints them.

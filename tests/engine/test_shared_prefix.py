@@ -99,7 +99,9 @@ def _in_fp32(model: MultimodalModel) -> MultimodalModel:
     return dataclasses.replace(model, network=network, settings=dataclasses.replace(model.settings, dtype="float32"))
 
 
-@pytest.mark.parametrize("name", ["full", "grouped", "single"])
+@pytest.mark.parametrize(
+    "name", ["grouped", *(pytest.param(name, marks=pytest.mark.long) for name in ("full", "single"))]
+)
 def test_in_bf16_the_engine_is_as_near_to_fp32_as_full_forwards_are(folder: Path, name: str) -> None:
     loaded = Loaded(folder, name, "bfloat16")
     exact = _in_fp32(loaded.model)

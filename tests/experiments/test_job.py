@@ -226,7 +226,7 @@ def test_the_reference_engine_gives_the_same_table(study: Study) -> None:
     assert ours.flow.tolist() == theirs.flow.tolist()
 
 
-@pytest.mark.parametrize("finished", [0, 1, 2])
+@pytest.mark.parametrize("finished", [1, *(pytest.param(count, marks=pytest.mark.long) for count in (0, 2))])
 def test_a_killed_job_resumes_and_writes_the_same_bytes(
     study: Study, finished: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,9 @@ def test_every_family_passes(loaded_once: Callable[[str], Loaded], name: str) ->
     )
 
 
-@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize(
+    "dtype", [name if name == "float32" else pytest.param(name, marks=pytest.mark.long) for name in ROUNDING]
+)
 def test_mini_llava_passes_in_every_type(repo: Path, dtype: str) -> None:
     model = load_model(ModelSettings(repo / "resources/mini-llava", "vicuna-v1", dtype=dtype), CPU)
     found = _found(model)
@@ -265,6 +267,7 @@ def test_the_shortest_command_needs_no_option(
         assert Image.open(name).width > 700
 
 
+@pytest.mark.long
 def test_a_failed_check_is_named_in_one_sentence(
     repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
