@@ -349,7 +349,7 @@ SPOILT_FOLDERS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "template that does not parse": ("qwen2_vl", _template("{% for %}"), "chat template does not parse"),
     "template that raises": ("qwen2_vl", _template("{{ raise_exception('text only') }}"), "text only"),
-    "template without the question": ("qwen2_vl", _template("<|image_pad|> What?"), "not found exactly once"),
+    "template without the question": ("qwen2_vl", _template("<|image_pad|> What?"), "does not contain the question's text exactly once"),
     "template with the date": (
         "qwen2_vl", _template("{{ strftime_now('%d %b %Y') }} " + QWEN_TEMPLATE), "FAILED  prompt",
     ),

@@ -43,5 +43,5 @@ def test_as_a_module_of_another_workflow_it_says_where_to_start(copy: Copy, tmp_
 def test_braces_in_the_folders_name_are_said(copy: Copy, tmp_path: Path) -> None:
     shutil.copytree(copy.root, braces := tmp_path / "a {b}")
     said = Tree(braces).snakemake("-n", status=1)
-    assert f"Snakemake takes braces in a folder's name for wildcards: rename {braces}." in said
+    assert f"Snakemake reads braces in a folder's name as wildcards: rename {braces}." in said
     assert "Traceback" not in said
