@@ -27,7 +27,6 @@ from crossflow.data.images import Images, ImageSource
 from crossflow.experiments.answers import write_answers
 from crossflow.experiments.job import Job
 from crossflow.experiments.knockouts import KnockoutSettings, write_knockouts
-from crossflow.experiments.logit_lens import write_logit_lens
 from crossflow.figures.style import look_of
 from crossflow.models.folder import ModelSource
 from tiny import draw_world
@@ -107,13 +106,12 @@ def test_its_numbers_are_those_of_the_jobs_tables(repo: Path, tmp_path: Path, mo
     source = ModelSource("vicuna-v1", repo / "resources/mini-llava")
 
     def job(name: str) -> Job:
-        return Job(tmp_path / "questions.csv", tmp_path / name, ImageSource(tmp_path / "world"), source, "cpu")
+        return Job((tmp_path / "questions.csv",), tmp_path / name, ImageSource(tmp_path / "world"), source, "cpu")
 
-    answers = tmp_path / "answers.parquet"
-    write_answers(job("answers.parquet"), tmp_path / "skipped.csv")
-    settings = KnockoutSettings(answers, "3", FLOWS, CONTROLS, seed=3, whole_answer=True, select="all")
-    write_knockouts(job("knockout.parquet"), settings)
-    write_logit_lens(job("lens.parquet"), answers, "all")
+    answers = tmp_path / "answers/questions.parquet"
+    write_answers(job("answers"), logit_lens=tmp_path / "lens", select="all")
+    settings = KnockoutSettings(answers.parent, "3", FLOWS, CONTROLS, seed=3, whole_answer=True, select="all")
+    write_knockouts(job("knockout"), settings)
 
     with Images(tmp_path / "world") as images:
         every = [cf.ask(model, images.open(question.image_id), question) for question in questions]
@@ -122,10 +120,10 @@ def test_its_numbers_are_those_of_the_jobs_tables(repo: Path, tmp_path: Path, mo
     # The same batches on the same machine: only rounding of other products may differ.
     np.testing.assert_allclose([one.probability for one in every], expected["p_clean"], rtol=0, atol=1e-6)
     table = cf.knockout(every, [*FLOWS, *CONTROLS], 3, seed=3, whole_answer=True)
-    written, _ = read_parquet(tmp_path / "knockout.parquet", KNOCKOUT)
+    written, _ = read_parquet(tmp_path / "knockout/questions.parquet", KNOCKOUT)
     assert (written["edges"] > 0).groupby(written["flow"]).any().all(), "every flow is compared"
     pd.testing.assert_frame_equal(table, written, check_exact=False, rtol=1e-4, atol=1e-6)
-    lens, _ = read_parquet(tmp_path / "lens.parquet", LENS)
+    lens, _ = read_parquet(tmp_path / "lens/questions.parquet", LENS)
     pd.testing.assert_frame_equal(cf.logit_lens(every), lens, check_exact=False, rtol=1e-4, atol=1e-6)
 
 

@@ -36,6 +36,8 @@ def test_every_cell_runs_and_prints_nothing_on_standard_error(
     repo: Path, tutorial: nbformat.NotebookNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{repo / 'workflow'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    # Verbs that ran in this process leave their own backend.
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     client = NotebookClient(
         tutorial, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(repo / "docs")}}
     )

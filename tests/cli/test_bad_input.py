@@ -89,11 +89,11 @@ class Place:
     def job(self, verb: str, *options: str, folder: str = ".") -> list[str]:
         """The command of a model's job."""
         common = ["--questions", "questions.csv", "--root", "world", "--model-path", "model", "--prompt", "vicuna-v1"]
-        tables = ["--output", f"{folder}/{verb}.parquet", "--device", "cpu"]
+        tables = ["--output", f"{folder}/{verb}", "--device", "cpu"]
         if verb == "answers":
-            return [verb, *common, *tables, "--skipped", f"{folder}/skipped.csv", *options]
+            return [verb, *common, *tables, *options]
         flows = ["--flows", "image->last", "related->question", "--select", "all", "--window", "1"]
-        return [verb, *common, *tables, "--answers", "answers.parquet", *flows, *options]
+        return [verb, *common, *tables, "--answers", "answers", *flows, *options]
 
     def run(self, verb: str, *options: str, folder: str = ".") -> None:
         """A job that succeeds."""
@@ -212,7 +212,7 @@ def table_with_an_absent_image(place: Place) -> str:
 def missing_image(place: Place) -> str:
     _keep_images(place, lambda number: number != 0)
     place.run("answers")
-    (skipped,) = read_csv(place.root / "skipped.csv", SKIPPED)[:1]
+    (skipped,) = read_csv(place.root / "answers/questions.skipped.csv", SKIPPED)[:1]
     return skipped["reason"]
 
 
@@ -394,13 +394,14 @@ def disk_full(place: Place) -> str:
     try:
         place.run("answers")
         said = place.said(*place.job("knockout", folder="small"))
-        assert not (small / "knockout.parquet").exists()
-        kept = (small / "knockout.journal.jsonl").read_bytes()
+        assert not (small / "knockout/questions.parquet").exists()
+        kept = (small / "knockout/questions.journal.jsonl").read_bytes()
         assert kept.count(b"\n") >= 1
         subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
         place.run("knockout", folder="small")
         place.run("knockout")
-        assert (small / "knockout.parquet").read_bytes() == (place.root / "knockout.parquet").read_bytes()
+        written = [folder / "knockout/questions.parquet" for folder in (small, place.root)]
+        assert written[0].read_bytes() == written[1].read_bytes()
     finally:
         subprocess.run(["umount", small], check=True)
     return said
@@ -437,7 +438,8 @@ def killed_worker(place: Place) -> str:
 
 def journal_of_another_version(place: Place) -> str:
     place.run("answers")
-    path = place.root / "knockout.journal.jsonl"
+    path = place.root / "knockout/questions.journal.jsonl"
+    path.parent.mkdir()
     path.write_text('{"fingerprint": "of version 0.0.1"}\n["1", {"flow": ["image->last"]}]\n')
     records: list[str] = []
     handler = logging.Handler()
@@ -448,15 +450,15 @@ def journal_of_another_version(place: Place) -> str:
         place.run("knockout")
     finally:
         logger.removeHandler(handler)
-    assert len(read_parquet(place.root / "knockout.parquet", KNOCKOUT)[0]) == place.asked * 2 * LAYERS
+    assert len(read_parquet(place.root / "knockout/questions.parquet", KNOCKOUT)[0]) == place.asked * 2 * LAYERS
     (said,) = [line for line in records if "set aside" in line]
-    assert (place.root / said.rpartition(" ")[2]).exists()
+    assert (path.parent / said.rpartition(" ")[2]).exists()
     return said
 
 
 def two_runs(place: Place) -> str:
     place.run("answers")
-    with journal_beside(place.root / "knockout.parquet", {"of": "another run"}):
+    with journal_beside(place.root / "knockout/questions.parquet", {"of": "another run"}):
         return place.said(*place.job("knockout"))
 
 

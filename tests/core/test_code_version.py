@@ -177,7 +177,7 @@ def test_a_module_that_does_not_exist_is_an_error() -> None:
 _RESULTS = ["--results", "results", "--curves", "tiny:1", "tiny:3", "--categories", "ChooseAttr", "--seed", "0"]
 _MODEL = ["--model-path", "tiny", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
 _JOB = ["--questions", "results/questions/ChooseAttr.csv", "--root", "world", "--device", "cpu", *_MODEL]
-_ANSWERED = [*_JOB, "--answers", "results/answers/tiny/ChooseAttr.parquet", "--select", "all"]
+_ANSWERED = [*_JOB, "--answers", "results/answers/tiny", "--select", "all"]
 _FLOWS = [
     "--flows",
     "question->last",
@@ -190,7 +190,7 @@ _CONTROLS = ["--controls", "related~random1->question", "related~moved->question
 
 
 def _knockout(window: str, *options: str) -> list[str]:
-    output = ["--window", window, "--output", f"results/knockout/tiny/w{window}/ChooseAttr.parquet"]
+    output = ["--window", window, "--output", f"results/knockout/tiny/w{window}"]
     return ["knockout", *_ANSWERED, *output, *options]
 
 
@@ -214,12 +214,11 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     (
         "experiments.answers",
-        ["answers", *_JOB, "--baselines", "zeroed", "swapped", "--output", "results/answers/tiny/ChooseAttr.parquet",
-         "--skipped", "results/answers/tiny/ChooseAttr.skipped.csv"],
+        ["answers", *_JOB, "--baselines", "zeroed", "swapped", "--output", "results/answers/tiny",
+         "--logit-lens", "results/lens/tiny", "--select", "all"],
     ),
     ("experiments.knockouts", _knockout("1", *_FLOWS, *_CONTROLS, "--whole-answer")),
     ("experiments.knockouts", _knockout("3", "--flows", "image->last", "--engine", "reference")),
-    ("experiments.logit_lens", ["logit-lens", *_ANSWERED, "--output", "results/lens/tiny/ChooseAttr.parquet"]),
     *(
         (summary.module.removeprefix("crossflow."), ["summary", "--summary", name, *_RESULTS])
         for name, summary in SUMMARIES.items()

@@ -92,9 +92,9 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     monkeypatch.chdir(tmp_path)
     load_tiny(tmp_path / "model", layers=2, width=32)
     write_chosen(tmp_path / "q.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"][:3])
-    command = ["answers", "--questions", "q.csv", "--root", "world", "--skipped", "s.csv", "--device", "cpu"]
+    command = ["answers", "--questions", "q.csv", "--root", "world", "--device", "cpu"]
     command += ["--model-path", "model", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
-    right, calls = answers._rows, []
+    right, calls = answers._entries, []
 
     def third_is_too_much(*arguments: object) -> object:
         calls.append(arguments)
@@ -105,14 +105,14 @@ def test_a_full_device_keeps_what_is_finished_and_the_next_run_ends_with_the_sam
     # Questions that run together are finished together, and their rounding depends on one another.
     monkeypatch.setattr(planning, "AT_ONCE", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(answers, "_rows", third_is_too_much)
-        assert _said([*command, "--output", "a.parquet"], capsys) == DEVICE
-    assert not (tmp_path / "a.parquet").exists()
-    _, *kept = (tmp_path / "a.journal.jsonl").read_text().splitlines()
+        patch.setattr(answers, "_entries", third_is_too_much)
+        assert _said([*command, "--output", "a"], capsys) == DEVICE
+    assert not (tmp_path / "a/q.parquet").exists()
+    _, *kept = (tmp_path / "a/q.journal.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in kept]) == 2
-    assert main([*command, "--output", "a.parquet"]) == 0
-    assert main([*command, "--output", "whole.parquet"]) == 0
-    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert main([*command, "--output", "a"]) == 0
+    assert main([*command, "--output", "whole"]) == 0
+    assert (tmp_path / "a/q.parquet").read_bytes() == (tmp_path / "whole/q.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfequestion_id", b"question_id,image_id,reason\n\xff", b"a" * 200_000])

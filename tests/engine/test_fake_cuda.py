@@ -21,7 +21,7 @@ MODELS = [
 ]
 
 # The most launches per question and layer: one question alone, and three together. `python -m fake_cuda` prints them.
-_LLAMA = {"clean": (49, 18), "knockouts": (77, 39), "mass": (16, None), "lens": (49, 18), "answers": (148, 57)}
+_LLAMA = {"clean": (49, 18), "knockouts": (77, 39), "mass": (16, None), "lens": (49, 18), "answers": (149, 57)}
 _GROUPED = _LLAMA | {"knockouts": (88, 50)}
 # Norms of queries and keys and after each block, and two rotary embeddings.
 _GEMMA = {"clean": (93, 32), "knockouts": (142, 74), "mass": (16, None), "lens": (93, 32), "answers": (282, 102)}

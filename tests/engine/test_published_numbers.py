@@ -14,7 +14,7 @@ from crossflow.engine.edges import Edges, rows_of
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
 from crossflow.experiments.answers import answer
-from crossflow.experiments.logit_lens import run_to_last, track, tracked_tokens
+from crossflow.experiments.logit_lens import last_states, track, tracked_tokens
 from crossflow.experiments.measures import ScoredTokens, measure
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
@@ -111,7 +111,7 @@ def test_answer_tracking_equals_the_published_programs(
     compared = 0
     for question_id, question in prepared.items():
         tokens = tracked_tokens(model.processor.tokenizer, question.question.answer, None)
-        columns = track(model, *run_to_last(model, [question]), tokens)
+        columns = track(model, *last_states(model, [question]), tokens)
         ours = {(layer, normed, token): p for layer, normed, token, p in zip(*columns.values(), strict=True)}
         for theirs, token in (("lower", "answer"), ("capital", "answer_capitalized")):
             for layer, expected in enumerate(published.cases[question_id]["lens"][theirs]):

@@ -25,7 +25,7 @@ from crossflow.data.chosen import write_chosen
 from crossflow.engine import planning
 from crossflow.experiments import answers as answers_module
 from crossflow.experiments import job as job_module
-from crossflow.experiments import knockouts, logit_lens
+from crossflow.experiments import knockouts
 from crossflow.models import preparing
 from tiny import CPU, draw_world, load_tiny
 
@@ -40,10 +40,10 @@ class Study:
         self.root = root
         self.world = root / "world"
         self.questions = root / "questions.csv"
-        self.answers = root / "answers.parquet"
-        self.skipped = root / "answers.skipped.csv"
-        self.knockout = root / "knockout.parquet"
-        self.lens = root / "lens.parquet"
+        self.answers = root / "answers/questions.parquet"
+        self.skipped = root / "answers/questions.skipped.csv"
+        self.knockout = root / "knockout/questions.parquet"
+        self.lens = root / "lens/questions.parquet"
         self.model = [
             "--model-path",
             str(root / "model"),
@@ -56,17 +56,14 @@ class Study:
         ]
 
     def run_answers(self, *options: str) -> int:
-        tables = ["--output", str(self.answers), "--skipped", str(self.skipped), *options]
+        lens = ["--logit-lens", str(self.lens.parent), "--select", "all"]
+        tables = ["--output", str(self.answers.parent), *lens, *options]
         return main(["answers", "--questions", str(self.questions), "--root", str(self.world), *tables, *self.model])
 
     def run_knockout(self, *options: str, select: str = "all") -> int:
-        tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
-        options = (*tables, "--output", str(self.knockout), "--select", select, "--window", "1", *options)
+        tables = ["--questions", str(self.questions), "--answers", str(self.answers.parent), "--root", str(self.world)]
+        options = (*tables, "--output", str(self.knockout.parent), "--select", select, "--window", "1", *options)
         return main(["knockout", *options, "--flows", *FLOWS, *self.model])
-
-    def run_lens(self, select: str = "all") -> int:
-        tables = ["--questions", str(self.questions), "--answers", str(self.answers), "--root", str(self.world)]
-        return main(["logit-lens", *tables, "--output", str(self.lens), "--select", select, *self.model])
 
     def keep_images(self, keep: Callable[[str], bytes | None]) -> None:
         """Rewrite images.zip with other content per image id; None leaves it out."""
@@ -118,22 +115,24 @@ def test_answers_and_knockouts_fill_their_tables(study: Study) -> None:
     merged = measured.merge(answers, on="question_id")
     np.testing.assert_allclose(merged.p_clean_x, merged.p_clean_y, rtol=0, atol=1e-6)
     assert measured.change_percent.abs().max() > 1
-    assert not list(study.root.glob("*.jsonl"))
+    assert not list(study.root.rglob("*.jsonl"))
 
 
-def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    study.run_answers()
-    assert study.run_lens() == 0
+def test_the_logit_lens_of_each_answer_fills_its_table_also_after_a_kill(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study.run_answers() == 0
     table, metadata = read_parquet(study.lens, LENS)
     assert (metadata["selected"], metadata["layers"]) == (5, LAYERS)
     # Each state with and without the norm, for the answer and the false option in two forms.
     assert len(table) == 5 * (LAYERS + 1) * 2 * 4
     assert table.probability.between(0, 1).all()
-    whole = study.lens.read_bytes()
+    whole = study.answers.read_bytes(), study.lens.read_bytes()
 
+    study.answers.unlink()
     study.lens.unlink()
-    track, calls = logit_lens.track_options, []
-    monkeypatch.setattr(planning, "AT_ONCE", 2)
+    track, calls = answers_module.track_options, []
+    monkeypatch.setattr(planning, "AT_ONCE", 1)
 
     def die_at_the_third(*arguments: object) -> object:
         calls.append(arguments)
@@ -141,16 +140,81 @@ def test_tracked_answers_fill_their_table_also_after_a_kill(study: Study, monkey
             raise KeyboardInterrupt
         return track(*arguments)
 
-    monkeypatch.setattr(logit_lens, "track_options", die_at_the_third)
+    monkeypatch.setattr(answers_module, "track_options", die_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        study.run_lens()
-    assert study.run_lens() == 0
+        study.run_answers()
+    assert study.run_answers() == 0
     assert len(calls) == 3 + 3, "two were finished"
-    assert study.lens.read_bytes() == whole
+    monkeypatch.setattr(planning, "AT_ONCE", 8)
+    assert study.run_answers("--output", str(study.root / "again"), "--logit-lens", str(study.root / "lens-again")) == 0
+    again = [study.root / folder / "questions.parquet" for folder in ("again", "lens-again")]
+    assert tuple(each.read_bytes() for each in again) == whole
+
+
+@pytest.mark.parametrize("select", ["correct", "wrong"])
+def test_the_logit_lens_is_kept_of_the_selected_answers(
+    study: Study, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    monkeypatch.setattr(answers_module, "is_correct", lambda generated, answer: generated == "right")
+    decode = answers_module.answer_together
+
+    def every_second_is_right(*arguments: object) -> list[tuple[object, object]]:
+        return [
+            (seeing._replace(text=("right", "wrong")[number % 2]), blind)
+            for number, (seeing, blind) in enumerate(decode(*arguments))
+        ]
+
+    monkeypatch.setattr(answers_module, "answer_together", every_second_is_right)
+    assert study.run_answers("--select", select) == 0
+    answers, _ = read_parquet(study.answers, ANSWERS)
+    lens, metadata = read_parquet(study.lens, LENS)
+    expected = answers.question_id[answers.correct == (select == "correct")].tolist()
+    assert len(expected) == {"correct": 3, "wrong": 2}[select] == metadata["selected"]
+    assert lens.question_id.unique().tolist() == expected
+
+
+def test_several_categories_in_one_job_are_as_each_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.read_csv(study.questions, dtype=str)
+    tables = [study.root / f"{name}.csv" for name in ("first", "second")]
+    table[:2].to_csv(tables[0], index=False)
+    table[2:].to_csv(tables[1], index=False)
+    for each in tables:
+        study.questions = each
+        assert study.run_answers() == study.run_knockout() == 0
+    folders = [path.parent for path in (study.answers, study.knockout, study.lens)]
+    alone = {path: path.read_bytes() for folder in folders for path in folder.glob("*.parquet")}
+    assert len(alone) == 6
+    for path in alone:
+        path.unlink()
+
+    # A job that is killed in its second category has both in its journals, and goes on there.
+    both = ["--questions", *map(str, tables)]
+    answered, calls = answers_module._entries, []
+
+    def until_the_second(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answered(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answers_module, "_entries", until_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            study.run_answers(*both)
+        assert not list(study.answers.parent.glob("*.parquet"))
+        assert study.run_answers(*both) == 0
+    assert len(calls) == 3
+    assert study.run_knockout(*both) == 0
+    assert {path: path.read_bytes() for path in alone} == alone
+
+
+def test_a_category_that_is_given_twice_is_refused(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.run_answers("--questions", str(study.questions), str(study.questions)) == 1
+    assert "questions.csv: the category questions is given twice." in _last_line(capsys)
 
 
 @pytest.mark.parametrize("image", ["another", "mirrored", "brighter"])
-def test_an_image_that_changed_after_the_answers_stops_the_jobs_that_read_them(
+def test_an_image_that_changed_after_the_answers_stops_the_knockouts(
     study: Study, capsys: pytest.CaptureFixture[str], image: str
 ) -> None:
     assert study.run_answers() == 0
@@ -173,12 +237,10 @@ def test_an_image_that_changed_after_the_answers_stops_the_jobs_that_read_them(
         content = archive.read(name)
     study.keep_images(lambda image_id: changed(content) if image_id == second else b"")
     table, _ = read_parquet(study.answers, ANSWERS)
-    for run in (study.run_knockout, study.run_lens):
-        assert run() == 1
-        said = _last_line(capsys)
-        assert f"Question {table.question_id[1]}: its answer had the probability {table.p_clean[1]:.4f}" in said
+    assert study.run_knockout() == 1
+    said = _last_line(capsys)
+    assert f"Question {table.question_id[1]}: its answer had the probability {table.p_clean[1]:.4f}" in said
     assert not study.knockout.exists()
-    assert not study.lens.exists()
 
 
 def test_answers_to_a_prompt_that_changes_with_the_time_are_refused(
@@ -189,11 +251,10 @@ def test_answers_to_a_prompt_that_changes_with_the_time_are_refused(
     text = "{{ messages[0].content[1].text }}"
     template.write_text("USER: <image>\n" + text + " {{ strftime_now('%H%M%S%f') }} ASSISTANT:")
     assert study.run_answers() == 0
-    for run in (study.run_knockout, study.run_lens):
-        assert run() == 1
-        assert "were given to the prompt 'USER: <image>\\nQUESTION" in _last_line(capsys)
+    assert study.run_knockout() == 1
+    assert "were given to the prompt 'USER: <image>\\nQUESTION" in _last_line(capsys)
     template.write_text("USER: <image>\n" + text + " ASSISTANT:")
-    assert study.run_answers() == study.run_knockout() == study.run_lens() == 0
+    assert study.run_answers() == study.run_knockout() == 0
 
 
 def test_an_empty_source_set_is_missing_and_not_zero(study: Study) -> None:
@@ -236,7 +297,7 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
     whole = study.answers.read_bytes(), study.knockout.read_bytes()
 
     for module, work, pieces, run, table in (
-        (answers_module, "_rows", 3, study.run_answers, study.answers),
+        (answers_module, "_entries", 3, study.run_answers, study.answers),
         (knockouts, "knock_out", 3, study.run_knockout, study.knockout),
     ):
         table.unlink()
@@ -373,17 +434,15 @@ def test_a_study_whose_images_are_all_missing_fails_in_one_sentence(
     assert not study.answers.exists()
 
 
-@pytest.mark.parametrize("verb", ["knockout", "lens"])
-def test_images_that_are_all_gone_after_the_answers_stop_what_reads_them_in_one_sentence(
-    study: Study, capsys: pytest.CaptureFixture[str], verb: str
+def test_images_that_are_all_gone_after_the_answers_stop_the_knockouts_in_one_sentence(
+    study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert study.run_answers() == 0
     study.keep_images(lambda image_id: None)
     capsys.readouterr()
-    run, table = {"knockout": (study.run_knockout, study.knockout), "lens": (study.run_lens, study.lens)}[verb]
-    assert run() == 1
+    assert study.run_knockout() == 1
     assert "was answered before but is no longer usable: the image" in _last_line(capsys)
-    assert not table.exists()
+    assert not study.knockout.exists()
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "pillow"])
@@ -410,7 +469,7 @@ def test_a_job_that_goes_on_with_another_library_begins_anew(
     monkeypatch.setattr(knockouts, "knock_out", lambda *given: again.append(given) or original(*given))
     assert study.run_knockout() == 0
     assert len(again) == 5, "what the other version finished was taken up"
-    (aside,) = study.root.glob("*.set-aside")
+    (aside,) = study.root.rglob("*.set-aside")
     assert len(aside.read_text().splitlines()) == 1 + 2
 
 
@@ -424,7 +483,7 @@ def test_an_image_that_vanishes_after_the_answers_stops_the_knockouts_and_keeps_
     study.keep_images(lambda image_id: None if image_id == ids[2] else b"")
     assert study.run_knockout() == 1
     assert "is no longer usable" in _last_line(capsys)
-    (journal,) = study.root.glob("*.jsonl")
+    (journal,) = study.root.rglob("*.jsonl")
     assert len(journal.read_text().splitlines()) == 1 + 2
     shutil.copy(study.root / "kept.zip", study.world / "images.zip")
     assert study.run_knockout() == 0

@@ -5,7 +5,7 @@ import torch
 
 from crossflow.engine.packed import feed
 from crossflow.experiments.answers import answer
-from crossflow.experiments.logit_lens import TOKENS, run_to_last, track, tracked_tokens
+from crossflow.experiments.logit_lens import TOKENS, last_states, track, tracked_tokens
 from tiny import draw_world, load_tiny, prepare_some
 
 
@@ -23,7 +23,7 @@ def test_the_normed_state_after_the_last_layer_gives_the_models_own_probabilitie
     for question in questions:
         clean = answer(model, question)
         tokens = {"first": clean.tokens[0], "other": 5}
-        columns = track(model, *run_to_last(model, [question]), tokens)
+        columns = track(model, *last_states(model, [question]), tokens)
         last = {
             name: p
             for layer, normed, name, p in zip(*columns.values(), strict=True)
@@ -39,20 +39,20 @@ def test_layer_0_is_the_embedding_of_the_last_token_and_every_layer_is_there_twi
     model, questions = prepared
     for question in questions:
         embedding = model.network.get_input_embeddings()(question.inputs["input_ids"][0, -1])
-        (clean,) = run_to_last(model, [question])
-        assert torch.equal(clean.states[0, -1], embedding)
-        columns = track(model, clean, {"answer": 7})
+        (states,) = last_states(model, [question])
+        assert torch.equal(states[0], embedding)
+        columns = track(model, states, {"answer": 7})
         assert columns["layer"] == [0, 1, 2, 3] * 2
         assert columns["normed"] == [False] * 4 + [True] * 4
 
 
 def test_the_model_is_left_as_it_was_when_a_question_fails(prepared) -> None:
     model, questions = prepared
-    before = track(model, *run_to_last(model, questions[:1]), {"answer": 7})
+    before = track(model, *last_states(model, questions[:1]), {"answer": 7})
     with pytest.raises(ValueError, match="exactly one of"):
         feed(model, {})
     assert not [layer for layer in model.layers if "forward" in vars(layer)]
-    assert track(model, *run_to_last(model, questions[:1]), {"answer": 7}) == before
+    assert track(model, *last_states(model, questions[:1]), {"answer": 7}) == before
 
 
 def test_tokens_are_the_first_of_both_forms_and_of_the_false_option_if_there_is_one(prepared) -> None:

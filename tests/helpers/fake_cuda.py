@@ -42,7 +42,7 @@ from crossflow.engine.edges import edges_of
 from crossflow.engine.forward import run_clean_together
 from crossflow.engine.shared_prefix import run_together
 from crossflow.experiments.answers import answer_together
-from crossflow.experiments.logit_lens import run_to_last, track
+from crossflow.experiments.logit_lens import last_states, track
 from crossflow.models.model import MultimodalModel
 from knocked import no_op, rows_for
 from wide_models import LAYERS, WIDE, build_wide, wide_questions
@@ -404,7 +404,7 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
         runs: dict[str, Callable[[], object]] = {
             "knockouts": lambda: run_together(model, list(zip(cleans, rows, strict=True))),
             "mass": lambda: [attention_mass(clean, edges) for clean, edges in zip(cleans, flows, strict=True)],
-            "lens": lambda: [track(model, run, {"answer": 0}) for run in run_to_last(model, prompts)],
+            "lens": lambda: [track(model, states, {"answer": 0}) for states in last_states(model, prompts)],
             "answers": lambda: answer_together(model, prompts, [True] * len(prompts)),
         }
         found = {"clean": clean}

@@ -34,7 +34,7 @@ def answer_by_full_forwards(
         first = torch.softmax(logits.double(), dim=-1) if first is None else first
         tokens.append(int(logits.argmax()))
     assert first is not None
-    return Answer(model.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tokens, first)
+    return Answer(model.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tokens, first, None)
 
 
 def assert_begins_as(ours: Answer, theirs: Answer, tolerance: float = 1e-6) -> None:

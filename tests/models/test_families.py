@@ -18,6 +18,7 @@ from crossflow.engine.forward import full_forward, image_removed, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer, answer_together
+from crossflow.experiments.logit_lens import last_states
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
 from full_answers import answer_by_full_forwards, assert_begins_as
@@ -125,6 +126,17 @@ def test_answers_given_together_are_those_of_full_forwards(loaded: Loaded) -> No
             assert ours is not None
             theirs = answer_by_full_forwards(loaded.model, prepared, mode_of)
             assert_begins_as(ours, theirs)
+
+
+def test_the_states_behind_an_answer_are_those_of_the_clean_run(loaded: Loaded) -> None:
+    prompts = list(loaded.prepared.values())
+    answered = answer_together(loaded.model, prompts, [True] * len(prompts))
+    for (seeing, hidden), expected in zip(answered, last_states(loaded.model, prompts), strict=True):
+        assert hidden is not None
+        assert hidden.states is None
+        assert seeing.states is not None
+        assert seeing.states.shape == (LAYERS + 1, expected.shape[1])
+        torch.testing.assert_close(seeing.states, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_answer_leaves_nothing_behind_in_the_model(loaded: Loaded) -> None:

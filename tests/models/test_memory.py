@@ -26,7 +26,7 @@ from crossflow.engine.forward import full_forward, run_clean, run_clean_together
 from crossflow.engine.planning import plan_answers, plan_knockout
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer_together
-from crossflow.experiments.logit_lens import run_to_last, track
+from crossflow.experiments.logit_lens import last_states, track
 from crossflow.models import memory
 from crossflow.models.attention import Plain
 from crossflow.models.loading import read_outline
@@ -127,7 +127,7 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
                 f"work {count} answers",
                 lambda count=count: answer_together(model, [prepared] * count, [True] * count),
             )
-        allocations.of("work lens", lambda: track(model, *run_to_last(model, [prepared]), {"answer": 1}))
+        allocations.of("work lens", lambda: track(model, *last_states(model, [prepared]), {"answer": 1}))
     held = allocations.held()
     assert len(held) == 6 + len(batches)
 
@@ -296,7 +296,7 @@ def job(small: MultimodalModel, tmp_path: Path) -> list[str]:
     write_chosen(tmp_path / "questions.csv", draw_world(tmp_path / "world", 3)["ChooseAttr"])
     return [
         "answers", "--questions", str(tmp_path / "questions.csv"), "--root", str(tmp_path / "world"),
-        "--output", str(tmp_path / "a.parquet"), "--skipped", str(tmp_path / "s.csv"),
+        "--output", str(tmp_path / "answers"),
         "--model-path", str(tmp_path), "--prompt", "vicuna-v1", "--device", "cpu",
     ]  # fmt: skip
 

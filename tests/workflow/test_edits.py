@@ -159,7 +159,7 @@ def test_a_killed_job_that_resumes_after_an_edit_has_no_row_of_the_old_code(repo
     copy.snakemake("--until", "answers")
     table = copy.root / "results/ci/knockout/random-llava/w3/ChooseAttr.parquet"
     wanted = str(table.relative_to(copy.root))
-    log = copy.root / "logs/ci/knockout/random-llava/w3/ChooseAttr.log"
+    log = copy.root / "logs/ci/knockout/random-llava/w3.log"
 
     _killed_in_the_middle(copy, table)
     copy.snakemake("--", wanted)

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.workflow
 # the number of threads, so that is the local run's.
 ON_SLURM = (
     "--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account",
-    "--slurm-init-seconds-before-status-checks", "3", "--set-threads", "answers=1", "knockout=1", "lens=1",
+    "--slurm-init-seconds-before-status-checks", "3", "--set-threads", "answers=1", "answers_2=1", "knockout=1", "knockout_2=1",
 )  # fmt: skip
-GPU_RULES = ("answers", "knockout", "lens")
+GPU_RULES = ("answers", "knockout")
 TABLES = ("questions/*.csv", "answers/*/*", "knockout/*/*/*.parquet", "lens/*/*.parquet", "summary/*.csv")
 
 

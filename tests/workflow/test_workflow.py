@@ -83,20 +83,32 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     }
     assert [verdicts[claim] for claim in (1, 2, 4, 5)] == ["supported"] * 4
     assert (results / "explorer.html").stat().st_size < 25e6
-    log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava" / "w3" / "ChooseAttr.log"
-    assert "noise floor" in log.read_text()
-    assert "question/s" in log.read_text()
-    assert log.with_suffix(".benchmark.tsv").is_file()
+    for job in ("w3", "w3_2"):
+        log = tmp_path / "logs" / "mini" / "knockout" / "mini-llava" / f"{job}.log"
+        assert "noise floor" in log.read_text()
+        assert "question/s" in log.read_text()
+        assert log.with_suffix(".benchmark.tsv").is_file()
     assert copy.planned() == {}
     shutil.copytree(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-moved", copy_function=shutil.copy)
     assert Tree(moved).planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
 
 
+@pytest.mark.parametrize(("shares", "names"), [(1, [""]), (2, ["", "_2"])])
+def test_the_published_study_loads_each_model_once_for_its_answers_and_once_for_its_window(
+    repo: Path, tmp_path: Path, shares: int, names: list[str]
+) -> None:
+    copy = Copy(repo, tmp_path)
+    copy.edit_parameters("studies/paper", jobs_per_model=shares)
+    planned = copy.planned("--config", "study=paper")
+    loads = {rule: jobs for rule, jobs in planned.items() if rule.startswith(("answers", "knockout"))}
+    assert loads == {f"{rule}{name}": 4 for rule in ("answers", "knockout") for name in names}
+
+
 def test_questions_of_ones_own_go_through_the_whole_path(repo: Path, tmp_path: Path) -> None:
     copy = Copy(repo, tmp_path)
     planned = copy.planned("--config", "study=example")
-    assert {rule: planned[rule] for rule in ("questions", "answers", "knockout", "logit_lens")} == {
-        "questions": 3, "answers": 3, "knockout": 3, "logit_lens": 3,
+    assert {rule: planned[rule] for rule in ("questions", "answers", "knockout")} == {
+        "questions": 3, "answers": 1, "knockout": 1,
     }  # fmt: skip
     assert "shapes" not in planned
     table = "results/example/knockout/mini-llava/w3/side.parquet"
@@ -209,7 +221,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: C
         while not any(locks.glob("*")) and not first.done():
             time.sleep(0.1)
         assert "Directory cannot be locked" in restored.snakemake(status=1)
-        assert "knockouts: random-llava, window 5, ChooseAttr" in first.result()
+        assert "knockouts: random-llava, window 5" in first.result()
     assert (restored.root / "results/ci/knockout/random-llava/w5/ChooseAttr.parquet").exists()
     restored.edit_parameters(windows=[3])
     assert restored.planned() == {}

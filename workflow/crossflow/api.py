@@ -47,7 +47,7 @@ from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
 from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import answers, knockouts
-from crossflow.experiments.logit_lens import run_to_last, track_options
+from crossflow.experiments.logit_lens import last_states, track_options
 from crossflow.experiments.trace import SEED, box_of, own_question
 from crossflow.fetch import hub
 from crossflow.figures.flows import draw_flows, mean_curves
@@ -465,9 +465,9 @@ def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:
     _, every = _together(asked)
     with faults_as_errors():
         entries = [
-            (one.question, track_options(one.model.loaded, clean))
+            (one.question, track_options(one.model.loaded, one.question, states))
             for one in every
-            for clean in run_to_last(one.model.loaded, [one.prepared])
+            for states in last_states(one.model.loaded, [one.prepared])
         ]
     return data_frame(LENS, question_rows(LENS, entries))
 

@@ -46,6 +46,10 @@ FLOWS_SHOWN = flows_by_kind(FLOWS)
 PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if name.startswith("published-")]
 CPU_ENV = "../../envs/cpu.yaml"
 GPU_ENV = "../../envs/gpu.yaml"
+# What a job with a model requests of a cluster. Half-precision weights of a 13 B model may pass through the node's memory
+# on their way to the GPU.
+GPU_JOB = {"mem_mb": 48000, "runtime": 1440}
+GPU_JOB_THREADS = 4
 
 # Dry runs, and jobs that snakemake starts in other processes, keep snakemake's own output.
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
@@ -89,10 +93,12 @@ def model_options(settings) -> list[str]:
 def device_threads() -> int:
     """Threads of a job that holds a device: the cores, shared by as many jobs as there are devices.
 
-    Not workflow.cores, which is an error where no cores are given, as in `snakemake --report`.
+    Not workflow.cores, which is an error where no cores are given, as on a cluster or in `snakemake --report`.
     """
-    devices = workflow.global_resources.get("gpu")
-    return max(1, (workflow.resource_settings.cores or 1) // (devices and devices.value or 1))
+    cores, devices = workflow.resource_settings.cores, workflow.global_resources.get("gpu")
+    if cores is None:
+        return GPU_JOB_THREADS
+    return max(1, cores // (devices and devices.value or 1))
 
 
 def source(name: str) -> str:

@@ -31,7 +31,7 @@ rule provenance:
         CPU_ENV
     params:
         code=code("analysis.provenance"),
-        jobs=list(dict.fromkeys(results.record_of(file) for file in _results)),
+        jobs=results.records(STUDY),
         study=json.dumps(parameters.recorded(config, STUDY), sort_keys=True),
     message:
         "provenance: parameters, versions, times"

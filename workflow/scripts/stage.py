@@ -25,9 +25,8 @@ LOCKS = Path(".snakemake/locks")
 MADE = Path("data/made")
 
 
-def stages(config: dict[str, object]) -> dict[str, list[str]]:
+def stages(study: parameters.Study) -> dict[str, list[str]]:
     """Stage -> the files that snakemake is asked for."""
-    study = parameters.read_study(config)
     files = results.result_files(study)
     return {
         "data": files["data"],
@@ -68,7 +67,8 @@ def main(stage: str) -> int:
     try:
         config = read_config(Path("params.yaml"))
         parameters.validate(config, Path("workflow/schemas/params.schema.yaml"))
-        wanted = stages(config)
+        study = parameters.read_study(config)
+        wanted = stages(study)
     except CrossflowError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
@@ -89,12 +89,11 @@ def main(stage: str) -> int:
         for name in ("summary", "figures"):
             remove_others(folder_of_study / name, wanted[stage])
     elif stage == "record":
-        records = [results.record_of(file) for files in wanted.values() for file in files]
         tables = [
             str(folder_of_study / "provenance" / name)
             for name in ("facts.csv", "times.csv", "facts.html", "times.html")
         ]
-        remove_others(folder_of_study / "provenance", [*records, *tables])
+        remove_others(folder_of_study / "provenance", [*results.records(study), *tables])
     elif stage != "data":
         remove_others(folder_of_study / stage, wanted[stage])
     return 0

@@ -16,7 +16,6 @@ VERBS = {
     "overlap": "crossflow.data.published_overlap:write_overlap",
     "answers": "crossflow.experiments.answers:write_answers",
     "knockout": "crossflow.experiments.knockouts:write_knockouts",
-    "logit-lens": "crossflow.experiments.logit_lens:write_logit_lens",
     "summary": "crossflow.analysis.summary:write_summary",
     "metrics": "crossflow.analysis.metrics:write_metrics",
     "claims": "crossflow.analysis.claims_text:write_claims",

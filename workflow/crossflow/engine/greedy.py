@@ -28,10 +28,13 @@ class Generated(NamedTuple):
     Attributes:
         tokens: Its tokens, the one that ends it included.
         logits: Of the first token, fp32.
+        states: The hidden states at the prompt's last position: embeddings, then after every layer, before the final
+            norm; None with the image hidden.
     """
 
     tokens: list[int]
     logits: Float[Tensor, " vocabulary"]
+    states: Float[Tensor, "states width"] | None
 
 
 class _Edges:
@@ -57,6 +60,7 @@ class _Answer:
         keys, values: Of each layer, ``(1, kv_heads, positions, head_width)``.
         tokens: What has been generated.
         logits: Of the first token.
+        states: See `Generated`.
     """
 
     number: int
@@ -66,6 +70,7 @@ class _Answer:
     values: list[Tensor] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logits: Tensor | None = None
+    states: Tensor | None = None
 
     def without_image(self, image: Int[np.ndarray, " image"]) -> "_Answer":
         """From an answer whose prompt has been read: the one that goes on from the image's end without its keys."""
@@ -125,10 +130,13 @@ def _mask_of(answer: _Answer, edges: _Edges, device: torch.device) -> tuple[Tens
 
 
 def _advance(model: MultimodalModel, packing: Packing, answers: Sequence[_Answer], edges: dict[int, _Edges]) -> None:
-    """Run the next positions of each answer and choose its next token."""
+    """Run the next positions of each answer and choose its next token; note the states at the end of whole prompts."""
     device = model.device
+    whole = not any(len(answer.positions) for answer in answers)
     stretches_of = [(answer.number, int(answer.next[0]), int(answer.next[-1]) + 1) for answer in answers]
     places = packing.on(device, stretches_of)
+    ends = torch.from_numpy(np.cumsum([len(answer.next) for answer in answers]) - 1).to(device)
+    states: list[Tensor] = []
     fresh = [answer.tokens[-1] for answer in answers if answer.tokens]
     tokens = iter(torch.split(embedded(model, torch.tensor([fresh], device=device)), 1, dim=1) if fresh else ())
     entering = torch.cat(
@@ -140,14 +148,20 @@ def _advance(model: MultimodalModel, packing: Packing, answers: Sequence[_Answer
     )
 
     def enter(layer: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        return entering if hidden is None else hidden, places
+        hidden = entering if hidden is None else hidden
+        if whole:
+            states.append(hidden.index_select(1, ends))
+        return hidden, places
 
     hidden = run_packed(model, packing, _Continuing(model, packing, answers, edges), enter)
     assert hidden is not None
     with torch.inference_mode():
-        ends = torch.from_numpy(np.cumsum([len(answer.next) for answer in answers]) - 1).to(device)
-        logits = model.logits(model.norm(hidden.index_select(1, ends))[0])
+        states.append(hidden.index_select(1, ends))
+        logits = model.logits(model.norm(states[-1])[0])
         chosen = logits.argmax(dim=-1).tolist()
+        if whole:
+            for answer, each in zip(answers, torch.cat(states).unbind(1), strict=True):
+                answer.states = each
     for answer, token, row in zip(answers, chosen, logits, strict=True):
         answer.logits = row if answer.logits is None else answer.logits
         answer.tokens.append(token)
@@ -188,7 +202,7 @@ def generate(
 
     def finished(answer: _Answer) -> Generated:
         assert answer.logits is not None
-        return Generated(answer.tokens, answer.logits)
+        return Generated(answer.tokens, answer.logits, answer.states)
 
     return [
         (finished(answer), finished(hidden[answer.number]) if answer.number in hidden else None) for answer in seeing

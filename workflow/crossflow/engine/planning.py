@@ -1,4 +1,7 @@
-"""The memory plan of a job, logged before any weight is read; a job that cannot fit is refused."""
+"""The memory plan of a job, logged before any weight is read: how many questions run together.
+
+A job that cannot fit is refused.
+"""
 
 import logging
 from collections import Counter
@@ -145,21 +148,24 @@ def _gib(number: int) -> str:
     return f"{number / GIB:.1f}" if number >= 0.1 * GIB else f"{number / GIB:.3f}"
 
 
-def announce(
+def plan_parts(
     settings: ModelSettings,
-    questions: Sequence[ChosenQuestion],
+    parts: Sequence[Sequence[ChosenQuestion]],
     device: torch.device,
     flows: Sequence[str] | None = None,
     batched: bool = True,
     prompts: int = 1,
-) -> Plan | None:
-    """Log the memory that a job needs for its longest prompt and the image with the most visual tokens.
+) -> list[int]:
+    """Plan how many questions of each part of a job run together, and log the memory that the largest part needs.
+
+    A plan follows from the part's longest prompt and the image with the most visual tokens, so that it is the same
+    whatever other parts a job has.
 
     Args:
         settings: The model.
-        questions: The job's questions.
+        parts: The job's questions.
         device: The job's device.
-        flows: The flows of a knockout job; None for an answers job, and for a logit lens job, which needs a bit less.
+        flows: The flows of a knockout job; None for an answers job.
         batched: See `plan_knockout`.
         prompts: See `plan_answers`.
 
@@ -170,21 +176,42 @@ def announce(
     processor, sizes = read_outline(settings)
     if sizes is None:
         log.info("memory: not planned for this architecture; batches are halved where they do not fit")
-        return None
-    tokenized = _prompts(settings, processor, sizes.visual, questions)
-    longest = max(tokenized, key=lambda prompt: len(prompt.ids), default=None)
-    positions = sizes.visual + 1 if longest is None else len(longest.ids)
-    image_stop = sizes.visual if longest is None else longest.image.stop
-    available, whole = capacity(device), total_memory(device)
-    if flows is None:
-        plan = plan_answers(sizes, positions, settings.max_new_tokens, available, enough_positions(device), prompts)
+        return [1] * len(parts)
+    available, enough = capacity(device), enough_positions(device)
+    plans = []
+    for questions in parts:
+        tokenized = _prompts(settings, processor, sizes.visual, questions)
+        longest = max(tokenized, key=lambda prompt: len(prompt.ids), default=None)
+        positions = sizes.visual + 1 if longest is None else len(longest.ids)
+        image_stop = sizes.visual if longest is None else longest.image.stop
+        if flows is None:
+            plan = plan_answers(sizes, positions, settings.max_new_tokens, available, enough, prompts)
+        else:
+            plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough)
+        plans.append((plan, positions))
+    if plans:
+        _announce(settings, sizes, device, available, *max(plans, key=lambda plan: plan[0].total), flows is None)
+    return [plan.questions for plan, _ in plans]
+
+
+def _announce(
+    settings: ModelSettings,
+    sizes: Sizes,
+    device: torch.device,
+    available: int,
+    plan: Plan,
+    positions: int,
+    answers: bool,
+) -> None:
+    """Log a plan, or refuse it."""
+    if answers:
         parts = f"{_gib(plan.question)} for the answers to {plan.questions} questions"
     else:
-        plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough_positions(device))
         parts = (
             f"{_gib(plan.question)} for clean runs, or {_gib(plan.rows)} for {plan.batch} rows at a time, of "
             f"{plan.questions} questions"
         )
+    whole = total_memory(device)
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "this machine"
     if plan.smallest > available:
         advice = "set a dtype of half its size, or take" if sizes.itemsize > 2 else "take"
@@ -197,4 +224,3 @@ def announce(
         "memory: %s GiB of %s on %s: weights %s as %s, then %s (prompts of up to %d positions)",
         _gib(plan.total), _gib(whole), name, _gib(plan.weights), settings.dtype, parts, positions,
     )  # fmt: skip
-    return plan

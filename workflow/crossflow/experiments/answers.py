@@ -1,10 +1,10 @@
-"""Greedy answers, with the image and without it.
+"""Greedy answers, with the image and without it, and the logit lens of each.
 
 Three baselines take the image away. *Removed*: its tokens are there, but no other position attends to them. *Zeroed*:
 the vision tower is given zeros, which is the mean colour. *Swapped*: the image of another question.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from crossflow.core.devices import take_device
 from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
-from crossflow.core.tables import ANSWERS, write_csv, write_parquet
-from crossflow.data.chosen import read_chosen
+from crossflow.core.tables import ANSWERS, LENS, question_rows, write_csv, write_parquet
 from crossflow.data.text import composed
 from crossflow.engine.greedy import Generated, generate
-from crossflow.engine.planning import announce
-from crossflow.experiments.job import Given, Item, Job, Outcome, finished_entries
+from crossflow.engine.planning import plan_parts
+from crossflow.experiments.job import Given, Item, Job, Outcome, Part, finished_parts
+from crossflow.experiments.logit_lens import track_options
 from crossflow.experiments.option_tokens import option_tokens
+from crossflow.experiments.selection import SELECTIONS, Select
 from crossflow.models.loading import load_model
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
@@ -39,11 +40,13 @@ class Answer(NamedTuple):
         text: The decoded tokens, without special tokens, stripped.
         tokens: The generated tokens.
         probabilities: Of the first token, over the vocabulary, fp64.
+        states: See `crossflow.engine.greedy.Generated`.
     """
 
     text: str
     tokens: list[int]
     probabilities: Tensor
+    states: Tensor | None
 
 
 def is_correct(generated: str, answer: str) -> bool:
@@ -90,7 +93,7 @@ def answer_together(
         if generated is None:
             return None
         text = model.processor.tokenizer.decode(generated.tokens, skip_special_tokens=True).strip()
-        return Answer(text, generated.tokens, next(probabilities))
+        return Answer(text, generated.tokens, next(probabilities), generated.states)
 
     return [(answer_of(seeing), answer_of(hidden)) for seeing, hidden in ran]  # type: ignore[misc]
 
@@ -119,10 +122,17 @@ def swapped_images(questions: Sequence[ChosenQuestion], seed: int) -> dict[str, 
     return swapped
 
 
-def _rows(
-    model: MultimodalModel, questions: Sequence[tuple[Prepared, Prepared | None]], baselines: Sequence[str]
+def _entries(
+    model: MultimodalModel,
+    questions: Sequence[tuple[Prepared, Prepared | None]],
+    baselines: Sequence[str],
+    read: Sequence[bool],
 ) -> list[dict[str, Any]]:
-    """The rows of some questions, each with its swapped image if there is one."""
+    """The entries of some questions, each with its swapped image if there is one.
+
+    An entry holds a question's row of the answers table and, if its answer is correct or wrong as ``read`` lists, the
+    columns of its logit lens.
+    """
     prompts = [prepared for prepared, _ in questions]
     others: list[tuple[int, str, Prepared]] = []
     for number, (prepared, swapped) in enumerate(questions):
@@ -139,7 +149,13 @@ def _rows(
         row[f"generated_{baseline}"] = found.text
         row[f"correct_{baseline}"] = is_correct(found.text, prompts[number].question.answer)
         row[f"p_{baseline}"] = float(found.probabilities[row["first_token"]])
-    return rows
+    entries = []
+    for prepared, (seeing, _), row in zip(prompts, answered, rows, strict=False):
+        lens = None
+        if row["correct"] in read and seeing.states is not None:
+            lens = track_options(model, prepared.question, seeing.states)
+        entries.append({"answer": row, "lens": lens})
+    return entries
 
 
 def _row(model: MultimodalModel, prepared: Prepared, seeing: Answer, blind: Answer) -> dict[str, Any]:
@@ -162,34 +178,54 @@ def _row(model: MultimodalModel, prepared: Prepared, seeing: Answer, blind: Answ
     }
 
 
-def write_answers(
-    job: Job, skipped: Path, baselines: tuple[Literal["zeroed", "swapped"], ...] = (), seed: int = 0
-) -> None:
-    """Answer the questions of one category, with the image and without it.
+def _lost(questions: Sequence[ChosenQuestion], broken: Mapping[str, BrokenQuestion]) -> list[dict[str, str]]:
+    """The rows of the table of skipped questions."""
+    return [
+        {"question_id": each.question_id, "image_id": each.image_id, "reason": str(broken[each.question_id])}
+        for each in questions
+        if each.question_id in broken
+    ]
 
-    Finished questions survive a killed job.
+
+def write_answers(
+    job: Job,
+    baselines: tuple[Literal["zeroed", "swapped"], ...] = (),
+    seed: int = 0,
+    logit_lens: Path | None = None,
+    select: Select = "correct",
+) -> None:
+    """Answer questions, with the image and without it, and read the answers off every layer by the logit lens.
+
+    Beside each table of answers, {category}.skipped.csv lists the questions that cannot be used. Finished questions
+    survive a killed job.
 
     Args:
         job: The job.
-        skipped: Table of the questions that cannot be used (CSV).
         baselines: Further answers without the image.
         seed: Seed of the swapped images.
+        logit_lens: Folder of the logit lens tables, {category}.parquet; without it, there are none.
+        select: Of which questions the logit lens is kept, by the model's answer.
 
     Raises:
-        CrossflowError: the model cannot be used, or none of the questions.
+        CrossflowError: the model cannot be used, or none of a category's questions.
     """
-    questions = read_chosen(job.questions)
+    categories = job.categories()
     device = take_device(job.device)
-    plan = announce(job.settings, questions, device, prompts=1 + len(baselines))
+    together = plan_parts(job.settings, list(categories.values()), device, prompts=1 + len(baselines))
     model = load_model(job.settings, device)
-    determined = job.determining(model.prompt) | {"baselines": list(baselines), "seed": seed}
-    swapped = swapped_images(questions, seed) if "swapped" in baselines else {}
+    read = () if logit_lens is None else SELECTIONS[select]
+    determined = {category: job.determining(category, model.prompt) for category in categories}
+    own = {"baselines": list(baselines), "seed": seed}
 
-    def requests(question: ChosenQuestion) -> list[PrepareRequest]:
-        """The question, and at once with the other image if it has one."""
-        own, other = PrepareRequest(question, question.image_id), swapped.get(question.question_id)
-        # The boxes are not about the other image, whatever its size.
-        return [own] if other is None else [own, PrepareRequest(replace(question, image_size=None), other)]
+    def items(questions: Sequence[ChosenQuestion]) -> Iterator[Item]:
+        """Each question, and at once with the other image if it has one."""
+        swapped = swapped_images(questions, seed) if "swapped" in baselines else {}
+        for question in questions:
+            requests = [PrepareRequest(question, question.image_id)]
+            if other := swapped.get(question.question_id):
+                # The boxes are not about the other image, whatever its size.
+                requests.append(PrepareRequest(replace(question, image_size=None), other))
+            yield Item(question, requests)
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         usable: list[tuple[Prepared, Prepared | None]] = []
@@ -199,25 +235,31 @@ def write_answers(
             outcomes.append(broken)
             if broken is None:
                 usable.append((seen, other[0] if other else None))  # type: ignore[arg-type]
-        rows = iter(_rows(model, usable, baselines))
-        return [partial(dict, next(rows)) if outcome is None else outcome for outcome in outcomes]
+        entries = iter(_entries(model, usable, baselines, read))
+        return [partial(dict, next(entries)) if outcome is None else outcome for outcome in outcomes]
 
-    at_once = 1 if plan is None else plan.questions
-    batches = [
-        [Item(question, requests(question)) for question in questions[first : first + at_once]]
-        for first in range(0, len(questions), at_once)
+    parts = [
+        Part.of(category, determined[category] | own | {"lens": list(read)}, list(items(questions)), at_once)
+        for (category, questions), at_once in zip(categories.items(), together, strict=True)
     ]
-    with finished_entries(job, model, __name__, determined, batches, run) as (entries, broken):
-        require_some_usable(broken, len(questions), job.questions)
-        rows = [entries[question.question_id] for question in questions if question.question_id not in broken]
-        lost = [
-            {
-                "question_id": question.question_id,
-                "image_id": question.image_id,
-                "reason": str(broken[question.question_id]),
-            }
-            for question in questions
-            if question.question_id in broken
-        ]
-        write_csv(skipped, SKIPPED, lost)
-        write_parquet(job.output, ANSWERS, rows, determined | {"layers": len(model.layers), "answered": len(rows)})
+    with finished_parts(job, model, __name__, parts, run) as finished:
+        for table, questions, (_, broken) in zip(job.questions, categories.values(), finished, strict=True):
+            require_some_usable(broken, len(questions), table)
+        for (category, questions), (entries, broken) in zip(categories.items(), finished, strict=True):
+            answered = [(each, entries[each.question_id]) for each in questions if each.question_id not in broken]
+            layers = {"layers": len(model.layers)}
+            write_csv(job.output / f"{category}.skipped.csv", SKIPPED, _lost(questions, broken))
+            write_parquet(
+                job.output / f"{category}.parquet",
+                ANSWERS,
+                [entry["answer"] for _, entry in answered],
+                determined[category] | own | layers | {"answered": len(answered)},
+            )
+            if logit_lens is not None:
+                kept = [(question, entry["lens"]) for question, entry in answered if entry["lens"] is not None]
+                write_parquet(
+                    logit_lens / f"{category}.parquet",
+                    LENS,
+                    question_rows(LENS, kept),
+                    determined[category] | layers | {"select": select, "selected": len(kept)},
+                )

@@ -18,18 +18,18 @@ from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, question_rows, read_parquet, write_parquet
-from crossflow.data.chosen import read_chosen
 from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engine.engines import ENGINES, Engine
 from crossflow.engine.forward import Readout, run_clean_together
-from crossflow.engine.planning import announce
+from crossflow.engine.planning import plan_parts
 from crossflow.experiments.job import (
     Given,
     Item,
     Job,
     Outcome,
-    finished_entries,
+    Part,
+    finished_parts,
     require_same_clean_run,
     require_same_prompt,
     still_usable,
@@ -203,7 +203,7 @@ class KnockoutSettings:
     """The knockouts of a job.
 
     Attributes:
-        answers: Table of the model's answers to the questions.
+        answers: Folder of the model's answers to the questions, {category}.parquet.
         window: Width of the window in layers, bottom or top.
         flows: Flows, source->target, at every centre layer.
         controls: Control flows, at centre layers `stride` apart.
@@ -265,13 +265,15 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question cannot be used, or the window does not fit the model.
     """
-    answers, answered = read_parquet(settings.answers, ANSWERS)
-    chosen = selected(read_chosen(job.questions), answers, settings.select)
+    categories = job.categories()
+    tables = {category: settings.answers / f"{category}.parquet" for category in categories}
+    answers = {category: read_parquet(table, ANSWERS) for category, table in tables.items()}
+    chosen = {name: selected(questions, answers[name][0], settings.select) for name, questions in categories.items()}
     moved = any(parse_flow(name).is_moved for name in settings.names)
     device = take_device(job.device)
-    plan = announce(
+    together = plan_parts(
         job.settings,
-        [question for question, _ in chosen],
+        [[question for question, _ in questions] for questions in chosen.values()],
         device,
         settings.names,
         batched=settings.engine != "reference",
@@ -279,18 +281,24 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     model = load_model(job.settings, device)
     layers = len(model.layers)
     require_window(settings.window, layers, job.settings.path)
-    require_same_prompt(settings.answers, answered, model.prompt)
+    for category, (_, answered) in answers.items():
+        require_same_prompt(tables[category], answered, model.prompt)
     centres = settings.centres(layers)
-    determined = job.determining(model.prompt) | {
-        "answers": hash_file(settings.answers),
-        "window": settings.window,
-        "flows": settings.names,
-        "centres": centres,
-        "seed": settings.seed,
-        "whole_answer": settings.whole_answer,
-        "select": settings.select,
-        "engine": settings.engine,
-    }
+
+    def part(category: str, at_once: int) -> Part:
+        determined = job.determining(category, model.prompt) | {
+            "answers": hash_file(tables[category]),
+            "window": settings.window,
+            "flows": settings.names,
+            "centres": centres,
+            "seed": settings.seed,
+            "whole_answer": settings.whole_answer,
+            "select": settings.select,
+            "engine": settings.engine,
+        }
+        seed = settings.seed if moved else None
+        items = [Item(question, [request_of(question, seed)], row) for question, row in chosen[category]]
+        return Part.of(category, determined, items, at_once)
 
     def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         answered = [
@@ -307,16 +315,18 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
             partial(_checked, item, each, model.settings.dtype) for item, each in zip(batch, knocked_out, strict=True)
         ]
 
-    items = []
-    for question, row in chosen:
-        items.append(Item(question, [request_of(question, settings.seed if moved else None)], row))
-    at_once = 1 if plan is None else plan.questions
-    batches = [items[first : first + at_once] for first in range(0, len(items), at_once)]
-    with finished_entries(job, model, __name__, determined, batches, run) as (finished, _):
-        entries = [finished[question.question_id] for question, _ in chosen]
-        floors = {name: _noise_floor(entries, name) for name in ("noise_floor", "noise_floor_percent")}
-        if floors["noise_floor"] is not None:
-            log.info("noise floor: a no-op knockout changes a probability by at most %.1e", floors["noise_floor"])
-        rows = question_rows(KNOCKOUT, zip((question for question, _ in chosen), entries, strict=True))
-        counts = {"layers": layers, "selected": len(chosen), "excluded": len(answers) - len(chosen)}
-        write_parquet(job.output, KNOCKOUT, rows, determined | counts | floors)
+    parts = [part(category, at_once) for category, at_once in zip(categories, together, strict=True)]
+    with finished_parts(job, model, __name__, parts, run) as finished:
+        for (category, determined, _), (entries, _) in zip(parts, finished, strict=True):
+            questions = chosen[category]
+            found = [entries[question.question_id] for question, _ in questions]
+            floors = {name: _noise_floor(found, name) for name in ("noise_floor", "noise_floor_percent")}
+            if floors["noise_floor"] is not None:
+                log.info(
+                    "noise floor, %s: a no-op knockout changes a probability by at most %.1e",
+                    category, floors["noise_floor"],
+                )  # fmt: skip
+            rows = question_rows(KNOCKOUT, zip((question for question, _ in questions), found, strict=True))
+            excluded = len(answers[category][0]) - len(questions)
+            counts = {"layers": layers, "selected": len(questions), "excluded": excluded}
+            write_parquet(job.output / f"{category}.parquet", KNOCKOUT, rows, dict(determined) | counts | floors)

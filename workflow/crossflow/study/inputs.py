@@ -160,7 +160,6 @@ SETTINGS = ("prompt", "image", "patches", "dtype", "max_new_tokens")
 # The settings that each job passes on: a changed setting reruns only the jobs that use it.
 ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
 KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
-LENS_SETTINGS = ("prompt", "image", "dtype")
 
 
 def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str]) -> list[str]:

@@ -29,6 +29,7 @@ class Study:
         stride: Controls are computed at every ``stride``-th centre layer.
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
+        jobs_per_model: Jobs among which the categories of a model are split.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Study:
     stride: int
     baselines: list[str]
     whole_answer: bool
+    jobs_per_model: int
+
+    @property
+    def shares(self) -> dict[str, list[str]]:
+        """The jobs of a model: the end of a job's name, which is empty for the first, -> its categories."""
+        count = min(self.jobs_per_model, len(self.categories))
+        return {f"_{first + 1}" if first else "": self.categories[first::count] for first in range(count)}
 
 
 def _sentence(error: ValidationError) -> str:
@@ -137,6 +145,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         1 if controls is None else controls.get("stride", 1),
         list(study.get("baselines", [])),
         study.get("whole_answer", False),
+        study.get("jobs_per_model", 1),
     )
 
 

@@ -80,6 +80,15 @@ def result_files(study: Study) -> dict[str, list[str]]:
 
 
 def record_of(result: str) -> str:
-    """Where the job that makes a result records versions, machine and time."""
+    """Where the job that makes a result, but the jobs of the experiments, records versions, machine and time."""
     parts = Path(result).parts
     return Path(*parts[:2], "provenance", *parts[2:-1], f"{parts[-1].partition('.')[0]}.json").as_posix()
+
+
+def records(study: Study) -> list[str]:
+    """Where the jobs of a study record versions, machine and time."""
+    jobs = [f"answers/{model}" for model in study.models]
+    jobs += [f"knockout/{model}/w{window}" for model in study.models for window in study.windows[model]]
+    of_models = [f"results/{study.name}/provenance/{job}{share}.json" for job in jobs for share in study.shares]
+    others = (files for stage, files in result_files(study).items() if stage not in {"answers", "knockout", "lens"})
+    return [*of_models, *dict.fromkeys(map(record_of, chain.from_iterable(others)))]
