@@ -2,11 +2,15 @@
 
     PYTHONPATH=workflow .venv/bin/python benchmarks/grid.py
 
-Counted are multiply-adds of the matrix products, twice each, per question. Of its knockouts: the vision tower, the
-clean forward, and for every knockout its suffix from the first layer of its window on (the operations that no program
-can avoid), and beside it the published procedure, a full multimodal forward per knockout. The jobs *answers* and *lens*
-make a forward each. Lengths are the published questions' means: 12 tokens of question and 17 after them. Hours are at
-half of the 790 TFLOP/s that an H200 reaches in large half-precision products.
+*Device*: multiply-adds of the matrix products, twice each, per question. Of its knockouts: the vision tower, the clean
+forward, and for every knockout its suffix from the first layer of its window on (the operations that no program can
+avoid), and beside it the published procedure, a full multimodal forward per knockout. Its answer and logit lens share a
+forward. Lengths are the published questions' means: 12 tokens of question and 17 after them. Half of the 790 TFLOP/s is
+assumed that an H200 reaches in large half-precision products.
+
+*Host*: the launches that `tests/engine/test_fake_cuda.py` counts, times what a launch costs by `benchmarks/host.py`.
+*Images*: the time of Pillow, shared by the processes that prepare questions. Device, host and images work side by side,
+so a job takes as long as the slowest of them, and before it the load of its model: imports, and weights from a disk.
 """
 
 from collections.abc import Sequence
@@ -22,6 +26,18 @@ QUESTION, AFTER = 12, 17
 TO_LAST, TO_QUESTION = 3, 3  # of the six published flows
 PUBLISHED = 5_525  # questions of the published sets
 RATE = 0.5 * 790e12
+# Seconds of a launch: those of the answers in benchmarks/host.py, on a slow core, the model's arithmetic included.
+LAUNCH = 40e-6
+# Launches of a question in a layer, as many questions together as the plan allows at these lengths.
+KNOCKOUT_LAUNCHES = 17.2 + 38.3 + 15.8  # clean run, knockouts, attention mass, of three questions
+LLAMA3_LAUNCHES = 11  # more, where several query heads share a key
+ANSWER_LAUNCHES = {1: 27.7, 4.5: 56.4}  # by tiles: of eight questions, or of three with tiled images
+# Seconds of one image in one process: padded, or tiled.
+IMAGE = {1: 0.024, 4.5: 0.060}
+WORKERS = 4
+PARTS = ("device", "host", "images")
+IMPORTS = 10.0
+DISK = 1.0  # GB/s
 
 
 @dataclass(frozen=True)
@@ -84,15 +100,48 @@ def knockouts(size: Size, window: int) -> float:
     return forward(size) + suffixes(size, window)
 
 
-def study_cost(study: dict[str, Any]) -> tuple[int, float, float]:
-    """Questions of each model; operations of the study's knockouts, and of its other jobs on the models."""
+@dataclass(frozen=True)
+class Clock:
+    """The hours of one model in a study.
+
+    Attributes:
+        loads: Of all its jobs.
+        answers, knockouts: Of the device, of the host, and of the images.
+    """
+
+    loads: float
+    answers: tuple[float, float, float]
+    knockouts: tuple[float, float, float]
+
+    @property
+    def total(self) -> float:
+        """Hours until the last job ends."""
+        return self.loads + max(self.answers) + max(self.knockouts)
+
+
+def clock(size: Size, questions: int, windows: Sequence[int]) -> Clock:
+    """The hours of one model."""
+    images = questions * IMAGE[size.tiles] / WORKERS
+    launches = KNOCKOUT_LAUNCHES + LLAMA3_LAUNCHES * (size.key_value_share < 1)
+    answers = (
+        questions * forward(size) / RATE,
+        questions * size.layers * ANSWER_LAUNCHES[size.tiles] * LAUNCH,
+        images,
+    )
+    device = questions * sum(knockouts(size, window) for window in windows) / RATE
+    host = questions * len(windows) * size.layers * launches * LAUNCH
+    loads = (1 + len(windows)) * (IMPORTS + size.weights / DISK)
+    hours = [[part / 3600 for part in parts] for parts in (answers, (device, host, len(windows) * images))]
+    return Clock(loads / 3600, *map(tuple, hours))  # type: ignore[arg-type]
+
+
+def clocks(study: dict[str, Any]) -> tuple[int, dict[str, Clock]]:
+    """Questions of each model of a study, and their clocks."""
     per_category = study["questions_per_category"]
     questions = PUBLISHED if per_category is None else per_category * len(study["categories"])
-    sizes = [MODELS[name] for name in study["models"]]
-    knocked_out = sum(knockouts(size, window) for size in sizes for window in study["windows"] or [size.window])
-    # Once to answer, the answer without the image at next to nothing, and once for the lens.
-    others = sum((1 + study.get("lens", True)) * forward(size) for size in sizes)
-    return questions, questions * knocked_out, questions * others
+    return questions, {
+        name: clock(MODELS[name], questions, study["windows"] or [MODELS[name].window]) for name in study["models"]
+    }
 
 
 def row(cells: Sequence[object]) -> None:
@@ -112,15 +161,29 @@ def main() -> None:
         row([name, f"{size.weights:.1f} GB", f"{published[name]:,.0f}", f"{here[name]:.0f}", f"{ratio:.0f}"])
     row(["all", "", f"{sum(published.values()):,.0f}", f"{sum(here.values()):.0f}", ""])
     print()
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    row(
+        [
+            "minutes of `paper`",
+            "loads",
+            *(f"{job}: {part}" for job in ("answers", "knockouts") for part in PARTS),
+            "all",
+        ]
+    )
+    row(["---"] * 9)
+    _, of_paper = clocks(params["studies"]["paper"])
+    for name, found in of_paper.items():
+        parts = [found.loads, *found.answers, *found.knockouts, found.total]
+        row([name, *(f"{60 * part:.1f}" for part in parts)])
+    print()
     row(["study", "questions", "GPU-hours of its knockouts", "of all its jobs"])
     row(["---"] * 4)
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     for name, study in params["studies"].items():
         # Of published models, and with no flows or answers beyond those that are counted.
         if set(study["models"]) <= set(MODELS) and "baselines" not in study:
-            questions, knocked_out, others = study_cost(study)
-            hours = [operations / RATE / 3600 for operations in (knocked_out, knocked_out + others)]
-            row([name, f"{questions:,}", *(f"{part:.2f}" for part in hours)])
+            questions, found = clocks(study)
+            knocked_out = sum(max(each.knockouts) for each in found.values())
+            row([name, f"{questions:,}", f"{knocked_out:.2f}", f"{sum(each.total for each in found.values()):.2f}"])
 
 
 if __name__ == "__main__":
