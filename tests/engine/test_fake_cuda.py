@@ -1,6 +1,8 @@
 """What the engine would ask of a GPU, held without one: `fake_cuda` records it on models of true width."""
 
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +157,17 @@ def test_launches_stay_within_their_budget(runs: Runs) -> None:
         assert 0 < runs.alone.launches(part) <= alone, part
         if part in TOGETHER:
             assert 0 < runs.together.launches(part) <= together, part
+
+
+def test_the_launches_behind_the_hours_are_within_the_budgets(repo: Path) -> None:
+    grid = runpy.run_path(str(repo / "benchmarks" / "grid.py"))
+    budgets = LAUNCHES["llava15-7b"]
+    assert grid["KNOCKOUT_LAUNCHES"] == pytest.approx(
+        budgets["clean"][1] + budgets["knockouts"][1] + budgets["mass"][0], rel=0.05
+    )
+    assert grid["ANSWER_LAUNCHES"][4.5] == pytest.approx(budgets["answers"][1], rel=0.05)
+    more = LAUNCHES["llama3-llava-next-8b"]["knockouts"][1] - budgets["knockouts"][1]
+    assert grid["LLAMA3_LAUNCHES"] == more
 
 
 def test_kernels_get_arguments_that_cuda_takes(runs: Runs) -> None:
