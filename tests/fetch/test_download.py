@@ -387,7 +387,7 @@ def test_a_busy_server_is_asked_again_and_an_absent_file_is_one_sentence(
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     nobody = RemoteFile("nobody", "http://127.0.0.1:9/file.bin")
-    with pytest.raises(CrossflowError, match="could not be reached .*look at the network"):
+    with pytest.raises(CrossflowError, match="could not be reached .*check the network"):
         fetch_file(new_session(), nobody, tmp_path / "file.bin")
 
 

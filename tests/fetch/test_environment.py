@@ -105,9 +105,9 @@ def test_no_session_begins_in_an_environment_that_can_not_work(monkeypatch: pyte
 
 def test_a_server_that_is_not_reached_leads_to_the_proxy_or_the_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     url, refused = "https://example.org/a", requests.ConnectionError("refused")
-    assert advice(url, refused, FILES) == "look at the network"
+    assert advice(url, refused, FILES) == "check the network"
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert advice(url, refused, FILES) == "look at the network and at the proxy that HTTPS_PROXY names"
-    assert advice("http://example.org/a", refused, FILES) == "look at the network"
+    assert advice(url, refused, FILES) == "check the network and at the proxy that HTTPS_PROXY names"
+    assert advice("http://example.org/a", refused, FILES) == "check the network"
     untrusted = requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
     assert "in SSL_CERT_FILE" in advice(url, untrusted, HUB)

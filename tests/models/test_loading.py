@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
-from crossflow.engine.forward import Blocking, full_forward, image_removed
+from crossflow.engine.forward import Blocking, full_forward, image_removed, run_clean
 from crossflow.experiments.answers import answer, answer_together
 from crossflow.models.attention import NAME, Plain
 from crossflow.models.loading import load_model
@@ -130,6 +130,25 @@ def test_a_blind_answer_never_looks_at_the_image(folders: dict[str, Path], name:
     assert len(blind[0].tokens) > 1, "the generated positions are to be blind too"
     logits = full_forward(model, one, image_removed(one)).logits[0]
     torch.testing.assert_close(torch.softmax(logits.double(), -1), blind[0].probabilities, rtol=0, atol=1e-6)
+
+
+def test_a_mask_of_scores_instead_of_edges_is_refused(folder: Path) -> None:
+    """0 would mean "attend" there, and everything else "do not"."""
+    model = _load(folder)
+    prepared = model.prepare(QUESTION, _image())
+
+    def with_scores(_: object, given: tuple, named: dict) -> tuple[tuple, dict]:
+        scores = torch.full((1, 1, *2 * named["position_embeddings"][0].shape[-2:-1]), -torch.inf).triu(1)
+        return given, named | {"attention_mask": scores}
+
+    handle = model.layers[1].register_forward_pre_hook(with_scores, with_kwargs=True)
+    said = r"Layer 1 requests an attention mask of shape .* and type torch.float32; a boolean mask"
+    with pytest.raises(CrossflowError, match=said):
+        answer(model, prepared)
+    with pytest.raises(CrossflowError, match=said):
+        run_clean(model, prepared, 0)
+    handle.remove()
+    assert answer(model, prepared).tokens
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crossflow.engine.encoding import encode_together
 from crossflow.engine.packed import Packing, embedded, feed, run_packed, stretches
-from crossflow.models.attention import Call, attend
+from crossflow.models.attention import Call, attend, edges_allowed
 from crossflow.models.model import MultimodalModel, Prepared
 
 
@@ -40,8 +40,8 @@ class Generated(NamedTuple):
 class _Edges:
     """The edges that the model allows among the positions of a prompt, by the mask that a layer requests."""
 
-    def __init__(self, mask: Tensor | None) -> None:
-        self.mask = None if mask is None else mask[0, 0].cpu().numpy()
+    def __init__(self, mask: Tensor | None, layer: int) -> None:
+        self.mask = None if mask is None else edges_allowed(mask, layer).cpu().numpy()
 
     def visible(
         self, queries: Int[np.ndarray, " queries"], keys: Int[np.ndarray, " keys"]
@@ -101,10 +101,10 @@ class _Continuing:
         ]
         # Built before the first layer, so that none waits for a copy; most layers request the same mask.
         self._masks: dict[tuple[int, int], tuple[Tensor | None, bool]] = {}
-        for masks in self._requested:
+        for layer, masks in enumerate(self._requested):
             for place, mask in enumerate(masks):
                 if id(mask) not in edges:
-                    edges[id(mask)] = _Edges(mask)
+                    edges[id(mask)] = _Edges(mask, layer)
                 if (place, id(mask)) not in self._masks:
                     self._masks[place, id(mask)] = _mask_of(answers[place], edges[id(mask)], model.device)
 

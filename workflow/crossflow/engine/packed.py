@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crossflow.core.errors import CrossflowError
@@ -55,8 +55,8 @@ class Feed:
         """The same feed for sequences that begin at a later layer."""
         return replace(self, entering=[None, *self.entering[1:]])
 
-    def mask(self, layer: int) -> Bool[Tensor, "1 1 positions positions"] | None:
-        """The mask that the model requests in a layer; None = causal."""
+    def mask(self, layer: int) -> Tensor | None:
+        """The mask that the model requests in a layer, as it is; None = causal."""
         mask: Tensor | None = self.arguments[layer].get("attention_mask")
         return mask
 

@@ -131,6 +131,7 @@ class _Sequence:
     def __init__(self, model: MultimodalModel, groups: Sequence[_Group], packing: Packing) -> None:
         self.groups = groups
         layers = range(len(model.layers))
+        self._spans = [[group.tokens(layer) for group in groups] for layer in layers]
         # All places and variants in one copy to the device.
         places = [
             np.concatenate(
@@ -150,7 +151,7 @@ class _Sequence:
         self._variants = [flat[layer * len(groups) : (layer + 1) * len(groups)] for layer in layers]
 
     def _split(self, hidden: Tensor, layer: int) -> list[Tensor]:
-        return list(torch.split(hidden, [group.tokens(layer) for group in self.groups], dim=1))
+        return list(torch.split(hidden, self._spans[layer], dim=1))
 
     def enter(self, layer: int, hidden: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The sequence entering a layer, with the knockouts whose windows begin there, and its places."""

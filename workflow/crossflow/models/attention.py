@@ -78,16 +78,29 @@ class Call:
     def visible(self) -> Bool[Tensor, "queries keys"]:
         """The edges that the model allows, from its own mask (None = causal; the queries are the last keys)."""
         if self.mask is not None:
-            if self.mask.dtype != torch.bool or self.mask.shape[:2] != (1, 1):
-                raise CrossflowError(
-                    f"Layer {self.layer} requests an attention mask of shape {tuple(self.mask.shape)} and type "
-                    f"{self.mask.dtype}; a boolean mask common to all heads was expected."
-                )
-            return self.mask[0, 0]
+            return edges_allowed(self.mask, self.layer)
         queries, keys = self.query.shape[-2], self.key.shape[-2]
         if not getattr(self.module, "is_causal", True):
             return torch.ones(queries, keys, dtype=torch.bool, device=self.query.device)
         return torch.ones(queries, keys, dtype=torch.bool, device=self.query.device).tril(keys - queries)
+
+
+def edges_allowed(mask: Tensor, layer: int) -> Bool[Tensor, "queries keys"]:
+    """The edges that a mask allows.
+
+    Args:
+        mask: The mask that a layer requests for one prompt.
+        layer: The layer.
+
+    Raises:
+        CrossflowError: it is not one boolean mask for all heads.
+    """
+    if mask.dtype != torch.bool or mask.shape[:2] != (1, 1):
+        raise CrossflowError(
+            f"Layer {layer} requests an attention mask of shape {tuple(mask.shape)} and type {mask.dtype}; a boolean "
+            "mask common to all heads was expected."
+        )
+    return mask[0, 0]
 
 
 class Plain:
