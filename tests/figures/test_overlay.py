@@ -131,7 +131,7 @@ def _judge(models: dict[str, MultimodalModel], question: ChosenQuestion, image: 
     return certain
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_in_real_images_the_shaded_patches_are_those_that_the_boxes_cover(
     models: dict[str, MultimodalModel], shared: Path
 ) -> None:

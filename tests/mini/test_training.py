@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         next(iter(train(TINY, checkpoint, CPU, workers=0)))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_losses_fall_within_a_few_hundred_steps(tmp_path: Path) -> None:
     small = replace(TINY, geometry=replace(TINY.geometry, patch_size=12, width=64, vision_width=64), warm_up=10)
     small = small.with_steps(120, 60, 60)

@@ -129,7 +129,10 @@ def test_an_edit_plans_exactly_the_jobs_whose_numbers_it_may_change(restored: Co
     assert restored.planned() == jobs
 
 
-@pytest.mark.parametrize("name", ["a help text", "a message", "a comment", "a new verb"])
+@pytest.mark.parametrize(
+    "name",
+    ["a message", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a help text", "a comment", "a new verb"))],
+)
 def test_an_edit_that_shapes_no_number_starts_no_job_by_dvc_either(restored: Copy, name: str) -> None:
     EDITS[name][0](restored.root)
     assert jobs_of(restored.run("dvc", "repro")) == {}

@@ -56,13 +56,13 @@ def test_a_cancelled_job_and_a_drained_node_change_no_table(cluster: Cluster, re
         tree.edit_parameters(questions_per_category=30)
     with ThreadPoolExecutor() as threads:
         run = threads.submit(there.run, "snakemake", *ON_SLURM, "--config", "study=ci")
-        eventually(lambda: run.done() or bool(cluster.of_rule("answers", "RUNNING")), 120, "the answers are running")
+        eventually(lambda: run.done() or bool(cluster.of_rule("answers", "RUNNING")), 600, "the answers are running")
         (cancelled,) = cluster.of_rule("answers", "RUNNING")
         cluster.ask("scancel", cancelled)
-        eventually(lambda: len(cluster.of_rule("answers", "COMPLETED")) == 1, 120, "the answers were tried again")
+        eventually(lambda: len(cluster.of_rule("answers", "COMPLETED")) == 1, 600, "the answers were tried again")
         cluster.ask("scontrol", "update", f"nodename={cluster.node}", "state=drain", "reason=test")
         eventually(
-            lambda: run.done() or bool(cluster.of_rule("knockout", "PENDING")), 60, "the knockouts wait for a node"
+            lambda: run.done() or bool(cluster.of_rule("knockout", "PENDING")), 600, "the knockouts wait for a node"
         )
         cluster.ask("scontrol", "update", f"nodename={cluster.node}", "state=resume")
         said = run.result()
