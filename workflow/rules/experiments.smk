@@ -21,6 +21,7 @@ def folder_of(files: list[str]) -> str:
 
 
 for suffix, share in STUDY.shares.items():
+    named = f", {' '.join(share)}" if len(STUDY.shares) > 1 else ""
 
     rule:
         # Answer the questions, with the image and with the image removed, and read the answer's first token, and the
@@ -56,7 +57,7 @@ for suffix, share in STUDY.shares.items():
                 ["--logit-lens", folder_of(output.lens), "--select", STUDY.answers] if output.lens else []
             ),
         message:
-            "answers: {wildcards.model}"
+            f"answers: {{wildcards.model}}{named}"
         shell:
             crossflow(
                 "answers --questions {input.questions:q} {params.images:q} {params.model:q} {params.baselines}"
@@ -98,7 +99,7 @@ for suffix, share in STUDY.shares.items():
             answers=lambda wildcards, input: folder_of(input.answers),
             folder=lambda wildcards, output: folder_of(output),
         message:
-            "knockouts: {wildcards.model}, window {wildcards.window}"
+            f"knockouts: {{wildcards.model}}, window {{wildcards.window}}{named}"
         shell:
             crossflow(
                 "knockout --questions {input.questions:q} --answers {params.answers:q} {params.images:q}"
