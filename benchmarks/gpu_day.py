@@ -25,19 +25,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForImageTextToText
 
 from crossflow.core.devices import take_device
-from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
+from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.engine import shared_prefix_attention as kernels
-from crossflow.engine.edges import Edges, Row, edges_of
 from crossflow.engine.forward import run_clean
 from crossflow.engine.greedy import generate
 from crossflow.engine.shared_prefix import run_together
+from crossflow.experiments.knockouts import _zero_edge_rows
 from crossflow.models.memory import enough_positions
 from crossflow.models.model import DTYPES, MultimodalModel
 from crossflow.verify.speed import (
@@ -261,14 +260,12 @@ def noise(day: Day) -> dict[str, Any]:
     day.free()
     model = day.build(day.models[0])
     prepared, layers = build_question(model), len(model.layers)
-    edges = [edges_of(parse_flow(flow), prepared.positions, 0, "") for flow in PUBLISHED_FLOWS]
-    starts = sorted({int(each.targets.min()) for found in edges for each in found})
-    whole = Window(0, layers - 1)
-    rows = [Row("", 0, whole, (Edges(np.arange(0), np.array([start])),)) for start in starts]
+    rows = _zero_edge_rows(rows_for(prepared, PUBLISHED_FLOWS, WINDOW, layers), layers)
+    first = min(row.start for row in rows)
     found = {}
     for reduced in (False, True):
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = reduced
-        clean = run_clean(model, prepared, min(starts))
+        clean = run_clean(model, prepared, first)
         (reading,) = run_together(model, [(clean, rows)])
         change = torch.softmax(reading.logits.double(), -1) - torch.softmax(clean.logits.double(), -1)
         found["with reduced sums" if reduced else "without"] = float(change.abs().max())
