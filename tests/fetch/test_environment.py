@@ -107,7 +107,7 @@ def test_a_server_that_is_not_reached_leads_to_the_proxy_or_the_certificates(mon
     url, refused = "https://example.org/a", requests.ConnectionError("refused")
     assert advice(url, refused, FILES) == "check the network"
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert advice(url, refused, FILES) == "check the network and at the proxy that HTTPS_PROXY names"
+    assert advice(url, refused, FILES) == "check the network, and the proxy that HTTPS_PROXY names"
     assert advice("http://example.org/a", refused, FILES) == "check the network"
     untrusted = requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
     assert "in SSL_CERT_FILE" in advice(url, untrusted, HUB)

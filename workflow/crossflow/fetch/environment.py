@@ -113,4 +113,4 @@ def advice(url: str, error: Exception, client: Client) -> str:
         return f"its certificate is not trusted, name those of your network in {client.certificates[0]}"
     proxies, scheme = _proxies(), urlsplit(url).scheme
     used = next((key for key in (scheme, "all") if key in proxies), None)
-    return f"check the network and at the proxy that {_variable(used)} names" if used else "look at the network"
+    return f"check the network, and the proxy that {_variable(used)} names" if used else "check the network"
