@@ -14,40 +14,21 @@ from hypothesis import strategies as st
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window
 from crossflow.engine import shared_prefix as engine_module
+from crossflow.engine.blocking import image_removed
 from crossflow.engine.edges import Edges, Row
 from crossflow.engine.engines import ENGINES
-from crossflow.engine.forward import full_forward, image_removed, run_clean
+from crossflow.engine.forward import full_forward, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Plain
 from crossflow.models.model import MultimodalModel, Prepared
+from geometries import GEOMETRIES, LAYERS, Loaded, with_other_pixels
 from knocked import largest_difference, no_op, rows_for
-from tiny import draw_world, load_tiny, prepare_some
-
-LAYERS = 5
-GEOMETRIES = {
-    "full": {"architecture": "llava", "key_value_heads": 4},
-    "grouped": {"architecture": "llava", "key_value_heads": 2},
-    "single": {"architecture": "llava", "key_value_heads": 1},
-    "anyres": {"architecture": "llava_next", "key_value_heads": 2},
-}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("knockout")
-
-
-class Loaded:
-    """A model with a few prepared questions."""
-
-    def __init__(self, folder: Path, name: str, dtype: str = "float32") -> None:
-        geometry = GEOMETRIES[name] | {"layers": LAYERS, "width": 32}
-        self.model: MultimodalModel = load_tiny(folder / name, dtype, **geometry)
-        world = folder / "world"
-        questions = draw_world(world, 3)
-        chosen = [questions["ChooseAttr"][0], questions["ChooseRel"][1], questions["LogicalObj"][2]]
-        self.prepared: list[Prepared] = prepare_some(self.model, world, chosen)
 
 
 @pytest.fixture(scope="module", params=GEOMETRIES)
@@ -143,14 +124,9 @@ def test_the_engine_equals_the_reference_for_any_sets_and_window(full: Loaded, d
     assert largest_difference(ours, theirs) <= 2e-6
 
 
-def _with_other_pixels(prepared: Prepared) -> Prepared:
-    pixels = prepared.inputs["pixel_values"]
-    return dataclasses.replace(prepared, inputs=prepared.inputs | {"pixel_values": -0.5 * pixels.flip(-1) + 0.3})
-
-
 def test_without_any_edge_from_the_image_the_answer_does_not_depend_on_its_pixels(loaded: Loaded) -> None:
     for prepared in loaded.prepared:
-        other = _with_other_pixels(prepared)
+        other = with_other_pixels(prepared)
         seeing = [full_forward(loaded.model, shown, Plain()).logits[0] for shown in (prepared, other)]
         assert largest_difference(*seeing) > 1e-3
         blind = [full_forward(loaded.model, shown, image_removed(shown)).logits[0] for shown in (prepared, other)]

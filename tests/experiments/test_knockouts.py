@@ -12,9 +12,10 @@ from crossflow.data.boxes import moved_boxes
 from crossflow.data.images import Images
 from crossflow.engine import forward, shared_prefix
 from crossflow.engine.attention_mass import attention_mass
+from crossflow.engine.blocking import Blocking, image_removed
 from crossflow.engine.edges import Edges, edges_of
 from crossflow.engine.engines import ENGINES
-from crossflow.engine.forward import Blocking, full_forward, image_removed, run_clean
+from crossflow.engine.forward import full_forward, run_clean
 from crossflow.experiments.answers import answer
 from crossflow.experiments.knockouts import Answered, knock_out
 from crossflow.models.attention import Call, Plain, using
@@ -201,7 +202,7 @@ def test_attention_mass_is_the_share_of_the_clean_weights_on_blocked_edges(
     for number, edges in enumerate(flows):
         for layer in range(LAYERS):
             mass: dict[int, torch.Tensor] = {}
-            for sources, targets in edges:
+            for sources, targets, _ in edges:
                 for target in targets.tolist():
                     mass[target] = mass.get(target, 0) + seen.weights[layer][:, target, sources].sum(-1)
             assert found[number, layer] == pytest.approx(float(torch.stack(list(mass.values())).mean()), abs=1e-6)

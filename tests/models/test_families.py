@@ -13,8 +13,9 @@ from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaFo
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import BASIC_SETS, Window
 from crossflow.core.records import Box
+from crossflow.engine.blocking import image_removed
 from crossflow.engine.edges import Edges, Row
-from crossflow.engine.forward import full_forward, image_removed, run_clean
+from crossflow.engine.forward import full_forward, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer, answer_together

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
-from crossflow.engine.forward import Blocking, full_forward, image_removed, run_clean
+from crossflow.engine.blocking import Blocking, image_removed
+from crossflow.engine.forward import full_forward, run_clean
 from crossflow.experiments.answers import answer, answer_together
 from crossflow.models.attention import NAME, Plain
 from crossflow.models.loading import load_model

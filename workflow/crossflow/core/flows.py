@@ -10,7 +10,12 @@ are written
 ``only:A->B->C``
     sufficiency: of the positions after the image, only B's may read A, and only C's may read B;
 ``A~random1->B``, ``related~moved->B``
-    controls of ``A->B``: as many random sources, or the objects' boxes moved elsewhere (`crossflow.engine.edges`).
+    controls of ``A->B``: as many random sources, or the objects' boxes moved elsewhere (`crossflow.engine.edges`);
+``A=swapped->B``, ``A=mean->B``
+    substitutions: at A's positions, B reads other keys and values instead of nothing: those of the same prompt with
+    another question's image, or their mean over images (`crossflow.experiments.donors`);
+``A=swapped~random1->B``
+    a control of a substitution.
 
 A window is a run of layers around, below or above a layer. Imports the standard library only, so that the workflow can
 read its parameters without loading NumPy or PyTorch.
@@ -49,8 +54,14 @@ TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without
 SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
 """Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
 MOVED, RANDOM = "moved", "random"
+SWAPPED, MEAN = "swapped", "mean"
+SUBSTITUTES = (SWAPPED, MEAN)
+"""What targets may read instead of a source's own keys and values."""
 BOTTOM, TOP = "bottom", "top"
-_PART = re.compile(rf"(?P<source>[a-z_]+)(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)")
+_PART = re.compile(
+    rf"(?P<source>[a-z_]+)(?:=(?P<substitute>{'|'.join(SUBSTITUTES)}))?"
+    rf"(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)"
+)
 _ONLY = "only:"
 
 
@@ -60,12 +71,14 @@ class Part(NamedTuple):
     Attributes:
         control: Replacement for the source: None (the source itself), ``moved`` or ``random1``, ``random2``, ...
         spared: Sets whose positions are no targets.
+        substitute: What the targets read instead, one of `SUBSTITUTES`; None = nothing.
     """
 
     source: str
     control: str | None
     target: str
     spared: tuple[str, ...] = ()
+    substitute: str | None = None
 
 
 class Flow(NamedTuple):
@@ -79,6 +92,11 @@ class Flow(NamedTuple):
         """Whether it needs moved boxes."""
         return any(part.control == MOVED for part in self.parts)
 
+    @property
+    def substitute(self) -> str | None:
+        """What its targets read instead, the same in all parts that substitute; None if it only blocks."""
+        return next((part.substitute for part in self.parts if part.substitute), None)
+
 
 def _known(flow: str, *sets: str) -> None:
     for name in sets:
@@ -90,8 +108,8 @@ def parse_flow(name: str) -> Flow:
     """Read the name of a flow.
 
     Raises:
-        CrossflowError: the name has none of the forms above, a set does not exist, or ``~moved`` is used with a set
-            other than ``related``.
+        CrossflowError: the name has none of the forms above, a set does not exist, ``~moved`` is used with a set other
+            than ``related`` or ``=mean`` with text, or two substitutes are mixed.
     """
     if name.startswith(_ONLY):
         path = name.removeprefix(_ONLY).split("->")
@@ -104,14 +122,21 @@ def parse_flow(name: str) -> Flow:
         match = _PART.fullmatch(text)
         if match is None:
             raise CrossflowError(
-                f"Flow {name!r} is not of the form source->target, source~control->target, only:source->target or a "
-                "sum of them."
+                f"Flow {name!r} is not of the form source->target, source~control->target, source=substitute->target, "
+                f"only:source->target or a sum of them; substitutes are {' and '.join(SUBSTITUTES)}."
             )
-        part = Part(match["source"], match["control"], match["target"])
+        part = Part(match["source"], match["control"], match["target"], substitute=match["substitute"])
         _known(name, part.source, part.target)
         if part.control == MOVED and part.source != "related":
             raise CrossflowError(f"Flow {name!r}: ~moved works only for the source related.")
+        if part.substitute == MEAN and part.source not in ("image", *VISUAL_SETS):
+            raise CrossflowError(
+                f"Flow {name!r}: =mean works only for visual tokens ({', '.join(('image', *VISUAL_SETS))}); texts "
+                "differ in length."
+            )
         parts.append(part)
+    if len({part.substitute for part in parts} - {None}) > 1:
+        raise CrossflowError(f"Flow {name!r} mixes two substitutes; write two flows.")
     return Flow(name, tuple(parts))
 
 
@@ -121,7 +146,7 @@ def controls_of(flow: str, draws: int) -> list[str]:
     parts = parse_flow(flow).parts
     if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None:
         return []
-    moved = [f"{source}~{MOVED}->{target}"] if source == "related" else []
+    moved = [f"{source}~{MOVED}->{target}"] if parts[0].source == "related" else []
     return [f"{source}~{RANDOM}{draw}->{target}" for draw in range(1, draws + 1)] + moved
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from crossflow.core.flows import MOVED, Flow, Part, Window, window_named
+from crossflow.core.flows import MEAN, MOVED, Flow, Part, Window, window_named
 from crossflow.core.seeds import derived_seed
 from crossflow.models.positions import Positions
 
@@ -25,10 +25,17 @@ Indices = Int[np.ndarray, " _"]
 
 
 class Edges(NamedTuple):
-    """All pairs of some targets with some sources: positions of the prompt, ascending."""
+    """All pairs of some targets with some sources: positions of the prompt, ascending.
+
+    Attributes:
+        sources, targets: The positions.
+        donor: Whose keys and values the targets read at the sources instead of the prompt's own, by its name among
+            `crossflow.engine.forward.CleanRun.donors`; None = nobody's.
+    """
 
     sources: Int[np.ndarray, " s"]
     targets: Int[np.ndarray, " t"]
+    donor: str | None = None
 
     def extended_by(self, last: int, further: int) -> "Edges":
         """The edges if ``further`` positions follow the prompt's ``last``: they are blocked as ``last`` is."""
@@ -36,7 +43,7 @@ class Edges(NamedTuple):
         def longer(positions: Indices) -> Indices:
             return np.append(positions, last + 1 + np.arange(further)) if last in positions else positions
 
-        return Edges(longer(self.sources), longer(self.targets))
+        return Edges(longer(self.sources), longer(self.targets), self.donor)
 
 
 class Row(NamedTuple):
@@ -47,17 +54,24 @@ class Row(NamedTuple):
         layer: Centre layer.
         window: The layers in which the edges are blocked.
         edges: The blocked edges; no set of targets is empty.
+        heads: The query heads in which they are blocked; None = all.
     """
 
     flow: str
     layer: int
     window: Window
     edges: tuple[Edges, ...]
+    heads: tuple[int, ...] | None = None
 
     @property
     def start(self) -> int:
         """The first position that the knockout changes."""
         return min(int(edges.targets[0]) for edges in self.edges)
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """Names of the donors whose keys and values are read."""
+        return tuple(sorted({edges.donor for edges in self.edges if edges.donor is not None}))
 
 
 def rows_of(
@@ -71,7 +85,7 @@ def rows_of(
 def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:
     """Blocked pairs, targets from ``start`` on; pairs with the source after the target may be set but are no edges."""
     pairs = np.zeros((length - start, length), dtype=bool)
-    for sources, targets in edges:
+    for sources, targets, _ in edges:
         pairs[np.ix_(targets - start, sources)] = True
     return pairs
 
@@ -79,9 +93,9 @@ def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray,
 def count_edges(edges: Sequence[Edges]) -> int:
     """Number of distinct blocked (target, source) pairs with source <= target, per layer and head."""
     if len(edges) == 1:
-        sources, targets = edges[0]
+        sources, targets, _ = edges[0]
         return int(np.searchsorted(sources, targets, side="right").sum())
-    length = 1 + max((int(part.max()) for pair in edges for part in pair if len(part)), default=0)
+    length = 1 + max((int(part.max()) for pair in edges for part in pair[:2] if len(part)), default=0)
     return int(np.tril(blocked(edges, 0, length)).sum())
 
 
@@ -90,7 +104,12 @@ def _random_sources(positions: Positions, part: Part, targets: Indices, seed: in
     own = positions[part.source]
     before = np.arange(targets[0] if len(targets) else 0)
     shown = np.setdiff1d(np.union1d(positions["related"], positions["other"]), positions["padding"])
-    pools = [before] if part.source not in ("related", "other") else [np.intersect1d(before, shown), before]
+    if part.substitute == MEAN:
+        pools = [np.intersect1d(before, shown)]  # the mean exists at visual tokens only
+    elif part.source in ("related", "other"):
+        pools = [np.intersect1d(before, shown), before]
+    else:
+        pools = [before]
     for pool in (np.setdiff1d(pool, own) for pool in pools):
         if len(pool) >= len(own):
             return np.sort(np.random.default_rng(seed).choice(pool, len(own), replace=False))
@@ -121,5 +140,5 @@ def edges_of(flow: Flow, positions: Positions, seed: int, question_id: str) -> t
         if not len(sources) or not (len(targets) or part.spared):
             return ()
         if len(targets):
-            found.append(Edges(sources, targets))
+            found.append(Edges(sources, targets, part.substitute))
     return tuple(found) if count_edges(found) else ()

@@ -1,12 +1,11 @@
-"""Full forwards: the clean run, and a forward in which some edges are blocked.
+"""Full forwards: the clean run, and a forward in any mode of attention.
 
 A clean run records what every knockout of the same question shares: the keys and values of each layer, and the
-residual stream that enters it. The blocked forward is the definition of a knockout; `crossflow.engine.reference` and
-the answer with the image removed use it. All forwards are read in the same way at the end of the prompt.
+residual stream that enters it. All forwards are read in the same way at the end of the prompt.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import Window
-from crossflow.engine.edges import Edges
+from crossflow.engine.donors import Donor, LayerDonor
 from crossflow.engine.encoding import encode_together
 from crossflow.engine.packed import Feed, Inputs, Packing, feed, run_packed, stretches
-from crossflow.models.attention import Call, Mode, Plain, attend, using
+from crossflow.models.attention import Call, Mode, Plain, using
 from crossflow.models.model import MultimodalModel, Prepared
 
 
@@ -100,6 +98,7 @@ class CleanRun:
         layers: One record per decoder layer.
         after: The residual stream after the last layer, before the final norm, from position ``first`` on.
         reading: The readout of its end; one row.
+        donors: Name -> the keys and values that its rows may read in place of its own.
     """
 
     prepared: Prepared
@@ -108,6 +107,12 @@ class CleanRun:
     layers: list[LayerRecord]
     after: Float[Tensor, "1 suffix width"]
     reading: Readout
+    donors: Mapping[str, Donor] = field(default_factory=dict)
+
+    @property
+    def as_donor(self) -> Donor:
+        """Its own keys and values, at all positions."""
+        return Donor([LayerDonor(record.key[0], record.value[0]) for record in self.layers])
 
     @property
     def logits(self) -> Float[Tensor, " vocabulary"]:
@@ -237,39 +242,3 @@ def run_clean(model: MultimodalModel, prepared: Prepared, first: int) -> CleanRu
     """`run_clean_together` for one question."""
     (clean,) = run_clean_together(model, [prepared], [first])
     return clean
-
-
-class Blocking:
-    """A full forward in which targets may not attend to sources, in the layers of a window.
-
-    Attributes:
-        edges: The blocked edges.
-        window: The layers in which they are blocked; None = every layer.
-    """
-
-    def __init__(self, edges: Iterable[Edges], window: Window | None = None) -> None:
-        self.edges = tuple(pair for pair in edges if len(pair.sources))
-        self.window = window
-
-    def attend(self, call: Call) -> Tensor:
-        if not self.edges or (self.window is not None and call.layer not in self.window):
-            return Plain().attend(call)
-        visible = call.visible().clone()
-        for sources, targets in self.edges:
-            visible[torch.from_numpy(targets)[:, None], torch.from_numpy(sources)] = False
-        if not bool(visible.any(-1).all()):
-            raise no_key_left()
-        return attend(call.query, call.key, call.value, visible[None], call.scaling)
-
-
-def no_key_left() -> CrossflowError:
-    """The error of a knockout that leaves a position without a key: the softmax over no key is undefined."""
-    return CrossflowError(
-        "A knockout leaves a position with no key to attend to; choose a flow whose source leaves its target one."
-    )
-
-
-def image_removed(prepared: Prepared) -> Blocking:
-    """Hide the visual tokens from every other position, in every layer; positions stay as they are."""
-    image = prepared.positions["image"]
-    return Blocking([Edges(image, np.setdiff1d(np.arange(prepared.length), image))])

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+from crossflow.engine.blocking import Blocking
 from crossflow.engine.edges import Row
-from crossflow.engine.forward import Blocking, CleanRun, Readout, full_forward
+from crossflow.engine.forward import CleanRun, Readout, full_forward
 from crossflow.models.model import MultimodalModel
 
 
@@ -18,5 +19,5 @@ def run_reference(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) 
     Raises:
         CrossflowError: a row leaves a position without a key.
     """
-    readings = [full_forward(model, clean.prepared, Blocking(row.edges, row.window)) for row in rows]
+    readings = [full_forward(model, clean.prepared, Blocking.of(row, clean.donors)) for row in rows]
     return Readout(*map(torch.cat, zip(*readings, strict=True)))

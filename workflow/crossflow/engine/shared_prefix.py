@@ -11,9 +11,9 @@ of several questions, are concatenated into one sequence:
 The layers are the model's own, called for the packed suffixes (`crossflow.engine.packed`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from crossflow.core.errors import CrossflowError
-from crossflow.engine.edges import Row, blocked
-from crossflow.engine.forward import CleanRun, Readout, no_key_left, read
+from crossflow.engine.edges import Row
+from crossflow.engine.forward import CleanRun, Readout, read
 from crossflow.engine.packed import Packing, run_packed
-from crossflow.engine.shared_prefix_attention import Masks, Partial, attend_split, masks_of, merged
+from crossflow.engine.shared_prefix_attention import merged
+from crossflow.engine.suffix_group import SuffixGroup
 from crossflow.models.attention import Call
 from crossflow.models.memory import batches, capacity, enough_positions, halving
 from crossflow.models.model import MultimodalModel
@@ -37,98 +38,10 @@ class Knockout(NamedTuple):
     row: Row
 
 
-class _Group:
-    """Knockouts of one question with the same first changed position.
-
-    Those that have joined lie in the order of the last layers of their windows: in every layer the *resting* ones,
-    whose windows have ended, come first, and attend by the model's own mask.
-
-    Attributes:
-        number: The question's number in the packing.
-        clean: The question.
-        rows: The knockouts, in the order of the last layers of their windows.
-        start: The first position of the suffixes.
-        suffix: Their length.
-
-    Raises:
-        CrossflowError: a knockout leaves a position without a key.
-    """
-
-    def __init__(self, number: int, clean: CleanRun, rows: Sequence[Row]) -> None:
-        self.number = number
-        self.clean = clean
-        self.rows = rows
-        self.start = rows[0].start
-        self.suffix = clean.prepared.length - self.start
-        self._firsts = np.array([row.window.first for row in rows])
-        self._lasts = np.array([row.window.last for row in rows])
-        # One mask per flow: its knockouts differ only in their windows. Variant 0 blocks nothing.
-        flows = {row.flow: row for row in rows}
-        pairs = np.stack([blocked(row.edges, self.start, clean.prepared.length) for row in flows.values()])
-        allowed = ~np.concatenate([np.zeros_like(pairs[:1]), pairs])
-        number_of = {flow: place for place, flow in enumerate(flows, start=1)}
-        self._variant = np.array([number_of[row.flow] for row in rows])
-        # Layers that request the same mask share theirs.
-        self._masks: dict[int, Masks] = {}
-        for layer, record in enumerate(clean.layers):
-            if id(record.visible) not in self._masks:
-                visible = record.visible[self.start - clean.first :] & allowed
-                self._masks[id(record.visible)] = masks_of(
-                    visible, self.start, record.key.dtype, record.key.device, record.is_causal
-                )
-            if self._masks[id(record.visible)].illegal[self.acting(layer)].any():
-                raise no_key_left()
-
-    def _present(self, layer: int) -> np.ndarray:
-        """The knockouts that have joined up to a layer."""
-        return np.flatnonzero(self._firsts <= layer)
-
-    def tokens(self, layer: int) -> int:
-        """Number of positions of this group in the sequence of a layer."""
-        return len(self._present(layer)) * self.suffix
-
-    def acting(self, layer: int) -> np.ndarray:
-        """Mask variants of the knockouts that act in a layer; they are the last ones of the group."""
-        present = self._present(layer)
-        return np.asarray(self._variant[present[self._lasts[present] >= layer]])
-
-    def join(self, layer: int, hidden: Tensor | None) -> Iterator[Tensor]:
-        """The group's part of the sequence entering a layer, in pieces.
-
-        Args:
-            layer: The layer.
-            hidden: The group's part of the sequence so far.
-        """
-        present = self._present(layer)
-        fresh = self._firsts[present] == layer
-        place = 0
-        for is_fresh, run in groupby(fresh):
-            count = len(list(run))
-            if is_fresh:
-                yield self.clean.layers[layer].hidden[:, self.start - self.clean.first :].repeat(1, count, 1)
-            else:
-                assert hidden is not None
-                yield hidden[:, place : place + count * self.suffix]
-                place += count * self.suffix
-
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, layer: int, acting: Tensor, scaling: float
-    ) -> Iterator[Partial]:
-        """Attend to the clean prefix and each suffix to itself: first the resting ones, then those that act."""
-        record = self.clean.layers[layer]
-        masks = self._masks[id(record.visible)]
-        shared = record.key[0, :, : self.start], record.value[0, :, : self.start]
-        rest = query.shape[1] - len(acting) * self.suffix
-        for part, variants in ((slice(rest), None), (slice(rest, None), acting)):
-            own = query[:, part], key[:, part], value[:, part]
-            if own[0].shape[1]:
-                yield attend_split(*own, *shared, masks, variants, scaling)
-
-
 class _Sequence:
     """All suffixes that have joined, packed."""
 
-    def __init__(self, model: MultimodalModel, groups: Sequence[_Group], packing: Packing) -> None:
+    def __init__(self, model: MultimodalModel, groups: Sequence[SuffixGroup], packing: Packing) -> None:
         self.groups = groups
         layers = range(len(model.layers))
         self._spans = [[group.tokens(layer) for group in groups] for layer in layers]
@@ -190,15 +103,16 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
     if any(row.window.first >= len(model.layers) for _, row in batch):
         raise CrossflowError("A knockout's window lies outside the model's layers.")
     cleans = {id(clean): clean for clean, _ in batch}
-    members: dict[tuple[int, int], list[int]] = {}
+    members: dict[tuple[Any, ...], list[int]] = {}
     for number, (clean, row) in enumerate(batch):
-        members.setdefault((id(clean), row.start), []).append(number)
+        # Rows that read donors, or act in some heads only, have their own groups: all others pay nothing for them.
+        members.setdefault((id(clean), row.start, row.donors, row.heads is None), []).append(number)
     for numbers in members.values():
         numbers.sort(key=lambda number: batch[number].row.window.last)
     number_of = {name: number for number, name in enumerate(cleans)}
     groups = [
-        _Group(number_of[name], cleans[name], [batch[number].row for number in numbers])
-        for (name, _), numbers in members.items()
+        SuffixGroup(number_of[name], cleans[name], [batch[number].row for number in numbers])
+        for (name, *_), numbers in members.items()
     ]
     packing = Packing([clean.feed for clean in cleans.values()])
     sequence = _Sequence(model, groups, packing)

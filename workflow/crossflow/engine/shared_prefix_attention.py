@@ -182,6 +182,21 @@ class Partial(NamedTuple):
     total: Tensor | None
 
 
+def by_head(heads: Bool[Tensor, "heads tokens"], knocked_out: Partial, plain: Partial) -> Partial:
+    """One attention where ``heads`` is set, the other elsewhere."""
+    own, shared = (
+        None if one is None or other is None else torch.where(heads[..., None], one, other)
+        for one, other in ((knocked_out.own, plain.own), (knocked_out.shared, plain.shared))
+    )
+    own_total, total = (
+        None if one is None or other is None else torch.where(heads, one, other)
+        for one, other in ((knocked_out.own_total, plain.own_total), (knocked_out.total, plain.total))
+    )
+    assert own is not None
+    assert own_total is not None
+    return Partial(own, own_total, shared, total)
+
+
 def merged(partials: Sequence[Partial]) -> Float[Tensor, "heads tokens width"]:
     """The attention of suffixes side by side: both parts of each, weighted as one softmax over all keys would."""
     if any(each.shared is None for each in partials):
