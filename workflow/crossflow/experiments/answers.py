@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +17,11 @@ from crossflow.core.columns import SKIPPED
 from crossflow.core.devices import take_device
 from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.records import ChosenQuestion
-from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, LENS, question_rows, write_csv, write_parquet
 from crossflow.data.text import composed
 from crossflow.engine.greedy import Generated, generate
 from crossflow.engine.planning import plan_parts
+from crossflow.experiments.donors import swapped_images
 from crossflow.experiments.job import Given, Item, Job, Outcome, Part, finished_parts
 from crossflow.experiments.logit_lens import track_options
 from crossflow.experiments.option_tokens import option_tokens
@@ -108,18 +107,6 @@ def zeroed(prepared: Prepared) -> Prepared:
     """The same prompt with zeroed pixels."""
     pixels = torch.zeros_like(prepared.inputs["pixel_values"])
     return replace(prepared, inputs=prepared.inputs | {"pixel_values": pixels})
-
-
-def swapped_images(questions: Sequence[ChosenQuestion], seed: int) -> dict[str, str]:
-    """Question -> the image of a random other question; left out where there is no other image."""
-    images = np.array([question.image_id for question in questions])
-    swapped = {}
-    for question in questions:
-        others = images[images != question.image_id]
-        if len(others):
-            generator = np.random.default_rng(derived_seed(seed, question.question_id, "swapped"))
-            swapped[question.question_id] = str(generator.choice(others))
-    return swapped
 
 
 def _entries(
@@ -239,10 +226,10 @@ def write_answers(
         return [partial(dict, next(entries)) if outcome is None else outcome for outcome in outcomes]
 
     parts = [
-        Part.of(category, determined[category] | own | {"lens": list(read)}, list(items(questions)), at_once)
+        Part.of(category, determined[category] | own | {"lens": list(read)}, list(items(questions)), at_once, run)
         for (category, questions), at_once in zip(categories.items(), together, strict=True)
     ]
-    with finished_parts(job, model, __name__, parts, run) as finished:
+    with finished_parts(job, model, __name__, parts) as finished:
         for table, questions, (_, broken) in zip(job.questions, categories.values(), finished, strict=True):
             require_some_usable(broken, len(questions), table)
         for (category, questions), (entries, broken) in zip(categories.items(), finished, strict=True):

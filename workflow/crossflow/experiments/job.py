@@ -55,6 +55,10 @@ class Job:
         """The model's folder and settings."""
         return ModelSettings.of(self.model)
 
+    def workers_for(self, model: MultimodalModel) -> int:
+        """Processes that prepare questions."""
+        return workers_for(model.device) if self.workers is None else self.workers
+
     def categories(self) -> dict[str, list[ChosenQuestion]]:
         """Category -> its questions.
 
@@ -118,16 +122,19 @@ class Part(NamedTuple):
         category: The category.
         determined: What determines its numbers.
         batches: Its questions, as they run together.
+        run: The experiment.
     """
 
     category: str
     determined: Mapping[str, Any]
     batches: Sequence[Sequence[Item]]
+    run: Run
 
     @classmethod
-    def of(cls, category: str, determined: Mapping[str, Any], items: Sequence[Item], together: int) -> "Part":
+    def of(cls, category: str, determined: Mapping[str, Any], items: Sequence[Item], together: int, run: Run) -> "Part":
         """The part whose questions run ``together`` at a time."""
-        return cls(category, determined, [items[first : first + together] for first in range(0, len(items), together)])
+        batches = [items[first : first + together] for first in range(0, len(items), together)]
+        return cls(category, determined, batches, run)
 
 
 class Finished(NamedTuple):
@@ -152,7 +159,7 @@ class Finished(NamedTuple):
 
 @contextmanager
 def finished_parts(
-    job: Job, model: MultimodalModel, experiment: str, parts: Sequence[Part], run: Run
+    job: Job, model: MultimodalModel, experiment: str, parts: Sequence[Part]
 ) -> Iterator[list[Finished]]:
     """Run all questions that are not in the journals of their parts yet; these are removed when the block succeeds.
 
@@ -163,7 +170,6 @@ def finished_parts(
         model: The loaded model.
         experiment: Module of the experiment, whose code version guards the journals; its last part names the progress.
         parts: The questions.
-        run: The experiment.
 
     Yields:
         What has finished, in the order of the parts.
@@ -190,16 +196,15 @@ def finished_parts(
         requests = [request for *_, batch in pending for item in batch for request in item.requests]
         total = sum(len(batch) for part in parts for batch in part.batches)
         name = experiment.rpartition(".")[2].replace("_", " ")
-        workers = workers_for(model.device) if job.workers is None else job.workers
         with (
             progress_of(name, total, total - sum(len(batch) for *_, batch in pending)) as progress,
-            prepared_ahead(model, job.images.open, requests, workers) as prepared,
+            prepared_ahead(model, job.images.open, requests, job.workers_for(model)) as prepared,
             writing_behind() as give_away,
         ):
             for part, journal, of_part, batch in pending:
                 progress.set_description(f"{name}, {part.category}", refresh=False)
                 given = [[next(prepared) for _ in item.requests] for item in batch]
-                give_away(partial(of_part.keep, journal, batch, run(batch, given)))
+                give_away(partial(of_part.keep, journal, batch, part.run(batch, given)))
                 progress.update(len(batch))
         yield finished
 
@@ -237,13 +242,12 @@ def require_same_clean_run(question_id: str, answered: float, now: float, dtype:
         )
 
 
-def still_usable(given: Given, question: ChosenQuestion) -> Prepared:
+def still_usable(prepared: Prepared | BrokenQuestion, question: ChosenQuestion) -> Prepared:
     """The prepared question, which was answered before.
 
     Raises:
         CrossflowError: it is no longer usable.
     """
-    (prepared,) = given
     if isinstance(prepared, BrokenQuestion):
         raise CrossflowError(
             f"Question {question.question_id} was answered before but is no longer usable: {prepared}."

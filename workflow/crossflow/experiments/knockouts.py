@@ -1,9 +1,9 @@
 """All knockouts of some questions, as the columns of their parts of a knockout table."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,16 +13,18 @@ from torch import Tensor
 
 from crossflow.core.devices import take_device
 from crossflow.core.files import hash_file
-from crossflow.core.flows import MOVED, Window, parse_flow, require_window
+from crossflow.core.flows import MOVED, Flow, Window, parse_flow, require_window
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import ANSWERS, question_rows, read_parquet, write_parquet
 from crossflow.engine.attention_mass import attention_mass
+from crossflow.engine.donors import Donor
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engine.engines import ENGINES, Engine
 from crossflow.engine.forward import Readout, run_clean_together
 from crossflow.engine.planning import plan_parts
+from crossflow.experiments.donors import Donors, Layout, substitutes_of
 from crossflow.experiments.job import (
     Given,
     Item,
@@ -39,6 +41,7 @@ from crossflow.experiments.selection import Select, selected
 from crossflow.models.loading import load_model
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.positions import Positions
 from crossflow.models.preparing import PrepareRequest
 
 log = logging.getLogger(__name__)
@@ -51,18 +54,36 @@ class Answered(NamedTuple):
 
     Attributes:
         own_edges: Name -> blocked edges, for knockouts that are not flows.
+        donors: Substitute -> whose keys and values its flows read: a prompt that is laid out as the question's own, or
+            ready ones. A flow whose substitute has no donor is missing.
     """
 
     prepared: Prepared
     generated: str
     tokens: Sequence[int]
     own_edges: Mapping[str, Sequence[Edges]] = {}
+    donors: Mapping[str, Prepared | Donor] = {}
 
 
-def _zero_edge_rows(rows: Sequence[Row], layers: int) -> list[Row]:
-    """Rows that block nothing, one for each first target position: they show the rounding of the engine."""
+OWN = "own"
+"""The donor that is the question itself: reading its keys and values changes nothing."""
+
+
+def _no_op_rows(rows: Sequence[Row], layers: int) -> list[Row]:
+    """Rows that change nothing, in all layers: they show the rounding of the engine.
+
+    One for each first target position that blocks nothing, and one for each substituting flow that reads the question's
+    own keys and values.
+    """
+    every = Window(0, layers - 1)
     starts = sorted({row.start for row in rows})
-    return [Row("", 0, Window(0, layers - 1), (Edges(np.arange(0), np.array([start])),)) for start in starts]
+    nothing = [Row("", 0, every, (Edges(np.arange(0), np.array([start])),)) for start in starts]
+    substituting = {row.flow: [edges for edges in row.edges if edges.donor] for row in rows if row.donors}
+    itself = [
+        Row(f"{flow} of itself", 0, every, tuple(each._replace(donor=OWN) for each in edges))
+        for flow, edges in substituting.items()
+    ]
+    return nothing + itself
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,7 @@ class KnockedOut:
         rows: The rows that were run, followed by rows without edges.
         whole_answer: Whether all tokens of the answer were scored.
         scored_tokens: The tokens whose probabilities are measured.
+        donors: Substitute -> donor.
         clean, reading: Readouts of the clean run and of the rows; None if there was nothing to knock out.
         mass: See `crossflow.engine.attention_mass`, in the order of the flows that have edges.
     """
@@ -84,6 +106,7 @@ class KnockedOut:
     rows: Sequence[Row]
     whole_answer: bool
     scored_tokens: ScoredTokens
+    donors: Mapping[str, Prepared | Donor] = field(default_factory=dict)
     clean: Readout | None = None
     reading: Readout | None = None
     mass: Tensor | None = None
@@ -132,6 +155,15 @@ class KnockedOut:
         }
 
 
+def _edges_of(
+    flow: Flow, positions: Positions, seed: int, question_id: str, donors: Collection[str]
+) -> Sequence[Edges]:
+    """As `edges_of`; none if the flow's substitute has no donor."""
+    if flow.substitute is not None and flow.substitute not in donors:
+        return ()
+    return edges_of(flow, positions, seed, question_id)
+
+
 def knock_out(
     model: MultimodalModel,
     questions: Sequence[Answered],
@@ -156,22 +188,28 @@ def knock_out(
     tokenizer = model.processor.tokenizer
     special = set(tokenizer.all_special_ids)
     planned: list[tuple[Prepared, KnockedOut]] = []
-    for prepared, generated, tokens, own_edges in questions:
+    for prepared, generated, tokens, own_edges, donors in questions:
         question, positions = prepared.question, prepared.positions
         answer = [token for token in tokens if token not in special]
         scored = whole_answer and answer[:1] == tokens[:1]
         prompt = prepared.answered_by(answer) if scored else prepared
+        answered = {
+            name: donor.answered_by(answer) if scored and isinstance(donor, Prepared) else donor
+            for name, donor in donors.items()
+        }
+
         edges = {
             name: own_edges[name]
             if name in own_edges
-            else edges_of(parse_flow(name), positions, seed, question.question_id)
+            else _edges_of(parse_flow(name), positions, seed, question.question_id, donors)
             for name in flows
         }
         rows: list[Row] = []
         for name, found in edges.items():
             longer = [each.extended_by(positions.length - 1, prompt.length - positions.length) for each in found]
             rows.extend(rows_of(name, longer, window, layers, flows[name]) if longer else [])
-        outcome = KnockedOut(flows, edges, rows, whole_answer, scored_tokens(tokenizer, question, generated, tokens[0]))
+        scored_first = scored_tokens(tokenizer, question, generated, tokens[0])
+        outcome = KnockedOut(flows, edges, rows, whole_answer, scored_first, answered)
         planned.append((prompt, outcome))
     ran = iter(halving([each for each in planned if each[1].rows], partial(_run, model, engine), "questions"))
     return [next(ran) if outcome.rows else outcome for _, outcome in planned]
@@ -179,11 +217,29 @@ def knock_out(
 
 def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepared, KnockedOut]]) -> list[KnockedOut]:
     """Prompts and their planned knockouts, which are run together."""
-    firsts = [min(row.start for row in outcome.rows) for _, outcome in planned]
-    cleans = run_clean_together(model, [prompt for prompt, _ in planned], firsts)
+    prompts = [prompt for prompt, _ in planned]
     outcomes = [outcome for _, outcome in planned]
+    firsts = [min(row.start for row in outcome.rows) for outcome in outcomes]
+    # Donors that are prompts run beside the questions; only their keys and values are kept.
+    others = [
+        (number, name, donor)
+        for number, outcome in enumerate(outcomes)
+        for name, donor in outcome.donors.items()
+        if isinstance(donor, Prepared)
+    ]
+    ran = run_clean_together(
+        model,
+        [*prompts, *(donor for *_, donor in others)],
+        [*firsts, *(donor.length - 1 for *_, donor in others)],
+    )
+    found: list[dict[str, Donor]] = [
+        {name: donor for name, donor in outcome.donors.items() if isinstance(donor, Donor)} for outcome in outcomes
+    ]
+    for (number, name, _), clean in zip(others, ran[len(prompts) :], strict=True):
+        found[number][name] = clean.as_donor
+    cleans = [replace(clean, donors={OWN: clean.as_donor} | donors) for clean, donors in zip(ran, found, strict=False)]
     work = [
-        (clean, [*outcome.rows, *_zero_edge_rows(outcome.rows, len(model.layers))])
+        (clean, [*outcome.rows, *_no_op_rows(outcome.rows, len(model.layers))])
         for clean, outcome in zip(cleans, outcomes, strict=True)
     ]
     with torch.inference_mode():
@@ -285,6 +341,18 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         require_same_prompt(tables[category], answered, model.prompt)
     centres = settings.centres(layers)
 
+    needed = substitutes_of(settings.names)
+    donors = {
+        name: Donors(model, needed, every, [asked for asked, _ in chosen[name]], job.images.open, settings.seed)
+        for name, every in categories.items()
+    }
+    places = dict(zip(categories, together, strict=True))
+
+    @lru_cache(maxsize=1)
+    def means(category: str) -> Mapping[Layout, Donor]:
+        """Computed when a category's first questions run; those of one category fill much memory."""
+        return donors[category].means(places[category], job.workers_for(model))
+
     def part(category: str, at_once: int) -> Part:
         determined = job.determining(category, model.prompt) | {
             "answers": hash_file(tables[category]),
@@ -297,18 +365,19 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
             "engine": settings.engine,
         }
         seed = settings.seed if moved else None
-        items = [Item(question, [request_of(question, seed)], row) for question, row in chosen[category]]
-        return Part.of(category, determined, items, at_once)
-
-    def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        answered = [
-            Answered(
-                still_usable(prepared, item.question),
-                item.answer.generated,
-                [int(token) for token in item.answer.answer_tokens],
-            )
-            for item, prepared in zip(batch, given, strict=True)
+        items = [
+            Item(question, [request_of(question, seed), *donors[category].requests(question)], row)
+            for question, row in chosen[category]
         ]
+        return Part.of(category, determined, items, at_once, partial(run, category))
+
+    def run(category: str, batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
+        answered = []
+        for item, (first, *others) in zip(batch, given, strict=True):
+            prepared = still_usable(first, item.question)
+            tokens = [int(token) for token in item.answer.answer_tokens]
+            own = donors[category].of(prepared, others, means(category))
+            answered.append(Answered(prepared, item.answer.generated, tokens, donors=own))
         engine = ENGINES[settings.engine]
         knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
         return [
@@ -316,8 +385,8 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
         ]
 
     parts = [part(category, at_once) for category, at_once in zip(categories, together, strict=True)]
-    with finished_parts(job, model, __name__, parts, run) as finished:
-        for (category, determined, _), (entries, _) in zip(parts, finished, strict=True):
+    with finished_parts(job, model, __name__, parts) as finished:
+        for (category, determined, *_), (entries, _) in zip(parts, finished, strict=True):
             questions = chosen[category]
             found = [entries[question.question_id] for question, _ in questions]
             floors = {name: _noise_floor(found, name) for name in ("noise_floor", "noise_floor_percent")}
@@ -329,4 +398,6 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
             rows = question_rows(KNOCKOUT, zip((question for question, _ in questions), found, strict=True))
             excluded = len(answers[category][0]) - len(questions)
             counts = {"layers": layers, "selected": len(questions), "excluded": excluded}
+            if averaged := donors[category].averaged:
+                counts["mean_images"] = len(averaged)
             write_parquet(job.output / f"{category}.parquet", KNOCKOUT, rows, dict(determined) | counts | floors)

@@ -125,6 +125,13 @@ class Prepared:
         """Number of positions that the model sees."""
         return int(self.inputs["input_ids"].shape[1])
 
+    @property
+    def layout(self) -> tuple[bytes, ...]:
+        """What stands where: prompts with the same layout correspond position by position, in the same grid."""
+        grids = [value for name, value in sorted(self.inputs.items()) if name.endswith("grid_thw")]
+        numbers = [each.cpu().numpy() for each in (self.inputs["input_ids"], *grids)]
+        return tuple(each.tobytes() for each in (*numbers, self.visual.newline, self.visual.base))
+
     def to(self, device: torch.device) -> "Prepared":
         """The same question on another device; the copy from pinned memory is asynchronous."""
         return replace(self, inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()})
