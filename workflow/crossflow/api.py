@@ -353,7 +353,7 @@ def _together(asked: Asked | Sequence[Asked]) -> tuple[Model, list[Asked]]:
 
 
 def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion]) -> None:
-    """Refuse flows of objects if no question is about any.
+    """Refuse flows of objects if no question is about any, and substitutions.
 
     Raises:
         CrossflowError: a flow is refused.
@@ -363,6 +363,11 @@ def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion])
     if not any(chosen.name for chosen in objects):
         lacking["object"] = "names"
     for flow in flows:
+        if flow.substitute is not None:
+            raise CrossflowError(
+                f"Flow {flow.name!r} reads other images, which a single question does not have: substitute in a study "
+                "(flows of params.yaml)."
+            )
         sets = {name for part in flow.parts for name in (part.source, part.target)}
         for name in lacking.keys() & sets:
             raise CrossflowError(

@@ -15,6 +15,7 @@ import numpy as np
 from crossflow.analysis.bootstrap import clustered_mean
 from crossflow.analysis.curves import Curve, Knockouts
 from crossflow.analysis.results import Results, Row
+from crossflow.core.flows import blocking_of, substitute_of
 from crossflow.core.seeds import derived_seed
 
 PAIRS = (
@@ -38,9 +39,12 @@ def on_common_ground(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def pairs_of(flows: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs that are compared: those of the study's claims, and each flow with its controls."""
+    """The pairs that are compared: those of the study's claims, each flow with its controls and its substitutions."""
+    substitutions = [
+        (flow, other) for other in flows for flow in flows if substitute_of(other) and flow == blocking_of(other)
+    ]
     controls = [(flow, other) for other in flows for flow in flows if "~" in other and flow == _without_control(other)]
-    return [pair for pair in PAIRS if set(pair) <= set(flows)] + controls
+    return [pair for pair in PAIRS if set(pair) <= set(flows)] + controls + substitutions
 
 
 def _without_control(flow: str) -> str:

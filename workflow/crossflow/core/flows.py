@@ -55,13 +55,14 @@ SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
 """Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
 MOVED, RANDOM = "moved", "random"
 SWAPPED, MEAN = "swapped", "mean"
-SUBSTITUTES = (SWAPPED, MEAN)
-"""What targets may read instead of a source's own keys and values."""
+SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean over images"}
+"""What targets may read instead of a source's own keys and values -> in words."""
 BOTTOM, TOP = "bottom", "top"
 _PART = re.compile(
     rf"(?P<source>[a-z_]+)(?:=(?P<substitute>{'|'.join(SUBSTITUTES)}))?"
     rf"(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)"
 )
+_SUBSTITUTE = re.compile(rf"=({'|'.join(SUBSTITUTES)})")
 _ONLY = "only:"
 
 
@@ -148,6 +149,17 @@ def controls_of(flow: str, draws: int) -> list[str]:
         return []
     moved = [f"{source}~{MOVED}->{target}"] if parts[0].source == "related" else []
     return [f"{source}~{RANDOM}{draw}->{target}" for draw in range(1, draws + 1)] + moved
+
+
+def substitute_of(flow: str) -> str | None:
+    """What the targets of a flow, or of the mean of a control's draws, read instead; None if it only blocks."""
+    found = _SUBSTITUTE.search(flow)
+    return found[1] if found else None
+
+
+def blocking_of(flow: str) -> str:
+    """The knockout beside which a substitution is shown: the same flow without substitutes."""
+    return _SUBSTITUTE.sub("", flow)
 
 
 def with_controls(flows: Sequence[str], draws: int, further: Sequence[str]) -> list[str]:

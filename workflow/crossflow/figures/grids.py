@@ -1,4 +1,4 @@
-"""Figures of many small panels: overview, heat map, window sweep and comparison of models.
+"""Figures of many small panels: overview, heat map, substitutions, window sweep and comparison of models.
 
 All are drawn from rows of effects.csv, one row of panels per category.
 """
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import SUBSTITUTES, blocking_of, substitute_of
 from crossflow.figures.curves import Row, by_panel, cut_layers, line_of
 from crossflow.figures.panels import Panel, draw_legend, draw_panel, handle_of, legend_handles, limits, ticks
 from crossflow.figures.request import FigureRequest
@@ -106,19 +107,29 @@ def _image(curves: dict[str, list[Row]], flows: Sequence[str], layers: int) -> F
     return image
 
 
-def _lines(
-    curves: dict[str, dict[str, dict[str, list[Row]]]], categories: Sequence[str], heading: str, relative: bool
-) -> Figure:
-    """A row of panels per category, a column per flow, a line per window or model, with its interval.
-
-    Args:
-        curves: Name of the line -> category -> flow -> rows.
-        relative: Layers as a share of the model's depth.
-    """
+def _shared(curves: dict[str, dict[str, dict[str, list[Row]]]], categories: Sequence[str], heading: str) -> list[str]:
+    """The flows that all lines have in all categories, controls left out."""
     shared = set.intersection(*(set(found[category]) for found in curves.values() for category in categories))
     flows = _own([flow for flow in next(iter(curves.values()))[categories[0]] if flow in shared])
     if not flows:
         raise CrossflowError(f"{heading}: {', '.join(curves)} have no flow in common.")
+    return flows
+
+
+def _lines(
+    curves: dict[str, dict[str, dict[str, list[Row]]]],
+    categories: Sequence[str],
+    heading: str,
+    flows: Sequence[str],
+    relative: bool = False,
+) -> Figure:
+    """A row of panels per category, a column per flow (at most six), a line per window, model or substitute.
+
+    Args:
+        curves: Name of the line -> category -> flow -> rows; each line is drawn with its interval.
+        flows: The columns.
+        relative: Layers as a share of the model's depth.
+    """
     columns = min(len(flows), 6)
     flows = flows[:columns]
     looks = series_looks(list(curves))
@@ -126,7 +137,8 @@ def _lines(
     for category, line_axes in zip(categories, grid, strict=True):
         for flow, axes in zip(flows, line_axes, strict=True):
             for name, found in curves.items():
-                _line(axes, found[category][flow], looks[name], relative)
+                if flow in found[category]:
+                    _line(axes, found[category][flow], looks[name], relative)
             axes.axhline(0, color="0.55", linewidth=0.6, zorder=1)
             axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         line_axes[0].set_ylabel(category)
@@ -151,10 +163,26 @@ def _line(axes: Axes, rows: Sequence[Row], look: Look, relative: bool) -> None:
     axes.plot(layers, mean, **look.line, markevery=step)
 
 
+def substitution(rows: Sequence[Row], model: str, window: str, categories: Sequence[str]) -> Figure:
+    """Substitutions beside the knockouts of the same edges: a column per knockout."""
+    found = by_panel(rows, model, window)
+    own = {name: dict.fromkeys(_own(list(flows))) for name, flows in found.items()}
+    curves = {
+        words: {
+            category: {blocking_of(flow): found[category][flow] for flow in flows if substitute_of(flow) == substitute}
+            for category, flows in own.items()
+        }
+        for substitute, words in {None: "nothing (knockout)", **SUBSTITUTES}.items()
+    }
+    drawn = {words: lines for words, lines in curves.items() if any(lines.values())}
+    flows = list(dict.fromkeys(blocking_of(flow) for flow in own[categories[0]] if substitute_of(flow)))
+    return _lines(drawn, categories, f"{model}, {window_in_words(window)}; the target reads instead", flows)
+
+
 def window_sweep(rows: Sequence[Row], model: str, windows: Sequence[str], categories: Sequence[str]) -> Figure:
     """Every flow's curve for each window of one model."""
     curves = {window_in_words(window): by_panel(rows, model, window) for window in windows}
-    return _lines(curves, categories, model, relative=False)
+    return _lines(curves, categories, model, _shared(curves, categories, model))
 
 
 def model_comparison(
@@ -165,7 +193,7 @@ def model_comparison(
         f"{model}, {window_in_words(window)}": by_panel(rows, model, window)
         for model, window in zip(models, windows, strict=True)
     }
-    return _lines(curves, categories, "models", relative=True)
+    return _lines(curves, categories, "models", _shared(curves, categories, "models"), relative=True)
 
 
 def draw(figure: FigureRequest) -> Figure:
@@ -181,6 +209,8 @@ def draw(figure: FigureRequest) -> Figure:
             return overview(effects, figure.rows("bands"), model, window, categories)
         case "heat-map":
             return heat_map(effects, model, window, categories)
+        case "substitution":
+            return substitution(effects, model, window, categories)
         case "window-sweep":
             return window_sweep(effects, model, figure.windows, categories)
         case "model-comparison":

@@ -7,13 +7,16 @@ its verb follow. Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-FURTHER = "further-flows"
+from crossflow.core.flows import substitute_of
+
+FURTHER, SUBSTITUTION = "further-flows", "substitution"
 FLOWS_SHOWN = {
     "to-last": ("question->last", "image->last", "last->last"),
     "image-to-question": ("image->question",),
     "related-to-question": ("related->question", "other->question"),
 }
-"""Figures of curves -> the flows that each shows; all others are in `FURTHER`."""
+"""Figures of curves -> the flows that each shows; all others are in `FURTHER`, and substitutions in
+`SUBSTITUTION`."""
 
 
 class FigureKind(NamedTuple):
@@ -43,6 +46,9 @@ FIGURES = {
     },
     "overview": FigureKind(_GRIDS, "overview-{model}-w{window}", ("effects", "bands"), "all flows"),
     "heat-map": FigureKind(_GRIDS, "heat-map-{model}-w{window}", ("effects",), "all flows"),
+    SUBSTITUTION: FigureKind(
+        _GRIDS, f"{SUBSTITUTION}-{{model}}-w{{window}}", ("effects",), "knockouts beside substitutions"
+    ),
     "window-sweep": FigureKind(_GRIDS, "window-sweep-{model}", ("effects",), "several windows", compares=True),
     "model-comparison": FigureKind(_GRIDS, "model-comparison", ("effects",), "several models", compares=True),
     "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),
@@ -55,11 +61,12 @@ FIGURES = {
 def flows_by_kind(flows: Sequence[str]) -> dict[str, list[str]]:
     """Figure of curves -> the flows that it shows, in the study's order; figures without a flow are left out.
 
-    Random sources and moved boxes are drawn beside the flows that they control.
+    Random sources and moved boxes are drawn beside the flows that they control, substitutions beside their knockouts.
     """
-    kinds: dict[str, list[str]] = {kind: [] for kind in (*FLOWS_SHOWN, FURTHER)}
+    kinds: dict[str, list[str]] = {kind: [] for kind in (*FLOWS_SHOWN, FURTHER, SUBSTITUTION)}
     for flow in dict.fromkeys(flow for flow in flows if "~" not in flow):
-        kinds[next((kind for kind, shown in FLOWS_SHOWN.items() if flow in shown), FURTHER)].append(flow)
+        other = SUBSTITUTION if substitute_of(flow) else FURTHER
+        kinds[next((kind for kind, shown in FLOWS_SHOWN.items() if flow in shown), other)].append(flow)
     return {kind: shown for kind, shown in kinds.items() if shown}
 
 
@@ -74,7 +81,9 @@ def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens:
     shown = flows_by_kind(flows)
     found: dict[str, list[str]] = {}
     for kind, figure in FIGURES.items():
-        if (figure.module == _CURVES and kind not in shown) or ("lens" in figure.tables and not lens):
+        if (kind in (*FLOWS_SHOWN, FURTHER, SUBSTITUTION) and kind not in shown) or (
+            "lens" in figure.tables and not lens
+        ):
             continue
         if "{model}" not in figure.file:
             models: list[dict[str, str]] = [{}] if len(windows) > 1 else []

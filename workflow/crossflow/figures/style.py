@@ -19,7 +19,7 @@ from matplotlib.typing import RcKeyType
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
-from crossflow.core.flows import MOVED, RANDOM, SET_NAMES
+from crossflow.core.flows import MEAN, MOVED, RANDOM, SET_NAMES, SWAPPED, blocking_of, substitute_of
 
 # fontTools reports every step of embedding a font.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
@@ -114,16 +114,23 @@ CONTROLS: dict[str, tuple[tuple[float, Sequence[float]], str]] = {
 }
 
 
+SUBSTITUTIONS: dict[str, tuple[float, Sequence[float]]] = {SWAPPED: (0, (7, 1.5)), MEAN: (0, (3, 1.5, 1, 1.5, 1, 1.5))}
+"""How a substitution is drawn in the colour of the knockout of its edges."""
+
+
 def look_of(name: str) -> Look:
     """The look of a flow or token, which depends on its name alone.
 
-    A control has the colour and marker of its flow, and its own dash (`CONTROLS`). For flows outside the table, the
+    A control has the colour and marker of its flow, and its own dash (`CONTROLS`); a substitution likewise those of its
+    knockout (`SUBSTITUTIONS`). For flows outside the table, the
     source gives colour and marker, and the target gives the dash.
     """
     if control := re.search(rf"~({'|'.join(CONTROLS)})\d*(?=->)", name):
         return look_of(name.replace(control[0], ""))._replace(dash=CONTROLS[control[1]][0])
     if name in LOOKS:
         return LOOKS[name]
+    if substitute := substitute_of(name):
+        return look_of(blocking_of(name))._replace(dash=SUBSTITUTIONS[substitute])
     source, _, target = name.partition("->")
     if source in SET_NAMES and target in SET_NAMES:
         number, dash = SET_NAMES.index(source), SET_NAMES.index(target)
@@ -144,6 +151,7 @@ def series_looks(names: Sequence[str]) -> dict[str, Look]:
 
 def arrow(flow: str) -> str:
     """Write a flow as it is printed, with spaces at which no line is broken."""
+    flow = re.sub(r"(\w+)=(\w+)", r"\2 \1", flow)  # swapped image → question
     return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
 
 
