@@ -40,9 +40,7 @@ def on_common_ground(curves: Sequence[Curve]) -> list[Curve]:
 
 def pairs_of(flows: Sequence[str]) -> list[tuple[str, str]]:
     """The pairs that are compared: those of the study's claims, each flow with its controls and its substitutions."""
-    substitutions = [
-        (flow, other) for other in flows for flow in flows if substitute_of(other) and flow == blocking_of(other)
-    ]
+    substitutions = [(blocking_of(flow), flow) for flow in flows if substitute_of(flow) and blocking_of(flow) in flows]
     controls = [(flow, other) for other in flows for flow in flows if "~" in other and flow == _without_control(other)]
     return [pair for pair in PAIRS if set(pair) <= set(flows)] + controls + substitutions
 

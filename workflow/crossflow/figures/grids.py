@@ -166,15 +166,16 @@ def _line(axes: Axes, rows: Sequence[Row], look: Look, relative: bool) -> None:
 def substitution(rows: Sequence[Row], model: str, window: str, categories: Sequence[str]) -> Figure:
     """Substitutions beside the knockouts of the same edges: a column per knockout."""
     found = by_panel(rows, model, window)
-    own = {name: dict.fromkeys(_own(list(flows))) for name, flows in found.items()}
+    own = {name: _own(list(flows)) for name, flows in found.items()}
+    lines: dict[str | None, str] = {None: "nothing (knockout)", **SUBSTITUTES}
     curves = {
         words: {
             category: {blocking_of(flow): found[category][flow] for flow in flows if substitute_of(flow) == substitute}
             for category, flows in own.items()
         }
-        for substitute, words in {None: "nothing (knockout)", **SUBSTITUTES}.items()
+        for substitute, words in lines.items()
     }
-    drawn = {words: lines for words, lines in curves.items() if any(lines.values())}
+    drawn = {words: flows for words, flows in curves.items() if any(flows.values())}
     flows = list(dict.fromkeys(blocking_of(flow) for flow in own[categories[0]] if substitute_of(flow)))
     return _lines(drawn, categories, f"{model}, {window_in_words(window)}; the target reads instead", flows)
 

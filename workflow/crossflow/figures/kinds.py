@@ -81,9 +81,8 @@ def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens:
     shown = flows_by_kind(flows)
     found: dict[str, list[str]] = {}
     for kind, figure in FIGURES.items():
-        if (kind in (*FLOWS_SHOWN, FURTHER, SUBSTITUTION) and kind not in shown) or (
-            "lens" in figure.tables and not lens
-        ):
+        lacks_flows = kind in (*FLOWS_SHOWN, FURTHER, SUBSTITUTION) and kind not in shown
+        if lacks_flows or ("lens" in figure.tables and not lens):
             continue
         if "{model}" not in figure.file:
             models: list[dict[str, str]] = [{}] if len(windows) > 1 else []
