@@ -10,8 +10,10 @@ from crossflow.core.flows import (
     PUBLISHED_FLOWS,
     Part,
     Window,
+    blocking_of,
     controls_of,
     parse_flow,
+    substitute_of,
     window_at,
     window_named,
     with_controls,
@@ -68,6 +70,10 @@ def test_flows_are_read_into_parts() -> None:
         Part("image", None, "all", ("image", "question")),
         Part("question", None, "all", ("question", "last")),
     )
+    assert parse_flow("image=swapped->question").parts == (Part("image", None, "question", substitute="swapped"),)
+    assert parse_flow("related=mean~random1->all").parts == (Part("related", "random1", "all", substitute="mean"),)
+    assert parse_flow("question->last+image=swapped->all").substitute == "swapped"
+    assert parse_flow("question->last").substitute is None
     assert parse_flow("related~moved->question").is_moved
     assert not parse_flow("related->question").is_moved
 
@@ -87,6 +93,11 @@ def test_flows_are_read_into_parts() -> None:
         "image~random->last",
         "image~moved->last",
         "image->last+",
+        "image=other->last",
+        "image~random1=swapped->last",
+        "question=mean->last",
+        "image=swapped->question+image=mean->last",
+        "only:image=swapped->question",
         "",
     ],
 )
@@ -98,6 +109,18 @@ def test_a_flow_that_does_not_exist_is_refused_by_name(name: str) -> None:
 def test_controls_are_draws_and_moved_boxes_of_plain_flows() -> None:
     assert controls_of("image->last", 2) == ["image~random1->last", "image~random2->last"]
     assert controls_of("related->question", 1) == ["related~random1->question", "related~moved->question"]
+    assert controls_of("related=mean->question", 1) == [
+        "related=mean~random1->question",
+        "related=mean~moved->question",
+    ]
+
+
+def test_a_substitution_knows_the_knockout_of_its_edges() -> None:
+    for flow in ("image=swapped->question", "related=mean~random->all", "question->last+image=mean->all"):
+        assert substitute_of(flow) in ("swapped", "mean")
+        assert blocking_of(flow) == flow.replace("=swapped", "").replace("=mean", "")
+    assert substitute_of("related~random1->question") is None
+    assert blocking_of("related~random1->question") == "related~random1->question"
     for flow in ("only:image->question", "image->last+image->question", "image~random1->last"):
         assert controls_of(flow, 3) == []
 

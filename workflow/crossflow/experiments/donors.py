@@ -62,18 +62,16 @@ def swapped_images(
 
 
 def layouts_of(model: MultimodalModel, images: Images, questions: Sequence[ChosenQuestion]) -> dict[str, Layout]:
-    """Image -> how its visual tokens are laid out, which follows from its size; unusable images are left out."""
+    """Image -> how its visual tokens are laid out, which follows from its size; unusable questions are left out."""
     by_size: dict[tuple[int, int], Layout] = {}
     found: dict[str, Layout] = {}
-    # The text is the same for all images, and any that fits the prompt.
-    question = ChosenQuestion("", "", "", "", "Is it red?", "", None, None, ())
     for each in questions:
         if each.image_id in found:
             continue
         try:
             size = images.open(each.image_id, each.image_size).size
             if size not in by_size:
-                by_size[size] = model.prepare(question, Image.new("RGB", size)).layout
+                by_size[size] = model.prepare(replace(each, objects=()), Image.new("RGB", size)).layout
         except BrokenQuestion:
             continue
         found[each.image_id] = by_size[size]
@@ -122,8 +120,7 @@ class Donors:
         ):
             if substitute in substitutes and lacking:
                 log.warning(
-                    "=%s is missing for %d of %d questions, such as %s: %s of their category have visual tokens laid "
-                    "out as theirs",
+                    "=%s is missing for %d of %d questions, such as %s: %s of the category with the layout of theirs",
                     substitute, len(lacking), len(asked), lacking[0].question_id, reason,
                 )  # fmt: skip
 

@@ -167,13 +167,12 @@ def substitution(rows: Sequence[Row], model: str, window: str, categories: Seque
     """Substitutions beside the knockouts of the same edges: a column per knockout."""
     found = by_panel(rows, model, window)
     own = {name: _own(list(flows)) for name, flows in found.items()}
-    lines: dict[str | None, str] = {None: "nothing (knockout)", **SUBSTITUTES}
     curves = {
         words: {
             category: {blocking_of(flow): found[category][flow] for flow in flows if substitute_of(flow) == substitute}
             for category, flows in own.items()
         }
-        for substitute, words in lines.items()
+        for substitute, words in [(None, "nothing (knockout)"), *SUBSTITUTES.items()]
     }
     drawn = {words: flows for words, flows in curves.items() if any(flows.values())}
     flows = list(dict.fromkeys(blocking_of(flow) for flow in own[categories[0]] if substitute_of(flow)))

@@ -127,9 +127,10 @@ class Prepared:
 
     @property
     def layout(self) -> tuple[bytes, ...]:
-        """What stands where: prompts with the same layout correspond position by position, in the same grid."""
+        """What stands where up to the end of the image: the same for images that correspond token by token."""
         grids = [value for name, value in sorted(self.inputs.items()) if name.endswith("grid_thw")]
-        numbers = [each.cpu().numpy() for each in (self.inputs["input_ids"], *grids)]
+        tokens = self.inputs["input_ids"][0, : int(self.positions["image"][-1]) + 1]
+        numbers = [each.cpu().numpy() for each in (tokens, *grids)]
         return tuple(each.tobytes() for each in (*numbers, self.visual.newline, self.visual.base))
 
     def to(self, device: torch.device) -> "Prepared":
