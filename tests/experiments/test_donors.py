@@ -76,14 +76,13 @@ def test_reading_only_the_other_image_gives_the_probability_of_the_swapped_basel
     assert last.change_percent.abs().max() > 0.1
 
 
-def test_the_reference_makes_the_same_table_with_whole_answers_too(made: Path, tmp_path: Path) -> None:
-    for options in ([], ["--whole-answer"]):
-        ours, _ = _knock_out(made, tmp_path / "ours", *options, window="2")
-        theirs, _ = _knock_out(made, tmp_path / "theirs", *options, "--engine", "reference", window="2")
-        for column in ("p_knockout", "attention"):
-            np.testing.assert_allclose(ours[column], theirs[column], rtol=0, atol=2e-6)
-        if options:
-            np.testing.assert_allclose(ours.answer_logprob_change, theirs.answer_logprob_change, rtol=0, atol=2e-5)
+@pytest.mark.long
+def test_the_reference_makes_the_same_table_of_whole_answers(made: Path, tmp_path: Path) -> None:
+    ours, _ = _knock_out(made, tmp_path / "ours", "--whole-answer", window="2")
+    theirs, _ = _knock_out(made, tmp_path / "theirs", "--whole-answer", "--engine", "reference", window="2")
+    for column in ("p_knockout", "attention"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(ours.answer_logprob_change, theirs.answer_logprob_change, rtol=0, atol=2e-5)
 
 
 def test_a_killed_job_ends_with_the_same_bytes(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +131,9 @@ def _shapes(root: Path, shapes: list[tuple[int, int]]) -> list[ChosenQuestion]:
     questions = []
     for number, size in enumerate(shapes):
         Image.new("RGB", size, (number, 90, 200)).save(root / "images" / f"{number}.jpg")
-        questions.append(ChosenQuestion(str(number), str(number), "own", "", "Is the ball red or blue?", "red", None, None, ()))
+        questions.append(
+            ChosenQuestion(str(number), str(number), "own", "", "Is the ball red or blue?", "red", None, None, ())
+        )
     return questions
 
 

@@ -19,7 +19,7 @@ class Loaded:
     """A model with a few prepared questions."""
 
     def __init__(self, folder: Path, name: str, dtype: str = "float32") -> None:
-        geometry = GEOMETRIES[name] | {"layers": LAYERS, "width": 32}
+        geometry = GEOMETRIES.get(name, GEOMETRIES["full"]) | {"layers": LAYERS, "width": 32}
         self.model: MultimodalModel = load_tiny(folder / name, dtype, **geometry)
         world = folder / "world"
         questions = draw_world(world, 3)

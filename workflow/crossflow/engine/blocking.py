@@ -23,7 +23,7 @@ class Blocking:
     Attributes:
         edges: The blocked edges.
         window: The layers in which they are blocked; None = every layer.
-        heads: The query heads in which they are blocked; None = all.
+        heads: The query heads in which they are blocked, as pairs of a layer and a head; None = all.
         donors: Name -> whose keys and values targets read instead, as the edges say.
     """
 
@@ -31,7 +31,7 @@ class Blocking:
         self,
         edges: Iterable[Edges],
         window: Window | None = None,
-        heads: Sequence[int] | None = None,
+        heads: Sequence[tuple[int, int]] | None = None,
         donors: Mapping[str, Donor] | None = None,
     ) -> None:
         self.edges = tuple(pair for pair in edges if len(pair.sources))
@@ -71,7 +71,8 @@ class Blocking:
         if self.heads is None:
             return knocked_out
         mixed = Plain().attend(call).clone()
-        mixed[:, list(self.heads)] = knocked_out[:, list(self.heads)]
+        heads = [head for layer, head in self.heads if layer == call.layer]
+        mixed[:, heads] = knocked_out[:, heads]
         return mixed
 
 

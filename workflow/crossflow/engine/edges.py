@@ -54,14 +54,14 @@ class Row(NamedTuple):
         layer: Centre layer.
         window: The layers in which the edges are blocked.
         edges: The blocked edges; no set of targets is empty.
-        heads: The query heads in which they are blocked; None = all.
+        heads: The query heads in which they are blocked, as pairs of a layer and a head; None = all.
     """
 
     flow: str
     layer: int
     window: Window
     edges: tuple[Edges, ...]
-    heads: tuple[int, ...] | None = None
+    heads: tuple[tuple[int, int], ...] | None = None
 
     @property
     def start(self) -> int:

@@ -87,11 +87,12 @@ class SuffixGroup:
         flows = {row.flow: row for row in rows}
         number_of = {flow: place for place, flow in enumerate(flows, start=1)}
         self._variant = np.array([number_of[row.flow] for row in rows])
-        self._heads: Bool[Tensor, "rows heads"] | None = None
+        self._heads: Bool[Tensor, "layers rows heads"] | None = None
         if rows[0].heads is not None:
-            in_head = np.zeros((len(rows), clean.layers[0].query.shape[1]), dtype=bool)
+            in_head = np.zeros((len(clean.layers), len(rows), clean.layers[0].query.shape[1]), dtype=bool)
             for place, row in enumerate(rows):
-                in_head[place, list(row.heads or ())] = True
+                for layer, head in row.heads or ():
+                    in_head[layer, place, head] = True
             self._heads = torch.from_numpy(in_head).to(device)
             self._mask_of = torch.from_numpy(self._variant).to(device)
         self._borrowed = _Borrowed(clean, list(flows.values())) if rows[0].donors else None
@@ -170,4 +171,4 @@ class SuffixGroup:
             return
         knocked_out = attend_split(*own, *prefix, masks, self._mask_of[acting], scaling)
         plain = attend_split(*own, *shared, masks, None, scaling)
-        yield by_head(self._heads[acting].repeat_interleave(self.suffix, dim=0).T, knocked_out, plain)
+        yield by_head(self._heads[layer, acting].repeat_interleave(self.suffix, dim=0).T, knocked_out, plain)

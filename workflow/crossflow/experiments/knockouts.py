@@ -230,7 +230,7 @@ def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepare
     ran = run_clean_together(
         model,
         [*prompts, *(donor for *_, donor in others)],
-        [*firsts, *(donor.length - 1 for *_, donor in others)],
+        [*firsts, *(donor.positions.length - 1 for *_, donor in others)],
     )
     found: list[dict[str, Donor]] = [
         {name: donor for name, donor in outcome.donors.items() if isinstance(donor, Donor)} for outcome in outcomes
