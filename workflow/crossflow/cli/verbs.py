@@ -16,6 +16,7 @@ VERBS = {
     "overlap": "crossflow.data.published_overlap:write_overlap",
     "answers": "crossflow.experiments.answers:write_answers",
     "knockout": "crossflow.experiments.knockouts:write_knockouts",
+    "heads": "crossflow.experiments.heads:write_heads",
     "summary": "crossflow.analysis.summary:write_summary",
     "metrics": "crossflow.analysis.metrics:write_metrics",
     "claims": "crossflow.analysis.claims_text:write_claims",

@@ -209,20 +209,6 @@ def finished_parts(
         yield finished
 
 
-def require_same_prompt(answers: Path, metadata: Mapping[str, Any], prompt: str) -> None:
-    """Refuse a table of answers that were given to another prompt; tables of version 0.1 do not say to which.
-
-    Raises:
-        CrossflowError: the prompts differ.
-    """
-    answered = metadata.get("prompt_text", prompt)
-    if answered != prompt:
-        raise CrossflowError(
-            f"The answers in {answers} were given to the prompt {answered!r}, but the model's template now writes "
-            f"{prompt!r}: make the template independent of date and machine, and answer again."
-        )
-
-
 def require_same_clean_run(question_id: str, answered: float, now: float, dtype: str) -> None:
     """Refuse a question whose answer is no longer as probable as it was when the model gave it.
 

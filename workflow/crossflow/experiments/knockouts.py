@@ -1,7 +1,6 @@
 """All knockouts of some questions, as the columns of their parts of a knockout table."""
 
-import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,12 +11,10 @@ import torch
 from torch import Tensor
 
 from crossflow.core.devices import take_device
-from crossflow.core.files import hash_file
 from crossflow.core.flows import MOVED, Flow, Window, parse_flow, require_window
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
-from crossflow.core.tables import ANSWERS, question_rows, read_parquet, write_parquet
 from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.donors import Donor
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
@@ -33,18 +30,15 @@ from crossflow.experiments.job import (
     Part,
     finished_parts,
     require_same_clean_run,
-    require_same_prompt,
     still_usable,
 )
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
-from crossflow.experiments.selection import Select, selected
+from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.models.loading import load_model
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.positions import Positions
 from crossflow.models.preparing import PrepareRequest
-
-log = logging.getLogger(__name__)
 
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
 
@@ -63,6 +57,11 @@ class Answered(NamedTuple):
     tokens: Sequence[int]
     own_edges: Mapping[str, Sequence[Edges]] = {}
     donors: Mapping[str, Prepared | Donor] = {}
+
+    @classmethod
+    def of(cls, prepared: Prepared, answer: Any, donors: Mapping[str, Prepared | Donor] | None = None) -> "Answered":
+        """A question with its row of the answers table."""
+        return cls(prepared, answer.generated, [int(token) for token in answer.answer_tokens], donors=donors or {})
 
 
 OWN = "own"
@@ -297,16 +296,17 @@ def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
     return PrepareRequest(question, question.image_id, places)
 
 
-def _checked(item: Item, knocked_out: KnockedOut, dtype: str) -> dict[str, Any]:
-    columns = knocked_out.columns()
-    for probability in columns["p_clean"]:
+def checked(item: Item, columns: Callable[[], dict[str, Any]], dtype: str) -> dict[str, Any]:
+    """A question's columns, refused if its clean run is not the one that was answered.
+
+    Raises:
+        CrossflowError: the probability of its answer has changed.
+    """
+    found = columns()
+    for probability in found["p_clean"]:
         if probability is not None:
             require_same_clean_run(item.question.question_id, item.answer.p_clean, probability, dtype)
-    return columns
-
-
-def _noise_floor(entries: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    return max((entry[name] for entry in entries if entry[name] is not None), default=None)
+    return found
 
 
 def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
@@ -321,83 +321,67 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question cannot be used, or the window does not fit the model.
     """
-    categories = job.categories()
-    tables = {category: settings.answers / f"{category}.parquet" for category in categories}
-    answers = {category: read_parquet(table, ANSWERS) for category, table in tables.items()}
-    chosen = {name: selected(questions, answers[name][0], settings.select) for name, questions in categories.items()}
-    moved = any(parse_flow(name).is_moved for name in settings.names)
+    chosen = select_answered(job, settings.answers, settings.select)
     device = take_device(job.device)
-    together = plan_parts(
+    planned = plan_parts(
         job.settings,
-        [[question for question, _ in questions] for questions in chosen.values()],
+        [each.asked for each in chosen.values()],
         device,
         settings.names,
         batched=settings.engine != "reference",
     )
+    together = dict(zip(chosen, planned, strict=True))
     model = load_model(job.settings, device)
     layers = len(model.layers)
     require_window(settings.window, layers, job.settings.path)
-    for category, (_, answered) in answers.items():
-        require_same_prompt(tables[category], answered, model.prompt)
+    for each in chosen.values():
+        each.require_prompt(model.prompt)
     centres = settings.centres(layers)
-
-    needed = substitutes_of(settings.names)
+    moved = settings.seed if any(parse_flow(name).is_moved for name in settings.names) else None
+    substitutes = substitutes_of(settings.names)
     donors = {
-        name: Donors(model, needed, every, [asked for asked, _ in chosen[name]], job.images.open, settings.seed)
-        for name, every in categories.items()
+        category: Donors(model, substitutes, each.chosen, each.asked, job.images.open, settings.seed)
+        for category, each in chosen.items()
     }
-    places = dict(zip(categories, together, strict=True))
 
     @lru_cache(maxsize=1)
     def means(category: str) -> Mapping[Layout, Donor]:
         """Computed when a category's first questions run; those of one category fill much memory."""
-        return donors[category].means(places[category], job.workers_for(model))
+        return donors[category].means(together[category], job.workers_for(model))
 
-    def part(category: str, at_once: int) -> Part:
+    def part(category: str, selection: Selected) -> Part:
         determined = job.determining(category, model.prompt) | {
-            "answers": hash_file(tables[category]),
+            **selection.determining(),
             "window": settings.window,
             "flows": settings.names,
             "centres": centres,
             "seed": settings.seed,
             "whole_answer": settings.whole_answer,
-            "select": settings.select,
             "engine": settings.engine,
         }
-        seed = settings.seed if moved else None
         items = [
-            Item(question, [request_of(question, seed), *donors[category].requests(question)], row)
-            for question, row in chosen[category]
+            Item(question, [request_of(question, moved), *donors[category].requests(question)], row)
+            for question, row in selection.questions
         ]
-        return Part.of(category, determined, items, at_once, partial(run, category))
+        return Part.of(category, determined, items, together[category], partial(run, category))
 
     def run(category: str, batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
         answered = []
         for item, (first, *others) in zip(batch, given, strict=True):
             prepared = still_usable(first, item.question)
-            tokens = [int(token) for token in item.answer.answer_tokens]
-            own = donors[category].of(prepared, others, means(category))
-            answered.append(Answered(prepared, item.answer.generated, tokens, donors=own))
+            answered.append(Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category))))
         engine = ENGINES[settings.engine]
         knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
         return [
-            partial(_checked, item, each, model.settings.dtype) for item, each in zip(batch, knocked_out, strict=True)
+            partial(checked, item, each.columns, model.settings.dtype)
+            for item, each in zip(batch, knocked_out, strict=True)
         ]
 
-    parts = [part(category, at_once) for category, at_once in zip(categories, together, strict=True)]
+    parts = [part(*each) for each in chosen.items()]
     with finished_parts(job, model, __name__, parts) as finished:
         for (category, determined, *_), (entries, _) in zip(parts, finished, strict=True):
-            questions = chosen[category]
-            found = [entries[question.question_id] for question, _ in questions]
-            floors = {name: _noise_floor(found, name) for name in ("noise_floor", "noise_floor_percent")}
-            if floors["noise_floor"] is not None:
-                log.info(
-                    "noise floor, %s: a no-op knockout changes a probability by at most %.1e",
-                    category, floors["noise_floor"],
-                )  # fmt: skip
-            rows = question_rows(KNOCKOUT, zip((question for question, _ in questions), found, strict=True))
-            excluded = len(answers[category][0]) - len(questions)
-            counts = {"layers": layers, "selected": len(questions), "excluded": excluded}
-            if averaged := donors[category].averaged:
-                counts["mean_images"] = len(averaged)
-            write_parquet(job.output / f"{category}.parquet", KNOCKOUT, rows, dict(determined) | counts | floors)
+            averaged = donors[category].averaged
+            means_of = {"mean_images": len(averaged)} if averaged else {}
+            chosen[category].write(
+                job.output / f"{category}.parquet", KNOCKOUT, entries, layers, dict(determined) | means_of
+            )
