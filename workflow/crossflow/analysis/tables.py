@@ -4,8 +4,10 @@ A new table is a module with a function ``tables`` and an entry here; its rule, 
 its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from crossflow.analysis.planned import Planned, always, reads_lens
 from crossflow.core.columns import CATEGORY, LENS_COLUMNS, MAGNITUDE, NUMBER, TEXT, WHOLE, Column, Columns
 
 _MODEL = Column(TEXT, words="The model, by its name in params.yaml.")
@@ -133,11 +135,13 @@ class Summary(NamedTuple):
         module: Its function ``tables(results: crossflow.analysis.results.Results)`` gives the rows of each table.
         tables: Name of the file under ``summary/``, without its suffix -> its columns.
         needs: Which results it reads, by the names of `crossflow.study.results.result_files`.
+        computed: Whether a study computes them.
     """
 
     module: str
     tables: dict[str, Columns]
     needs: tuple[str, ...]
+    computed: Callable[[Planned], bool] = always
 
 
 SUMMARIES = {
@@ -153,10 +157,15 @@ SUMMARIES = {
         "crossflow.analysis.counts", {"counts": COUNTS, "noise": NOISE}, ("questions", "answers", "knockout")
     ),
     "comparisons": Summary("crossflow.analysis.paired", {"comparisons": PAIRED}, ("knockout",)),
-    "logit-lens": Summary("crossflow.analysis.logit_lens", {"lens": LOGIT_LENS}, ("lens",)),
+    "logit-lens": Summary("crossflow.analysis.logit_lens", {"lens": LOGIT_LENS}, ("lens",), reads_lens),
 }
 COLUMNS = {name: columns for summary in SUMMARIES.values() for name, columns in summary.tables.items()}
 """Summary table -> its columns."""
 
 EXPECTED = ("effects", "answers", "counts")
 """The tables of a fresh run that are compared with expected tables."""
+
+
+def summaries_of(study: Planned) -> dict[str, Summary]:
+    """The summaries of a study: those whose inputs it computes."""
+    return {name: summary for name, summary in SUMMARIES.items() if summary.computed(study)}

@@ -4,8 +4,11 @@ A new figure is a module with a function ``draw`` and an entry here; its rule, i
 its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from crossflow.analysis.planned import Planned
+from crossflow.analysis.tables import summaries_of
 
 FURTHER = "further-flows"
 FLOWS_SHOWN = {
@@ -22,7 +25,7 @@ class FigureKind(NamedTuple):
     Attributes:
         module: Its function ``draw(figure: crossflow.figures.request.FigureRequest)`` draws it.
         file: Its file, without a suffix; where ``{model}`` and ``{window}`` stand in it, there is one for each.
-        tables: The summary tables that it reads.
+        tables: The summary tables that it reads; a study that has them has the figure.
         title: What it shows, for the report.
         compares: What it compares (windows or models); it is drawn if a study has several.
     """
@@ -63,18 +66,13 @@ def flows_by_kind(flows: Sequence[str]) -> dict[str, list[str]]:
     return {kind: shown for kind, shown in kinds.items() if shown}
 
 
-def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens: bool) -> dict[str, list[str]]:
-    """Every figure of a study: kind -> names of its files, without a suffix.
-
-    Args:
-        flows: The study's flows, controls included.
-        windows: Model -> its windows.
-        lens: Whether the study reads the logit lens.
-    """
-    shown = flows_by_kind(flows)
+def figures_of(study: Planned) -> dict[str, list[str]]:
+    """Every figure of a study: kind -> names of its files, without a suffix."""
+    shown, windows = flows_by_kind([*study.flows, *study.controls]), study.windows
+    tables = {table for summary in summaries_of(study).values() for table in summary.tables}
     found: dict[str, list[str]] = {}
     for kind, figure in FIGURES.items():
-        if (figure.module == _CURVES and kind not in shown) or ("lens" in figure.tables and not lens):
+        if (figure.module == _CURVES and kind not in shown) or not tables.issuperset(figure.tables):
             continue
         if "{model}" not in figure.file:
             models: list[dict[str, str]] = [{}] if len(windows) > 1 else []

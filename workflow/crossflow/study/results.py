@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from crossflow.analysis.tables import EXPECTED, SUMMARIES, Summary
+from crossflow.analysis.tables import EXPECTED, summaries_of
 from crossflow.core.errors import CrossflowError
 from crossflow.figures.kinds import figures_of
 from crossflow.study.parameters import Study
@@ -13,11 +13,6 @@ from crossflow.study.parameters import Study
 def curves(study: Study) -> list[str]:
     """Model and window of every curve, written ``model:window``."""
     return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
-
-
-def summaries(study: Study) -> dict[str, Summary]:
-    """The summaries of a study: those whose inputs it computes."""
-    return {name: summary for name, summary in SUMMARIES.items() if study.lens or "lens" not in summary.needs}
 
 
 def _require_own_names(study: Study, files: Iterable[str]) -> None:
@@ -44,7 +39,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
     """
     results = f"results/{study.name}"
     categories, models = study.categories, study.models
-    figures = figures_of([*study.flows, *study.controls], study.windows, study.lens).values()
+    figures = figures_of(study).values()
     drawn = [name for names in figures for name in names]
     drawn += [f"examples-{model}-{category}" for model in models for category in categories]
     folders = {
@@ -63,7 +58,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
         ]
         for stage, found in folders.items()
     }
-    tables = [table for summary in summaries(study).values() for table in summary.tables]
+    tables = [table for summary in summaries_of(study).values() for table in summary.tables]
     files = {
         "data": [f"{results}/hashes.json"],
         **by_category,

@@ -1,0 +1,40 @@
+"""What a study computes, as far as its summaries ask: each predicate says whether a summary has its inputs.
+
+Imports nothing heavy: the workflow reads it at every start.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """The part of a study that decides which summaries it has; `crossflow.study.parameters.Study` is one.
+
+    Attributes:
+        windows: Model -> its windows.
+        flows, controls: The flows that are knocked out.
+        baselines: Further answers without the image.
+        lens: Whether the logit lens is read.
+    """
+
+    @property
+    def windows(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def flows(self) -> Sequence[str]: ...
+    @property
+    def controls(self) -> Sequence[str]: ...
+    @property
+    def baselines(self) -> Sequence[str]: ...
+    @property
+    def lens(self) -> bool: ...
+
+
+def always(study: Planned) -> bool:
+    """Every study has answers and knockouts."""
+    return True
+
+
+def reads_lens(study: Planned) -> bool:
+    """Whether the study reads the logit lens."""
+    return study.lens
