@@ -6,6 +6,8 @@ Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from crossflow.core.flows import BOTTOM, TOP, parse_flow
+
 
 @runtime_checkable
 class Planned(Protocol):
@@ -38,3 +40,18 @@ def always(study: Planned) -> bool:
 def reads_lens(study: Planned) -> bool:
     """Whether the study reads the logit lens."""
     return study.lens
+
+
+def hides_image(flow: str) -> bool:
+    """Whether a flow, and not a control, hides the whole image and nothing else from all positions after it."""
+    if "~" in flow:
+        return False
+    part, *others = parse_flow(flow).parts
+    return (part.source, part.target) == ("image", "all") and not part.spared and not others
+
+
+def drops_image(study: Planned) -> bool:
+    """Whether the study hides the image below or above each layer, and answers with another question's image."""
+    windows = {window for windows in study.windows.values() for window in windows}
+    flows = any(hides_image(flow) for flow in (*study.flows, *study.controls))
+    return flows and bool(windows & {BOTTOM, TOP}) and "swapped" in study.baselines

@@ -37,7 +37,9 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _LENS = (f"crossflow.figures.{name}" for name in ("curves", "grids", "logit_lens"))
+_CURVES, _GRIDS, _LENS, _FUSION = (
+    f"crossflow.figures.{name}" for name in ("curves", "grids", "logit_lens", "fusion_depth")
+)
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
     **{
@@ -51,6 +53,9 @@ FIGURES = {
     "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),
     "logit-lens-published": FigureKind(
         _LENS, "logit-lens-published-{model}", ("lens",), "final norm after the last layer only"
+    ),
+    "fusion-depth": FigureKind(
+        _FUSION, "fusion-depth-{model}", ("fusion", "fusion_depth"), "what the image gives below and above a layer"
     ),
 }
 
