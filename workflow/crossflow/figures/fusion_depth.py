@@ -18,6 +18,7 @@ from crossflow.figures.style import arrow, look_of
 
 _MARKED = (20, 50, 80)
 _HALF = "50 %"
+_LOWEST, _HIGHEST = -50, 150  # percent
 
 Group = tuple[str, str]
 """A category and a flow."""
@@ -38,6 +39,13 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
     return Line(name, rows[0]["n"], share, low, high, centres=[row["layer"] for row in rows])
 
 
+def _without_share(lines: Sequence[Line]) -> list[str]:
+    bare = [line.flow.replace(" ", "\N{NO-BREAK SPACE}") for line in lines if line.n and np.isnan(line.mean).all()]
+    if len(bare) == len(lines):
+        return ["the image gives nothing measurable"]
+    return [f"no measurable share: {'; '.join(bare)}"] if bare else []
+
+
 def fusion_panels(rows: Sequence[Row], *, model: str, categories: Sequence[str]) -> dict[Group, Panel]:
     """Pick a figure's panels out of fusion.csv, in percent: by flow, then category.
 
@@ -52,10 +60,8 @@ def fusion_panels(rows: Sequence[Row], *, model: str, categories: Sequence[str])
     for flow in flows:
         for category in categories:
             lines = [_line(name, found) for name, found in groups[category, flow].items()]
-            bare = [line.flow for line in lines if line.n and np.isnan(line.mean).all()]
-            remarks = [f"no measurable share: {'; '.join(bare)}"] if bare else []
-            title = category if len(flows) == 1 else f"{category}, {arrow(flow)}"
-            panels[category, flow] = Panel(title, lines, max(line.n for line in lines), 0, 0, remarks=remarks)
+            remarks = ([arrow(flow)] if len(flows) > 1 else []) + _without_share(lines)
+            panels[category, flow] = Panel(category, lines, max(line.n for line in lines), 0, 0, remarks=remarks)
     return panels
 
 
@@ -73,10 +79,13 @@ def draw(figure: FigureRequest) -> Figure:
         across="layers below the cut",
         up="share of what\nthe image gives (%)",
     )
+    # A share of little varies without limit.
+    low, high = drawn.axes[0].get_ylim()
+    drawn.axes[0].set_ylim(max(low, _LOWEST), min(high, _HIGHEST))
     halves = _groups([row for row in figure.rows("fusion_depth") if row["point"] == _HALF], model)
-    for axes, group in zip(drawn.axes, panels, strict=False):
+    for axes, (group, panel) in zip(drawn.axes, panels.items(), strict=False):
         axes.set_yticks([0, *_MARKED, 100])
-        for share in _MARKED:
+        for share in _MARKED if panel.selected else ():
             axes.axhline(share, color="0.7", linewidth=0.5, linestyle=(0, (2, 2)), zorder=1)
         for number, (name, (half,)) in enumerate(halves.get(group, {}).items()):
             # Bars of several lines lie side by side.
