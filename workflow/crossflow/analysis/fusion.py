@@ -115,7 +115,9 @@ def _with_interval(value: np.ndarray, samples: Float[np.ndarray, "resamples colu
 
 def _shares(means: Float[np.ndarray, "samples columns"], clean: int) -> Float[np.ndarray, "samples places"]:
     given = np.maximum(means[:, clean] - means[:, -1], _SMALLEST)
-    return np.asarray((means[:, :-1] - means[:, -1:]) / given[:, None])
+    shares = np.asarray((means[:, :-1] - means[:, -1:]) / given[:, None])
+    shares[:, clean] = 1  # by definition, also where nothing is given
+    return shares
 
 
 def _depths(cut: Cut, share: Float[np.ndarray, "1 places"], shares: Float[np.ndarray, "resamples places"]) -> Numbers:
