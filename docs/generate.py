@@ -67,6 +67,8 @@ SUMMARY_ROWS = {
     "noise": "One row per model, category and window: the noise floor.",
     "comparisons": "One row per pair of flows or of models and centre layer: paired differences.",
     "lens": "One row per model, category, layer and token: the logit lens.",
+    "fusion": "One row per model, category, window, flow, measure and cut: what is left of the image.",
+    "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
 """Summary table -> what a row is."""
 RESULT_TABLES = (

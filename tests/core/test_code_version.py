@@ -174,7 +174,18 @@ def test_a_module_that_does_not_exist_is_an_error() -> None:
 
 
 # What a study's verbs really run, in an order in which each finds what it needs. A line: name, options.
-_RESULTS = ["--results", "results", "--curves", "tiny:1", "tiny:3", "--categories", "ChooseAttr", "--seed", "0"]
+_RESULTS = [
+    "--results",
+    "results",
+    "--curves",
+    "tiny:1",
+    "tiny:3",
+    "tiny:top",
+    "--categories",
+    "ChooseAttr",
+    "--seed",
+    "0",
+]
 _MODEL = ["--model-path", "tiny", "--prompt", "vicuna-v1", "--max-new-tokens", "2"]
 _JOB = ["--questions", "results/questions/ChooseAttr.csv", "--root", "world", "--device", "cpu", *_MODEL]
 _ANSWERED = [*_JOB, "--answers", "results/answers/tiny", "--select", "all"]
@@ -219,6 +230,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     ("experiments.knockouts", _knockout("1", *_FLOWS, *_CONTROLS, "--whole-answer")),
     ("experiments.knockouts", _knockout("3", "--flows", "image->last", "--engine", "reference")),
+    ("experiments.knockouts", _knockout("top", "--flows", "image->last", "image->all")),
     *(
         (summary.module.removeprefix("crossflow."), ["summary", "--summary", name, *_RESULTS])
         for name, summary in SUMMARIES.items()
@@ -235,7 +247,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     *(
         (FIGURES[kind].module.removeprefix("crossflow."), _figure(kind))
-        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens")
+        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth")
     ),
     ("figures.examples", ["examples", *_RESULTS, "--root", "world", *_MODEL, "--output", "e.pdf", "e.png"]),
     ("figures.explorer", ["explorer", *_RESULTS, "--root", "world", "--output", "explorer.html"]),

@@ -1,6 +1,7 @@
 """Figures of many panels, and single questions."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,9 @@ def test_models_without_a_common_flow_can_not_be_compared() -> None:
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
-    assert figures_of([], {"a": ["3"]}, lens=False) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
-    several = figures_of([], {"a": ["3", "bottom"], "b": ["7"]}, lens=False)
+    one = SimpleNamespace(windows={"a": ["3"]}, flows=[], controls=[], baselines=[], lens=False)
+    assert figures_of(one) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
+    several = figures_of(SimpleNamespace(**vars(one) | {"windows": {"a": ["3", "bottom"], "b": ["7"]}}))
     assert several == {
         "overview": ["overview-a-w3", "overview-a-wbottom", "overview-b-w7"],
         "heat-map": ["heat-map-a-w3", "heat-map-a-wbottom", "heat-map-b-w7"],

@@ -51,3 +51,18 @@ def test_names_that_make_one_file_name_are_refused(
 def test_models_and_categories_whose_names_only_look_alike_are_told_apart(config: dict[str, Any]) -> None:
     files = _files(config, ["mini", "mini-llava"], ["llava-side", "other"])
     assert len(files) == len(set(files))
+
+
+def test_tables_and_figures_of_the_fusion_depth_belong_to_studies_that_compute_what_they_need(
+    config: dict[str, Any],
+) -> None:
+    study = config["studies"]["mini-windows"]
+
+    def fusion(**changed: Any) -> set[str]:
+        named = config | {"study": "s", "studies": {"s": study | changed}}
+        files = (file for files in result_files(read_study(named)).values() for file in files)
+        return {Path(file).name for file in files if "fusion" in file}
+
+    tables, figures = {"fusion.csv", "fusion_depth.csv"}, {f"fusion-depth-mini-llava.{kind}" for kind in ("pdf", "png")}
+    assert fusion(baselines=["swapped"]) == tables | figures
+    assert fusion() == fusion(baselines=["swapped"], windows=[3]) == set()

@@ -14,7 +14,7 @@ localrules:
     compare,
 
 
-for name, summary in results.summaries(STUDY).items():
+for name, summary in summaries_of(STUDY).items():
 
     rule:
         name:

@@ -13,7 +13,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from crossflow.analysis.tables import EXPECTED
+from crossflow.analysis.tables import EXPECTED, summaries_of
 from crossflow.core.code_version import code_version
 from crossflow.core.errors import CrossflowError
 from crossflow.core.progress import TERMINAL
@@ -41,7 +41,7 @@ except CrossflowError as error:
 RESULTS = f"results/{STUDY.name}"
 LOGS = f"logs/{STUDY.name}"
 FLOWS = [*STUDY.flows, *STUDY.controls]
-FIGURES_OF_STUDY = figures_of(FLOWS, STUDY.windows, STUDY.lens)
+FIGURES_OF_STUDY = figures_of(STUDY)
 FLOWS_SHOWN = flows_by_kind(FLOWS)
 PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if name.startswith("published-")]
 CPU_ENV = "../../envs/cpu.yaml"

@@ -6,7 +6,8 @@ questions in {category}.journal.jsonl beside each table, and the next run resume
 Needs: the chosen questions, the images, a model; for knockouts, also the answers.
 Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with the questions that are broken;
        results/{study}/lens/{model}/{category}.parquet, unless the study says `lens: false`;
-       results/{study}/knockout/{model}/w{window}/{category}.parquet.
+       results/{study}/knockout/{model}/w{window}/{category}.parquet;
+       results/{study}/heads/{model}/{category}.parquet, if the study has the key `heads`.
 """
 
 
@@ -107,3 +108,46 @@ for suffix, share in STUDY.shares.items():
                 " --select {params.select} --seed {params.seed} {params.whole} --engine {params.engine}"
                 " --output {params.folder:q}"
             )
+
+    if STUDY.heads:
+
+        rule:
+            # Knock out flows in every attention head of every layer of one model, one at a time.
+            name:
+                f"heads{suffix}"
+            input:
+                [file for category in share for file in IMAGE_FILES[category]],
+                lambda wildcards: MODEL_FILES[wildcards.model],
+                answers=tables_of("answers/{model}", share),
+                questions=tables_of("questions", share, ".csv"),
+            output:
+                tables_of("heads/{model}", share),
+            log:
+                f"{LOGS}/heads/{{model}}{suffix}.log",
+            benchmark:
+                f"{LOGS}/heads/{{model}}{suffix}.benchmark.tsv"
+            conda:
+                GPU_ENV
+            threads: device_threads()
+            resources:
+                **GPU_JOB,
+                gpu=1,
+            params:
+                code=code("experiments.heads"),
+                record=f"{RESULTS}/provenance/heads/{{model}}{suffix}.json",
+                images=IMAGES,
+                model=model_options(inputs.KNOCKOUT_SETTINGS),
+                flows=STUDY.heads,
+                seed=STUDY.seed,
+                select=STUDY.answers,
+                engine=STUDY.engine,
+                answers=lambda wildcards, input: folder_of(input.answers),
+                folder=lambda wildcards, output: folder_of(output),
+            message:
+                f"single heads: {{wildcards.model}}{named}"
+            shell:
+                crossflow(
+                    "heads --questions {input.questions:q} --answers {params.answers:q} {params.images:q} {params.model:q}"
+                    " --flows {params.flows:q} --select {params.select} --seed {params.seed} --engine {params.engine}"
+                    " --output {params.folder:q}"
+                )

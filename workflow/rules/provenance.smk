@@ -12,7 +12,9 @@ localrules:
 
 
 _results = [
-    file for stage in ("questions", "answers", "knockout", "lens", "summary", "figures") for file in FILES[stage]
+    file
+    for stage in ("questions", "answers", "knockout", "lens", "heads", "summary", "figures")
+    for file in FILES[stage]
 ]
 
 

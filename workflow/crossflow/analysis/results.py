@@ -10,7 +10,7 @@ import pandas as pd
 from crossflow.analysis.curves import Knockouts, knockouts
 from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS, SKIPPED
 from crossflow.core.errors import CrossflowError
-from crossflow.core.measures import KNOCKOUT
+from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 
 Row = dict[str, Any]
@@ -77,6 +77,10 @@ class Results:
             for window in windows:
                 for category in self.categories:
                     yield self.knockouts(model, window, category)
+
+    def heads(self, model: str, category: str) -> pd.DataFrame:
+        """A model's knockouts in single heads, with the columns of ``HEADS``."""
+        return read_parquet(self.results / "heads" / model / f"{category}.parquet", HEADS)[0]
 
     def logit_lens(self, model: str, category: str) -> tuple[pd.DataFrame, int]:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""

@@ -4,9 +4,21 @@ A new table is a module with a function ``tables`` and an entry here; its rule, 
 its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from crossflow.core.columns import CATEGORY, LENS_COLUMNS, MAGNITUDE, NUMBER, TEXT, WHOLE, Column, Columns
+from crossflow.analysis.planned import Planned, always, drops_image, knocks_out_heads, reads_lens
+from crossflow.core.columns import (
+    CATEGORY,
+    HEADS_COLUMNS,
+    LENS_COLUMNS,
+    MAGNITUDE,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Column,
+    Columns,
+)
 
 _MODEL = Column(TEXT, words="The model, by its name in params.yaml.")
 _WINDOW = Column(TEXT, words="The window that is knocked out: a width in layers, `bottom` or `top`.")
@@ -124,6 +136,82 @@ LOGIT_LENS: Columns = {
     "low": _FRACTION_LOW,
     "high": _FRACTION_HIGH,
 }
+_CUT: Columns = {
+    "model": _MODEL,
+    "category": Column(TEXT, words="The category of the questions; `all`: of all categories."),
+    "window": Column(
+        TEXT,
+        words="`top`: the image is read in the layers below the cut only; `bottom`: in those above it only.",
+    ),
+    "flow": Column(TEXT, words="The flow, which hides the whole image from everything after it."),
+    "measure": Column(
+        TEXT,
+        words="`probability` of the clean answer's first token, or `accuracy` (under the knockout, of this token).",
+    ),
+}
+FUSION: Columns = _CUT | {
+    "layer": Column(WHOLE, words="Layers below the cut: 0 to the number of layers."),
+    "n": Column(WHOLE, words="Questions that have this flow and an answer to another question's image."),
+    "share": Column(
+        NUMBER,
+        words="What the cut leaves of what the image gives, (m_cut - m_swapped) / (m_clean - m_swapped): a ratio of "
+        "means, 1 by definition where nothing is blocked; empty if the image gives nothing measurable.",
+    ),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "loss": Column(NUMBER, words="m_clean - m_cut, in percentage points."),
+    "loss_low": Column(NUMBER, words="Lower end of the loss's 95 % interval, clustered by image."),
+    "loss_high": Column(NUMBER, words="Upper end of the loss's 95 % interval."),
+    "loss_band": Column(NUMBER, words="Upper end of the 95 % band of the whole curve of losses."),
+}
+FUSION_DEPTH: Columns = _CUT | {
+    "point": Column(
+        TEXT,
+        words="`20 %`, `50 %` or `80 %` of what the image gives, read (`top`) or lost (`bottom`); `dropped`: from this "
+        "layer on, dropping the image costs less than 1 point.",
+    ),
+    "n": Column(WHOLE, words="Questions that have this flow and an answer to another question's image."),
+    "depth": Column(NUMBER, words="After how many layers the point is reached; empty if it is missing."),
+    "low": Column(
+        NUMBER,
+        words="Lower end of the depth's 95 % interval, in layers; 0 if even the hidden image may leave the share. None "
+        "for `dropped`.",
+    ),
+    "high": Column(
+        NUMBER,
+        words="Upper end of the depth's 95 % interval; the number of layers if the share may never be lost. None for "
+        "`dropped`.",
+    ),
+    "loss": Column(NUMBER, words="Loss by dropping the image there, in percentage points; of `dropped` only."),
+    "loss_band": Column(NUMBER, words="Upper end of the band of losses there; of `dropped` only."),
+    "sentence": Column(TEXT, words="The finding in words, or why it is missing."),
+}
+HEADS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "flow": Column(TEXT, words="The flow, which is knocked out in this head alone."),
+    "layer": HEADS_COLUMNS["layer"],
+    "head": HEADS_COLUMNS["head"],
+    "n": Column(WHOLE, words="Questions behind the mean; questions for which the flow is missing do not count."),
+    "mean": Column(NUMBER, words="Mean change of the answer's probability, in percent of it."),
+    "low": Column(NUMBER, words="Lower end of the mean's 95 % interval, clustered by image, in percent."),
+    "high": Column(NUMBER, words="Upper end of the mean's 95 % interval, in percent."),
+}
+TOP_HEADS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "flow": HEADS["flow"],
+    "rank": Column(WHOLE, words="1 for the head with the largest fall in the half of the images that chooses."),
+    "layer": HEADS["layer"],
+    "head": HEADS["head"],
+    "chosen_by": Column(
+        NUMBER, words="Mean change in the half of the images that chooses, in percent: flattered by the choice."
+    ),
+    "n": Column(WHOLE, words="Questions of the other half, which measures."),
+    "mean": Column(NUMBER, words="Mean change in the other half, in percent: free of the choice."),
+    "low": Column(NUMBER, words="Lower end of its 95 % interval, clustered by image, in percent."),
+    "high": Column(NUMBER, words="Upper end of its 95 % interval, in percent."),
+}
 
 
 class Summary(NamedTuple):
@@ -133,11 +221,13 @@ class Summary(NamedTuple):
         module: Its function ``tables(results: crossflow.analysis.results.Results)`` gives the rows of each table.
         tables: Name of the file under ``summary/``, without its suffix -> its columns.
         needs: Which results it reads, by the names of `crossflow.study.results.result_files`.
+        computed: Whether a study computes them.
     """
 
     module: str
     tables: dict[str, Columns]
     needs: tuple[str, ...]
+    computed: Callable[[Planned], bool] = always
 
 
 SUMMARIES = {
@@ -153,10 +243,24 @@ SUMMARIES = {
         "crossflow.analysis.counts", {"counts": COUNTS, "noise": NOISE}, ("questions", "answers", "knockout")
     ),
     "comparisons": Summary("crossflow.analysis.paired", {"comparisons": PAIRED}, ("knockout",)),
-    "logit-lens": Summary("crossflow.analysis.logit_lens", {"lens": LOGIT_LENS}, ("lens",)),
+    "logit-lens": Summary("crossflow.analysis.logit_lens", {"lens": LOGIT_LENS}, ("lens",), reads_lens),
+    "heads": Summary(
+        "crossflow.analysis.heads", {"heads": HEADS, "top_heads": TOP_HEADS}, ("heads",), knocks_out_heads
+    ),
+    "fusion": Summary(
+        "crossflow.analysis.fusion_tables",
+        {"fusion": FUSION, "fusion_depth": FUSION_DEPTH},
+        ("answers", "knockout"),
+        drops_image,
+    ),
 }
 COLUMNS = {name: columns for summary in SUMMARIES.values() for name, columns in summary.tables.items()}
 """Summary table -> its columns."""
 
 EXPECTED = ("effects", "answers", "counts")
 """The tables of a fresh run that are compared with expected tables."""
+
+
+def summaries_of(study: Planned) -> dict[str, Summary]:
+    """The summaries of a study: those whose inputs it computes."""
+    return {name: summary for name, summary in SUMMARIES.items() if summary.computed(study)}

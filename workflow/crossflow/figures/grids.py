@@ -22,7 +22,7 @@ from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, a
 
 _UP = "change in answer probability (%)"
 # In a grey print, falls are dark, no change is white and rises are medium: the sign can be read without colour.
-_DIVERGING = LinearSegmentedColormap.from_list("falls", ["#08306b", "#2f7fbc", "#ffffff", "#fdae61", "#d9730b"])
+DIVERGING = LinearSegmentedColormap.from_list("falls", ["#08306b", "#2f7fbc", "#ffffff", "#fdae61", "#d9730b"])
 
 
 def _page(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:
@@ -84,7 +84,7 @@ def heat_map(rows: Sequence[Row], model: str, window: str, categories: Sequence[
     norm = Normalize(-most, most)
     for axes, category in zip(grid.flat, categories, strict=False):
         axes.set_facecolor("0.85")
-        axes.imshow(values[category], cmap=_DIVERGING, norm=norm, aspect="auto", interpolation="nearest")
+        axes.imshow(values[category], cmap=DIVERGING, norm=norm, aspect="auto", interpolation="nearest")
         axes.set_title(category, pad=3)
         axes.set_yticks(range(len(flows)), [arrow(flow) for flow in flows])
         axes.set_xticks(ticks(layers))
@@ -93,7 +93,7 @@ def heat_map(rows: Sequence[Row], model: str, window: str, categories: Sequence[
         axes.set_axis_off()
     for axes in grid[-1]:
         axes.set_xlabel("centre layer")
-    bar = figure.colorbar(ScalarMappable(norm, _DIVERGING), ax=grid, location="bottom", aspect=60, shrink=0.6)
+    bar = figure.colorbar(ScalarMappable(norm, DIVERGING), ax=grid, location="bottom", aspect=60, shrink=0.6)
     bar.set_label("mean change in answer probability (%); grey: missing, or not knocked out")
     figure.suptitle(f"{model}, {window_in_words(window)}", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     return figure

@@ -4,9 +4,11 @@ A new figure is a module with a function ``draw`` and an entry here; its rule, i
 its verb follow. Imports nothing heavy: the workflow reads it at every start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from crossflow.analysis.planned import Planned
+from crossflow.analysis.tables import summaries_of
 from crossflow.core.flows import substitute_of
 
 FURTHER, SUBSTITUTION = "further-flows", "substitution"
@@ -25,7 +27,7 @@ class FigureKind(NamedTuple):
     Attributes:
         module: Its function ``draw(figure: crossflow.figures.request.FigureRequest)`` draws it.
         file: Its file, without a suffix; where ``{model}`` and ``{window}`` stand in it, there is one for each.
-        tables: The summary tables that it reads.
+        tables: The summary tables that it reads; a study that has them has the figure.
         title: What it shows, for the report.
         compares: What it compares (windows or models); it is drawn if a study has several.
     """
@@ -37,7 +39,9 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _LENS = (f"crossflow.figures.{name}" for name in ("curves", "grids", "logit_lens"))
+_CURVES, _GRIDS, _HEADS, _LENS, _FUSION = (
+    f"crossflow.figures.{name}" for name in ("curves", "grids", "heads", "logit_lens", "fusion_depth")
+)
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
     **{
@@ -49,11 +53,15 @@ FIGURES = {
     SUBSTITUTION: FigureKind(
         _GRIDS, f"{SUBSTITUTION}-{{model}}-w{{window}}", ("effects",), "knockouts beside substitutions"
     ),
+    "heads": FigureKind(_HEADS, "heads-{model}", ("heads", "top_heads"), "single attention heads"),
     "window-sweep": FigureKind(_GRIDS, "window-sweep-{model}", ("effects",), "several windows", compares=True),
     "model-comparison": FigureKind(_GRIDS, "model-comparison", ("effects",), "several models", compares=True),
     "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),
     "logit-lens-published": FigureKind(
         _LENS, "logit-lens-published-{model}", ("lens",), "final norm after the last layer only"
+    ),
+    "fusion-depth": FigureKind(
+        _FUSION, "fusion-depth-{model}", ("fusion", "fusion_depth"), "what the image gives below and above a layer"
     ),
 }
 
@@ -70,19 +78,14 @@ def flows_by_kind(flows: Sequence[str]) -> dict[str, list[str]]:
     return {kind: shown for kind, shown in kinds.items() if shown}
 
 
-def figures_of(flows: Sequence[str], windows: Mapping[str, Sequence[str]], lens: bool) -> dict[str, list[str]]:
-    """Every figure of a study: kind -> names of its files, without a suffix.
-
-    Args:
-        flows: The study's flows, controls included.
-        windows: Model -> its windows.
-        lens: Whether the study reads the logit lens.
-    """
-    shown = flows_by_kind(flows)
+def figures_of(study: Planned) -> dict[str, list[str]]:
+    """Every figure of a study: kind -> names of its files, without a suffix."""
+    shown, windows = flows_by_kind([*study.flows, *study.controls]), study.windows
+    tables = {table for summary in summaries_of(study).values() for table in summary.tables}
     found: dict[str, list[str]] = {}
     for kind, figure in FIGURES.items():
         lacks_flows = kind in (*FLOWS_SHOWN, FURTHER, SUBSTITUTION) and kind not in shown
-        if lacks_flows or ("lens" in figure.tables and not lens):
+        if lacks_flows or not tables.issuperset(figure.tables):
             continue
         if "{model}" not in figure.file:
             models: list[dict[str, str]] = [{}] if len(windows) > 1 else []

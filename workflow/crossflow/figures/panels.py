@@ -70,6 +70,7 @@ class Panel(NamedTuple):
         skipped: Broken questions.
         noise: Largest change by a no-op knockout, in percent; NaN without one.
         cut: Centre layers whose window is truncated.
+        remarks: Further sentences of its note.
     """
 
     category: str
@@ -79,6 +80,7 @@ class Panel(NamedTuple):
     skipped: int
     noise: float = math.nan
     cut: Sequence[int] = ()
+    remarks: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -92,11 +94,11 @@ class Panel(NamedTuple):
         if not self.selected:
             left_out = f"\n({self.excluded} excluded, {self.skipped} skipped)" if self.excluded + self.skipped else ""
             return f"no question selected{left_out}"
-        sentences = []
+        sentences = list(self.remarks)
         missing = [arrow(line.flow) for line in self.lines if not line.n and "->" in line.flow]
         if missing:
             sentences.append(f"missing in all: {', '.join(missing)}")
-        if any(line.n and np.isnan(line.low).all() for line in self.lines):
+        if any(line.n and np.isnan(line.low).all() and not np.isnan(line.mean).all() for line in self.lines):
             sentences.append("only one image: no interval")
         return "\n".join(textwrap.fill(sentence, NOTE_WIDTH) for sentence in sentences)
 

@@ -95,8 +95,13 @@ LOOKS = {
     "answer_capitalized": Look(_VERMILLION, _SOLID, "s"),
     "false_option": Look(_SKY, _DASHED, "^"),
     "false_option_capitalized": Look(_ORANGE, _DOTTED, "D"),
+    # What a cut leaves of the image: window and measure.
+    "top, probability": Look(_BLUE, _SOLID, "o"),
+    "top, accuracy": Look(_SKY, _DASHED, "s"),
+    "bottom, probability": Look(_VERMILLION, _SOLID, "v"),
+    "bottom, accuracy": Look(_ORANGE, _DASHED, "P"),
 }
-"""Flow, or token of the logit lens -> its look in every figure."""
+"""Flow, token of the logit lens, or window and measure of a cut -> its look in every figure."""
 
 BOX = "#009EFF"
 """Outline of an object's box, on every image."""

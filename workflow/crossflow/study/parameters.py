@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import CONTROL_FLOWS, parse_flow, with_controls
+from crossflow.core.flows import CONTROL_FLOWS, parse_flow, substitute_of, with_controls
 from crossflow.data.categories import CATEGORIES
 
 
@@ -29,6 +29,7 @@ class Study:
         stride: Controls are computed at every ``stride``-th centre layer.
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
+        heads: Flows that are knocked out in single attention heads.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -47,6 +48,7 @@ class Study:
     stride: int
     baselines: list[str]
     whole_answer: bool
+    heads: list[str]
     jobs_per_model: int
 
     @property
@@ -127,6 +129,13 @@ def read_study(config: Mapping[str, Any]) -> Study:
     further = [] if controls is None else controls.get("flows", CONTROL_FLOWS)
     for flow in further:
         _flow(flow, f"{at}.controls.flows")
+    heads = study["heads"]["flows"] if "heads" in study else []
+    for flow in heads:
+        _flow(flow, f"{at}.heads.flows")
+        if substitute_of(flow):
+            raise CrossflowError(
+                f"params.yaml, {at}.heads.flows: {flow!r} is a substitution; in single heads, flows are only blocked."
+            )
     draws = 0 if controls is None else controls.get("draws", 3)
     number = study.get("questions_per_category")
     return Study(
@@ -145,6 +154,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         1 if controls is None else controls.get("stride", 1),
         list(study.get("baselines", [])),
         study.get("whole_answer", False),
+        list(heads),
         study.get("jobs_per_model", 1),
     )
 

@@ -4,20 +4,18 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from crossflow.analysis.tables import EXPECTED, SUMMARIES, Summary
+from crossflow.analysis.tables import EXPECTED, summaries_of
 from crossflow.core.errors import CrossflowError
 from crossflow.figures.kinds import figures_of
 from crossflow.study.parameters import Study
+
+_OF_MODELS = ("answers", "knockout", "lens", "heads")
+"""The stages whose jobs load a model."""
 
 
 def curves(study: Study) -> list[str]:
     """Model and window of every curve, written ``model:window``."""
     return [f"{model}:{window}" for model in study.models for window in study.windows[model]]
-
-
-def summaries(study: Study) -> dict[str, Summary]:
-    """The summaries of a study: those whose inputs it computes."""
-    return {name: summary for name, summary in SUMMARIES.items() if study.lens or "lens" not in summary.needs}
 
 
 def _require_own_names(study: Study, files: Iterable[str]) -> None:
@@ -44,7 +42,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
     """
     results = f"results/{study.name}"
     categories, models = study.categories, study.models
-    figures = figures_of([*study.flows, *study.controls], study.windows, study.lens).values()
+    figures = figures_of(study).values()
     drawn = [name for names in figures for name in names]
     drawn += [f"examples-{model}-{category}" for model in models for category in categories]
     folders = {
@@ -52,6 +50,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
         "answers": [f"{model}/" for model in models],
         "knockout": [f"{model}/w{window}/" for model in models for window in study.windows[model]],
         "lens": [f"{model}/" for model in models if study.lens],
+        "heads": [f"{model}/" for model in models if study.heads],
     }
     suffixes = {"questions": (".csv", ".rejections.csv"), "answers": (".parquet", ".skipped.csv")}
     by_category = {
@@ -63,7 +62,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
         ]
         for stage, found in folders.items()
     }
-    tables = [table for summary in summaries(study).values() for table in summary.tables]
+    tables = [table for summary in summaries_of(study).values() for table in summary.tables]
     files = {
         "data": [f"{results}/hashes.json"],
         **by_category,
@@ -88,7 +87,8 @@ def record_of(result: str) -> str:
 def records(study: Study) -> list[str]:
     """Where the jobs of a study record versions, machine and time."""
     jobs = [f"answers/{model}" for model in study.models]
+    jobs += [f"heads/{model}" for model in study.models if study.heads]
     jobs += [f"knockout/{model}/w{window}" for model in study.models for window in study.windows[model]]
     of_models = [f"results/{study.name}/provenance/{job}{share}.json" for job in jobs for share in study.shares]
-    others = (files for stage, files in result_files(study).items() if stage not in {"answers", "knockout", "lens"})
+    others = (files for stage, files in result_files(study).items() if stage not in _OF_MODELS)
     return [*of_models, *dict.fromkeys(map(record_of, chain.from_iterable(others)))]

@@ -1,0 +1,65 @@
+"""What a study computes, as far as its summaries ask: each predicate says whether a summary has its inputs.
+
+Imports nothing heavy: the workflow reads it at every start.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from crossflow.core.flows import BOTTOM, TOP, parse_flow
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """The part of a study that decides which summaries it has; `crossflow.study.parameters.Study` is one.
+
+    Attributes:
+        windows: Model -> its windows.
+        flows, controls: The flows that are knocked out.
+        baselines: Further answers without the image.
+        lens: Whether the logit lens is read.
+        heads: The flows that are knocked out in single heads.
+    """
+
+    @property
+    def windows(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def flows(self) -> Sequence[str]: ...
+    @property
+    def controls(self) -> Sequence[str]: ...
+    @property
+    def baselines(self) -> Sequence[str]: ...
+    @property
+    def lens(self) -> bool: ...
+    @property
+    def heads(self) -> Sequence[str]: ...
+
+
+def always(study: Planned) -> bool:
+    """Every study has answers and knockouts."""
+    return True
+
+
+def reads_lens(study: Planned) -> bool:
+    """Whether the study reads the logit lens."""
+    return study.lens
+
+
+def knocks_out_heads(study: Planned) -> bool:
+    """Whether the study knocks out single heads."""
+    return bool(study.heads)
+
+
+def hides_image(flow: str) -> bool:
+    """Whether a flow, and not a control, hides the whole image and nothing else from all positions after it."""
+    if "~" in flow:
+        return False
+    part, *others = parse_flow(flow).parts
+    return (part.source, part.target) == ("image", "all") and not part.spared and not others
+
+
+def drops_image(study: Planned) -> bool:
+    """Whether the study hides the image below or above each layer, and answers with another question's image."""
+    windows = {window for windows in study.windows.values() for window in windows}
+    flows = any(hides_image(flow) for flow in (*study.flows, *study.controls))
+    return flows and bool(windows & {BOTTOM, TOP}) and "swapped" in study.baselines

@@ -1,0 +1,67 @@
+"""Figure of single heads: the mean change by layer and head, a panel per category and flow."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from crossflow.core.errors import CrossflowError
+from crossflow.figures.grids import DIVERGING
+from crossflow.figures.panels import ticks
+from crossflow.figures.request import FigureRequest
+from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, arrow
+
+_MARK: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 4.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.8,
+}
+
+
+def draw(figure: FigureRequest) -> Figure:
+    """Draw the heads of one model; those of top_heads.csv whose interval lies below 0 are marked.
+
+    Raises:
+        CrossflowError: the summary lacks the model.
+    """
+    model = figure.models[0]
+    rows = [row for row in figure.rows("heads") if row["model"] == model]
+    if not rows:
+        raise CrossflowError(f"heads.csv has no rows for {model}: make the summary again.")
+    flows = list(dict.fromkeys(row["flow"] for row in rows))
+    layers, heads = (1 + max(row[name] for row in rows) for name in ("layer", "head"))
+    images = {(category, flow): np.full((heads, layers), np.nan) for category in figure.categories for flow in flows}
+    for row in rows:
+        images[row["category"], row["flow"]][row["head"], row["layer"]] = row["mean"]
+    down, across = len(figure.categories), len(flows)
+    page = Figure(figsize=(PAGE_WIDTH, down * 1.25 + 1.1), layout="constrained")
+    grid = page.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    most = max([SMALLEST_SPAN, *(float(np.nanmax(np.abs(image), initial=0)) for image in images.values())])
+    norm = Normalize(-most, most)
+    for category, line in zip(figure.categories, grid, strict=True):
+        for flow, axes in zip(flows, line, strict=True):
+            axes.set_facecolor("0.85")
+            axes.imshow(images[category, flow], cmap=DIVERGING, norm=norm, aspect="auto", interpolation="nearest")
+            for row in figure.rows("top_heads"):
+                if (row["model"], row["category"], row["flow"]) == (model, category, flow) and row["high"] < 0:
+                    axes.plot(row["layer"], row["head"], **_MARK)
+            axes.set_xticks(ticks(layers))
+            axes.set_yticks(ticks(heads))
+            axes.tick_params(length=0)
+        line[0].set_ylabel(f"{category}\nhead")
+    for flow, axes in zip(flows, grid[0], strict=True):
+        axes.set_title(arrow(flow), pad=3)
+    for axes in grid[-1]:
+        axes.set_xlabel("layer")
+    bar = page.colorbar(ScalarMappable(norm, DIVERGING), ax=grid, location="bottom", aspect=60, shrink=0.6)
+    bar.set_label("mean change in answer probability (%), one head knocked out; grey: missing")
+    page.suptitle(f"{model}, single heads", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
+    mark = Line2D([], [], linestyle="none", **_MARK)
+    words = "among the ten chosen by half of the images, and below 0 in the other half"
+    page.legend([mark], [words], loc="outside upper right", frameon=False, fontsize=SETTINGS["axes.labelsize"])
+    return page
