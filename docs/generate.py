@@ -23,7 +23,7 @@ from crossflow.cli.main import OPTION_STYLE, summary_of
 from crossflow.cli.verbs import VERBS
 from crossflow.core import columns
 from crossflow.core.columns import Columns
-from crossflow.core.measures import KNOCKOUT_COLUMNS
+from crossflow.core.measures import HEADS_COLUMNS, KNOCKOUT_COLUMNS
 from crossflow.core.tables import ANSWER_COLUMNS
 from crossflow.data import published_overlap
 from crossflow.fetch import gqa_images
@@ -68,6 +68,8 @@ SUMMARY_ROWS = {
     "comparisons": "One row per pair of flows or of models and centre layer: paired differences.",
     "lens": "One row per model, category, layer and token: the logit lens.",
     "fusion": "One row per model, category, window, flow, measure and cut: what is left of the image.",
+    "heads": "One row per model, category, flow, layer and head: the change if the flow is blocked in this head alone.",
+    "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
 """Summary table -> what a row is."""
@@ -86,6 +88,7 @@ RESULT_TABLES = (
         "One row per question, layer and token, with the final norm and without.",
         columns.LENS_COLUMNS,
     ),
+    ResultTable("heads/{model}/{category}.parquet", "One row per question, flow, layer and head.", HEADS_COLUMNS),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
     ResultTable("provenance/facts.csv", "One row per parameter, version and hash.", provenance.FACTS),

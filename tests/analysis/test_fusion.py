@@ -67,7 +67,7 @@ def test_the_planted_layer_comes_out_from_below_and_from_above(window: str) -> N
     assert found.depths.value[0] < found.depths.value[1] < found.depths.value[2]
     assert found.share.value[cut.clean] == found.share.low[cut.clean] == found.share.high[cut.clean] == 1
     assert found.loss.value[cut.clean] == 0
-    verb = "is read within" if window == "top" else "is lost if the image is hidden in"
+    verb = "is read within" if window == "top" else "is lost if the image is not read in"
     low, high = found.depths.low[HALF], found.depths.high[HALF]
     assert depth_sentence(cut, found, HALF) == (
         f"Half of what the image gives {verb} the first {found.depths.value[HALF]:.1f} layers (95 % interval "
@@ -111,13 +111,13 @@ def test_points_that_the_hidden_image_puts_out_of_reach_are_missing(window: str,
     cut = _cut(curve, window=window)
     found = fuse(cut, 0)
     assert np.isfinite(found.depths.value).tolist() == np.isfinite(found.depths.high).tolist() == stated
-    reason = "Not stated: with the image hidden in all 3 layers, 30 % of what it gives is left."
+    reason = "Not stated: if the image is not read in all 3 layers, 30 % of what it gives is left."
     assert depth_sentence(cut, found, stated.index(False)) == reason
 
 
 def test_a_cut_without_the_last_layers_says_how_far_the_image_was_hidden() -> None:
     cut = _cut([1.0, 0.6, 0.3], window="bottom")._replace(layers=4, places=(0, 1, 3))
-    reason = "Not stated: with the image hidden in the first 3 of 4 layers, 30 % of what it gives is left."
+    reason = "Not stated: if the image is not read in the first 3 of 4 layers, 30 % of what it gives is left."
     assert depth_sentence(cut, fuse(cut, 0), 2) == reason
     assert fuse(cut, 0).depths.value[HALF] == pytest.approx(1 + 2 / 3)
 

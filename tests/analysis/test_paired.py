@@ -53,6 +53,11 @@ def test_a_sum_with_a_control_is_compared_with_the_sum_without_and_never_with_it
     assert paired.pairs_of([control, "image->last"]) == []
 
 
+def test_a_knockout_is_compared_with_the_substitutions_of_its_edges() -> None:
+    flows = ["image->question", "image=swapped->question", "image=mean->question", "question=swapped->last"]
+    assert paired.pairs_of(flows) == [("image->question", flow) for flow in flows[1:3]]
+
+
 def test_two_models_are_compared_on_the_questions_they_share() -> None:
     one = knockout_table({"image->last": bump(4, 40)}, model="one", images=40)
     other = knockout_table({"image->last": bump(12, 20)}, model="other", layers=24, images=60, seed=1)

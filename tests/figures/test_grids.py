@@ -115,8 +115,30 @@ def test_models_without_a_common_flow_can_not_be_compared() -> None:
         grids.model_comparison(rows, ["a", "b"], ["3", "3"], CATEGORIES)
 
 
+def test_substitutions_are_drawn_beside_the_knockouts_of_their_edges() -> None:
+    flows = {"image->question": 60.0, "image=swapped->question": 40.0, "image=mean->question": 20.0}
+    flows |= {"question->last": 50.0, "question=swapped->last": 30.0, "related=mean->question": 10.0}
+    table = knockout_table({flow: bump(4, size) for flow, size in flows.items()}, images=8)
+    rows = [row for row in summarise(table, {}, 0) if row["measure"] == "change_percent"]
+    figure = grids.substitution(rows, rows[0]["model"], rows[0]["window"], [rows[0]["category"]])
+    _is_inside_and_readable(figure)
+    drawn = {
+        axes.get_title().replace("\xa0", " "): [
+            float(line.get_ydata().min()) for line in axes.get_lines() if len(line.get_ydata()) > 2
+        ]
+        for axes in figure.axes
+    }
+    assert list(drawn) == ["image → question", "question → last", "related → question"]
+    lowest = {row["flow"]: row["mean"] for row in sorted(rows, key=lambda row: row["mean"], reverse=True)}
+    assert drawn["image → question"] == [lowest[name] for name in list(flows)[:3]]
+    assert drawn["question → last"] == [lowest["question->last"], lowest["question=swapped->last"]]
+    assert drawn["related → question"] == [lowest["related=mean->question"]]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["nothing (knockout)", "another question's image", "the mean over images"]
+
+
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
-    one = SimpleNamespace(windows={"a": ["3"]}, flows=[], controls=[], baselines=[], lens=False)
+    one = SimpleNamespace(windows={"a": ["3"]}, flows=[], controls=[], baselines=[], lens=False, heads=[])
     assert figures_of(one) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
     several = figures_of(SimpleNamespace(**vars(one) | {"windows": {"a": ["3", "bottom"], "b": ["7"]}}))
     assert several == {

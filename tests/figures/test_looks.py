@@ -15,7 +15,7 @@ from crossflow.figures import examples, explorer, trace
 from crossflow.figures.panels import Line, Panel, draw_panels
 from crossflow.figures.style import CONTROLS, LOOKS, arrow, look_of, own_settings
 
-FLOWS = [*PUBLISHED_FLOWS, *CONTROL_FLOWS, "options->last"]
+FLOWS = [*PUBLISHED_FLOWS, *CONTROL_FLOWS, "options->last", "image=swapped->question", "image=mean->question"]
 
 
 def _drawn(figure: Figure) -> dict[str, str]:

@@ -88,6 +88,8 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         ("studies/mini/controls", {"draw": 3}, r"studies\.mini\.controls: unknown key 'draw'; choose from draws"),
         ("studies/mini/controls", {"stride": 0}, r"studies\.mini\.controls\.stride: 0 is less than"),
         ("studies/mini/baselines", ["blind"], r"studies\.mini\.baselines\.0: 'blind' is not one of"),
+        ("studies/mini/heads", {"flow": ["image->last"]}, r"studies\.mini\.heads: "),
+        ("studies/mini/heads", {"flows": []}, r"studies\.mini\.heads\.flows: "),
         ("studies/mini/flow", ["image->last"], r"studies\.mini: unknown key 'flow'"),
         ("studies/mini/questions_per_category", 0, r"questions_per_category: 0 is less than"),
         ("studies/mini/answers", "right", r"answers: 'right' is not one of"),

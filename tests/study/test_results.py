@@ -66,3 +66,34 @@ def test_tables_and_figures_of_the_fusion_depth_belong_to_studies_that_compute_w
     tables, figures = {"fusion.csv", "fusion_depth.csv"}, {f"fusion-depth-mini-llava.{kind}" for kind in ("pdf", "png")}
     assert fusion(baselines=["swapped"]) == tables | figures
     assert fusion() == fusion(baselines=["swapped"], windows=[3]) == set()
+
+
+def test_tables_and_figures_of_heads_and_substitutions_belong_to_studies_that_ask_for_them(
+    config: dict[str, Any],
+) -> None:
+    study = config["studies"]["mini-windows"]
+
+    def added(**changed: Any) -> set[str]:
+        """Result files that are there by the change alone."""
+        found = []
+        for changes in ({}, changed):
+            named = config | {"study": "s", "studies": {"s": study | changes}}
+            found.append({file for files in result_files(read_study(named)).values() for file in files})
+        return {file.removeprefix("results/s/") for file in found[1] - found[0]}
+
+    heads = {f"heads/mini-llava/{category}.parquet" for category in study["categories"]}
+    heads |= {"summary/heads.csv", "summary/top_heads.csv"}
+    heads |= {f"figures/heads-mini-llava.{suffix}" for suffix in ("pdf", "png")}
+    assert added(heads={"flows": ["image->last"]}) == heads
+    figures = {
+        f"figures/substitution-mini-llava-w{window}.{suffix}"
+        for window in study["windows"]
+        for suffix in ("pdf", "png")
+    }
+    assert added(flows=[*study["flows"], "image=mean->question"]) == figures
+
+
+def test_a_substitution_in_single_heads_is_refused(config: dict[str, Any]) -> None:
+    study = config["studies"]["mini"] | {"heads": {"flows": ["image=mean->last"]}}
+    with pytest.raises(CrossflowError, match=r"studies\.s\.heads\.flows: 'image=mean->last' is a substitution"):
+        read_study(config | {"study": "s", "studies": {"s": study}})

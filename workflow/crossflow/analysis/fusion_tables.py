@@ -69,9 +69,9 @@ def depth_sentence(cut: Cut, found: Fusion, which: int) -> str:
     if np.isnan(value):
         left, blocked = found.share.value[cut.hidden], abs(cut.places[cut.hidden] - cut.places[cut.clean])
         where = f"all {cut.layers} layers" if blocked == cut.layers else f"the first {blocked} of {cut.layers} layers"
-        return f"Not stated: with the image hidden in {where}, {_percent(left)} of what it gives is left."
+        return f"Not stated: if the image is not read in {where}, {_percent(left)} of what it gives is left."
     part = "Half" if SHARES[which] == 0.5 else _percent(SHARES[which])
-    verb = "is read within" if cut.window == TOP else "is lost if the image is hidden in"
+    verb = "is read within" if cut.window == TOP else "is lost if the image is not read in"
     interval = f"95 % interval {low:z.1f} to {high:z.1f}"
     return f"{part} of what the image gives {verb} the first {value:z.1f} layers ({interval})."
 
@@ -113,7 +113,8 @@ def _depth_rows(names: Row, cut: Cut, found: Fusion) -> Iterator[Row]:
     for which, (share, value, low, high) in enumerate(zip(SHARES, *found.depths, strict=True)):
         numbers = {"point": _percent(share), "depth": value, "low": low, "high": high}
         yield row | numbers | {"sentence": depth_sentence(cut, found, which)}
-    if cut.window == TOP:
+    # A substituted image is still there, so nothing is dropped.
+    if cut.window == TOP and not substitute_of(names["flow"]):
         dropped: Row = {"point": DROPPED, "sentence": dropped_sentence(cut, found)}
         if found.dropped is not None:
             place = cut.places.index(found.dropped)

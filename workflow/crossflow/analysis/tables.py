@@ -10,7 +10,8 @@ from typing import NamedTuple
 from crossflow.analysis.planned import Planned, always, drops_image, knocks_out_heads, reads_lens
 from crossflow.core.columns import (
     CATEGORY,
-    HEADS_COLUMNS,
+    HEAD,
+    HEAD_LAYER,
     LENS_COLUMNS,
     MAGNITUDE,
     NUMBER,
@@ -190,8 +191,8 @@ HEADS: Columns = {
     "model": _MODEL,
     "category": CATEGORY,
     "flow": Column(TEXT, words="The flow, which is knocked out in this head alone."),
-    "layer": HEADS_COLUMNS["layer"],
-    "head": HEADS_COLUMNS["head"],
+    "layer": HEAD_LAYER,
+    "head": HEAD,
     "n": Column(WHOLE, words="Questions behind the mean; questions for which the flow is missing do not count."),
     "mean": Column(NUMBER, words="Mean change of the answer's probability, in percent of it."),
     "low": Column(NUMBER, words="Lower end of the mean's 95 % interval, clustered by image, in percent."),

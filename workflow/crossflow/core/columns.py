@@ -74,11 +74,5 @@ LENS_COLUMNS: Columns = {
     ),
     "probability": Column(NUMBER, words="Probability of this token at the last position after this layer, 0 to 1."),
 }
-HEADS_COLUMNS: Columns = {
-    "question_id": QUESTION_ID,
-    "image_id": IMAGE_ID,
-    "flow": Column(TEXT, words="The flow that is knocked out in one head."),
-    "layer": Column(WHOLE, words="Layer of the head, counted from 0; in no other layer is anything knocked out."),
-    "head": Column(WHOLE, words="The query head, counted from 0, also where several share a key head."),
-}
-"""The first columns of a table of heads; `crossflow.core.measures` has the others."""
+HEAD_LAYER = Column(WHOLE, words="Layer of the head, counted from 0; in no other layer is anything knocked out.")
+HEAD = Column(WHOLE, words="The query head, counted from 0, also where several share a key head.")

@@ -6,7 +6,7 @@ explorer, and the check of a knockout table's columns.
 
 from typing import NamedTuple
 
-from crossflow.core.columns import FLAG, HEADS_COLUMNS, IMAGE_ID, NUMBER, QUESTION_ID, TEXT, WHOLE, Column, Columns
+from crossflow.core.columns import FLAG, HEAD, HEAD_LAYER, IMAGE_ID, NUMBER, QUESTION_ID, TEXT, WHOLE, Column, Columns
 from crossflow.core.tables import schema_of
 
 
@@ -81,9 +81,15 @@ KNOCKOUT_COLUMNS: Columns = {
         "blocked sources, 0 to 1, averaged over heads, targets and the window's layers.",
     ),
 }
-HEAD_MEASURES = ("p_clean", "p_knockout", "change_percent", "logprob_change", "edges")
-HEADS_TABLE: Columns = HEADS_COLUMNS | {name: KNOCKOUT_COLUMNS[name] for name in HEAD_MEASURES}
-HEADS = schema_of(HEADS_TABLE)
+HEADS_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "flow": Column(TEXT, words="The flow that is knocked out in one head."),
+    "layer": HEAD_LAYER,
+    "head": HEAD,
+    **{name: KNOCKOUT_COLUMNS[name] for name in ("p_clean", "p_knockout", "change_percent", "logprob_change", "edges")},
+}
+HEADS = schema_of(HEADS_COLUMNS)
 """One row per question, flow, layer and head. See `crossflow.experiments.heads`."""
 KNOCKOUT = schema_of(KNOCKOUT_COLUMNS)
 """One row per question, flow and centre layer. See `crossflow.experiments.measures`."""

@@ -5,9 +5,10 @@ of that name wherever it is laid out as the question's own. *Mean*: the mean, at
 the category's questions that are laid out alike.
 
 A knockout takes its targets out of the distribution that the model was trained on; a substitution leaves as many keys
-as before, which say nothing about this image, or something else. Source: K. Wang et al., Interpretability in the wild
-(ICLR 2023), which ablate heads to their mean; F. Zhang and N. Nanda, Towards best practices of activation patching
-(ICLR 2024), which prefer activations of another input because they stay in distribution.
+as before, which say nothing about this image, or something else. Source: J. Kim et al., Interpreting attention heads
+for image-to-text information flow in large vision-language models (arXiv 2509.17588), who replace an image's keys and
+values by a baseline's; K. Wang et al., Interpretability in the wild (ICLR 2023): ablation to the mean; F. Zhang and N.
+Nanda, Towards best practices of activation patching (ICLR 2024): activations of another input stay in distribution.
 """
 
 import logging

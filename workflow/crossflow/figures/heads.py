@@ -7,6 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from crossflow.core.errors import CrossflowError
 from crossflow.figures.grids import DIVERGING
@@ -14,17 +15,20 @@ from crossflow.figures.panels import ticks
 from crossflow.figures.request import FigureRequest
 from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, arrow
 
+MARKED = 1
+"""Percent: a head is marked if the whole interval of its change lies below minus this."""
 _MARK: dict[str, Any] = {
     "marker": "o",
     "markersize": 4.5,
     "markerfacecolor": "none",
     "markeredgecolor": "black",
     "markeredgewidth": 0.8,
+    "path_effects": [withStroke(linewidth=2.2, foreground="white")],
 }
 
 
 def draw(figure: FigureRequest) -> Figure:
-    """Draw the heads of one model; those of top_heads.csv whose interval lies below 0 are marked.
+    """Draw the heads of one model; those of top_heads.csv that certainly fall by more than `MARKED` are marked.
 
     Raises:
         CrossflowError: the summary lacks the model.
@@ -48,7 +52,7 @@ def draw(figure: FigureRequest) -> Figure:
             axes.set_facecolor("0.85")
             axes.imshow(images[category, flow], cmap=DIVERGING, norm=norm, aspect="auto", interpolation="nearest")
             for row in figure.rows("top_heads"):
-                if (row["model"], row["category"], row["flow"]) == (model, category, flow) and row["high"] < 0:
+                if (row["model"], row["category"], row["flow"]) == (model, category, flow) and row["high"] < -MARKED:
                     axes.plot(row["layer"], row["head"], **_MARK)
             axes.set_xticks(ticks(layers))
             axes.set_yticks(ticks(heads))
@@ -62,6 +66,6 @@ def draw(figure: FigureRequest) -> Figure:
     bar.set_label("mean change in answer probability (%), one head knocked out; grey: missing")
     page.suptitle(f"{model}, single heads", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
     mark = Line2D([], [], linestyle="none", **_MARK)
-    words = "among the ten chosen by half of the images, and below 0 in the other half"
+    words = f"chosen by half of the images; falls by more than {MARKED} % in the other half"
     page.legend([mark], [words], loc="outside upper right", frameon=False, fontsize=SETTINGS["axes.labelsize"])
     return page
