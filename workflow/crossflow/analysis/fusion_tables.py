@@ -9,7 +9,7 @@ from crossflow.analysis.curves import Curve
 from crossflow.analysis.fusion import NEGLIGIBLE, SHARES, Cut, Fusion, fuse, together
 from crossflow.analysis.planned import hides_image
 from crossflow.analysis.results import Results, Row
-from crossflow.core.flows import BOTTOM, TOP
+from crossflow.core.flows import BOTTOM, TOP, substitute_of
 from crossflow.core.seeds import derived_seed
 
 TOGETHER = "all"
