@@ -27,7 +27,7 @@ from crossflow.engine.planning import plan_answers, plan_knockout
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer_together
 from crossflow.experiments.logit_lens import last_states, track
-from crossflow.models import memory
+from crossflow.models import loading, memory
 from crossflow.models.attention import Plain
 from crossflow.models.loading import read_outline
 from crossflow.models.memory import GIB, Sizes
@@ -276,15 +276,44 @@ def test_logits_in_parts_are_those_of_the_whole(small: MultimodalModel, dtype: t
         torch.testing.assert_close(model.logits(normed), normed.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
 
 
-def test_weights_of_the_asked_type_are_mapped_and_not_copied(small: MultimodalModel, folder: Path) -> None:
+def _mapped(network: torch.nn.Module, folder: Path) -> list[bool]:
+    """Whether each weight is a part of a file that is mapped into memory, and no copy of it."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("the kernel does not list this process's mappings")
-    lines = [line.split() for line in maps.read_text().splitlines() if str(folder / "small") in line]
+    lines = [line.split() for line in maps.read_text().splitlines() if str(folder) in line]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    weights = list(small.network.parameters())
-    mapped = [any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in weights]
-    assert all(mapped)
+    return [any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in network.parameters()]
+
+
+def test_weights_of_the_asked_type_are_mapped_and_not_copied(small: MultimodalModel, folder: Path) -> None:
+    assert all(_mapped(small.network, folder / "small"))
+
+
+def test_weights_reach_the_device_one_by_one_without_a_copy_of_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where their type changes; what has arrived on the device takes none of the host's memory."""
+    settings = load_tiny(folder / "deep", **GEOMETRIES["deep"]).settings
+    move, check = loading._move, loading.require_finite
+    sizes: list[int] = []
+
+    def moving(path: Path, network: torch.nn.Module, *target: Any) -> None:
+        assert all(_mapped(network, path))
+        with _Allocations() as allocations:
+            allocations.of("work load", lambda: move(path, network, *target))
+        assert 0 < allocations.held()["load"].max() <= max(sizes) + TRIFLE < sum(sizes) / 4
+
+    def arrived(path: Path, name: str, weight: torch.Tensor) -> None:
+        check(path, name, weight)
+        assert weight.dtype == torch.bfloat16
+        sizes.append(weight.nbytes)
+        weight.data = weight.data.new_empty(0)
+
+    monkeypatch.setattr(loading, "_move", moving)
+    monkeypatch.setattr(loading, "require_finite", arrived)
+    loading.load_model(dataclasses.replace(settings, dtype="bfloat16"), torch.device("cpu"))
+    assert sizes
 
 
 @pytest.fixture
