@@ -397,7 +397,7 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
     with fake_cuda():
         model = build_wide(name, CUDA)
         with watching(model):
-            assert model.sizes or not model.architecture.images  # once per model, not per question
+            assert model.sizes  # once per model, not per question
             prompts = [question.to(CUDA) for question in questions]
         with watching(model) as clean:
             cleans = run_clean_together(model, prompts, [min(row.start for row in each) for each in rows])

@@ -54,6 +54,19 @@ def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
             assert torch.equal(prepared.inputs[name], torch.as_tensor(value)), name
 
 
+def test_no_image_has_more_visual_tokens_than_planned(loaded: Loaded) -> None:
+    model, (known, _) = loaded.model, SIZES
+    of_any, of_one = model.sizes, model.sizes_for([known])
+
+    def visual(size: tuple[int, int]) -> int:
+        tokens = model.prepare(question_about(), noise(size)).inputs["input_ids"]
+        return int((tokens == model.network.config.image_token_id).sum())
+
+    counts = [visual((wide, high)) for wide in (60, 250, 700) for high in (60, 250)]
+    assert max(counts) <= of_any.visual == visual(of_any.largest)
+    assert visual(known) <= of_one.visual == visual(of_one.largest)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_weights_and_buffers_of_another_type_are_those_that_transformers_loads(loaded: Loaded, dtype: str) -> None:
     folder = loaded.model.settings.path

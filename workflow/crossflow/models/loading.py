@@ -20,7 +20,6 @@ from crossflow.models import attention
 from crossflow.models.architectures import ARCHITECTURES, REFUSED
 from crossflow.models.consistency import require_consistent
 from crossflow.models.folder import blaming_folder
-from crossflow.models.memory import Sizes
 from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel
 from crossflow.models.processors import load_processor
 from crossflow.models.weights import require_all_placed, require_finite, silence, stored_dtype
@@ -83,16 +82,6 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
         sketch = MultimodalModel(settings, network, processor, architecture, device)
         require_consistent(sketch)
     return sketch
-
-
-def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
-    """A model's processor and its sizes; the sizes are None if the architecture's memory is not planned.
-
-    Raises:
-        CrossflowError: as `sketch_model`.
-    """
-    sketch = sketch_model(settings, torch.device("cpu"))
-    return sketch.processor, sketch.sizes
 
 
 def _held(network: nn.Module) -> list[tuple[str, Tensor]]:

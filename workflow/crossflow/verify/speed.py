@@ -244,7 +244,6 @@ def _token_probabilities(reading: Readout, token: int) -> Tensor:
 
 def questions_together(model: MultimodalModel, prepared: Prepared) -> int:
     """How many questions of this shape a job would run together."""
-    assert model.sizes is not None
     image_stop = int(prepared.positions["image"][-1]) + 1
     room, enough = capacity(model.device), enough_positions(model.device)
     return plan_knockout(model.sizes, prepared.length, image_stop, PUBLISHED_FLOWS, room, enough=enough).questions
