@@ -20,6 +20,7 @@ from crossflow.models import loading
 from crossflow.models.attention import NAME, Plain
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
+from crossflow.models.weights import stored_dtype
 from full_answers import answer_by_full_forwards, assert_begins_as
 from tiny import CPU, load_tiny
 
@@ -237,6 +238,21 @@ def test_weights_of_several_types_keep_all_their_digits(folder: Path) -> None:
     down = _load(folder).layers[int(name.split(".layers.")[1].split(".")[0])].mlp.down_proj.weight
     assert torch.equal(down, weights[name])
     assert not torch.equal(down, weights[name].bfloat16().float())
+
+
+def test_the_stored_type_is_that_of_all_weights_and_of_no_position_ids(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = {name: weight.half() for name, weight in load_file(path).items()}
+    ids = {"model.vision_tower.embeddings.position_ids": torch.arange(37)[None]}
+    save_file(weights | ids, path, {"format": "pt"})
+    assert stored_dtype(folder) == torch.float16
+    assert _load(folder).network.dtype == torch.float32
+    name, weight = next(iter(weights.items()))
+    for other in (torch.bfloat16, torch.float64):
+        save_file(weights | {name: weight.to(other)}, path, {"format": "pt"})
+        assert stored_dtype(folder) is None
+    save_file({name: weight.double() for name, weight in weights.items()}, path, {"format": "pt"})
+    assert stored_dtype(folder) is None
 
 
 def test_the_bar_counts_every_byte_of_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from crossflow.models.model import MultimodalModel
 
 # Buffers that every network computes itself.
 _COMPUTED = ("inv_freq", "position_ids")
-STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What safetensors calls the types of weights."""
+# By safetensors' names.
+_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _VISION = {"vision_tower", "vision_model", "visual"}
 
 
@@ -108,13 +108,13 @@ def _headers(path: Path) -> Iterator[tuple[str, list[int], str]]:
 
 
 def stored_dtype(path: Path) -> torch.dtype | None:
-    """The type of a folder's weights; None if they are of several types.
+    """The type of a folder's weights, whole numbers aside; None if they are of several types, or of another one.
 
     Raises:
         CrossflowError: the index of the weights is broken, or names a file outside the folder.
     """
-    types = {STORED.get(dtype) for _, _, dtype in _headers(path)}
-    return types.pop() if len(types) == 1 else None
+    types = {dtype for _, _, dtype in _headers(path) if not dtype.startswith(("I", "U"))}
+    return _STORED.get(types.pop()) if len(types) == 1 else None
 
 
 def _outlined(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
