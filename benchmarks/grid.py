@@ -8,9 +8,7 @@ avoid), and beside it the published procedure, a full multimodal forward per kno
 forward. Lengths are the published questions' means: 12 tokens of question and 17 after them. Half of the 790 TFLOP/s is
 assumed that an H200 reaches in large half-precision products.
 
-*Host*: the launches that `tests/engine/test_fake_cuda.py` counts, times what a launch costs by `benchmarks/host.py`.
-*Images*: the time of Pillow, shared by the processes that prepare questions. Device, host and images work side by side,
-so a job takes as long as the slowest of them, and before it the load of its model: imports, and weights from a disk.
+The hours are those of `crossflow.verify.clock`, which `crossflow bench` prints, too, for a device that it measures.
 """
 
 from collections.abc import Sequence
@@ -21,23 +19,13 @@ from typing import Any
 import yaml
 
 from crossflow.core.flows import window_at
+from crossflow.verify.clock import Clock, Cost, clock_of
 
 QUESTION, AFTER = 12, 17
 TO_LAST, TO_QUESTION = 3, 3  # of the six published flows
 PUBLISHED = 5_525  # questions of the published sets
 RATE = 0.5 * 790e12
-# Seconds of a launch: those of the answers in benchmarks/host.py, on a slow core, the model's arithmetic included.
-LAUNCH = 40e-6
-# Launches of a question in a layer, as many questions together as the plan allows at these lengths.
-KNOCKOUT_LAUNCHES = 17.2 + 38.3 + 15.8  # clean run, knockouts, attention mass, of three questions
-LLAMA3_LAUNCHES = 11  # more, where several query heads share a key
-ANSWER_LAUNCHES = {1: 27.7, 4.5: 56.4}  # by tiles: of eight questions, or of three with tiled images
-# Seconds of one image in one process: padded, or tiled.
-IMAGE = {1: 0.024, 4.5: 0.060}
-WORKERS = 4
 PARTS = ("device", "host", "images")
-IMPORTS = 10.0
-DISK = 1.0  # GB/s
 
 
 @dataclass(frozen=True)
@@ -100,39 +88,16 @@ def knockouts(size: Size, window: int) -> float:
     return forward(size) + suffixes(size, window)
 
 
-@dataclass(frozen=True)
-class Clock:
-    """The hours of one model in a study.
-
-    Attributes:
-        loads: Of all its jobs.
-        answers, knockouts: Of the device, of the host, and of the images.
-    """
-
-    loads: float
-    answers: tuple[float, float, float]
-    knockouts: tuple[float, float, float]
-
-    @property
-    def total(self) -> float:
-        """Hours until the last job ends."""
-        return self.loads + max(self.answers) + max(self.knockouts)
-
-
-def clock(size: Size, questions: int, windows: Sequence[int]) -> Clock:
-    """The hours of one model."""
-    images = questions * IMAGE[size.tiles] / WORKERS
-    launches = KNOCKOUT_LAUNCHES + LLAMA3_LAUNCHES * (size.key_value_share < 1)
-    answers = (
-        questions * forward(size) / RATE,
-        questions * size.layers * ANSWER_LAUNCHES[size.tiles] * LAUNCH,
-        images,
+def cost(size: Size, windows: Sequence[int]) -> Cost:
+    """What a question costs at `RATE`."""
+    return Cost(
+        size.layers,
+        size.tiles > 1,
+        size.key_value_share < 1,
+        size.weights * 1e9,
+        forward(size) / RATE,
+        tuple(knockouts(size, window) / RATE for window in windows),
     )
-    device = questions * sum(knockouts(size, window) for window in windows) / RATE
-    host = questions * len(windows) * size.layers * launches * LAUNCH
-    loads = (1 + len(windows)) * (IMPORTS + size.weights / DISK)
-    hours = [[part / 3600 for part in parts] for parts in (answers, (device, host, len(windows) * images))]
-    return Clock(loads / 3600, *map(tuple, hours))  # type: ignore[arg-type]
 
 
 def clocks(study: dict[str, Any]) -> tuple[int, dict[str, Clock]]:
@@ -140,7 +105,8 @@ def clocks(study: dict[str, Any]) -> tuple[int, dict[str, Clock]]:
     per_category = study["questions_per_category"]
     questions = PUBLISHED if per_category is None else per_category * len(study["categories"])
     return questions, {
-        name: clock(MODELS[name], questions, study["windows"] or [MODELS[name].window]) for name in study["models"]
+        name: clock_of(cost(MODELS[name], study["windows"] or [MODELS[name].window]), questions)
+        for name in study["models"]
     }
 
 
@@ -173,8 +139,9 @@ def main() -> None:
     row(["---"] * 9)
     _, of_paper = clocks(params["studies"]["paper"])
     for name, found in of_paper.items():
-        parts = [found.loads, *found.answers, *found.knockouts, found.total]
-        row([name, *(f"{60 * part:.1f}" for part in parts)])
+        jobs = (found.answers, found.knockouts)
+        parts = [sum(job.load for job in jobs), *(getattr(job, part) for job in jobs for part in PARTS), found.total]
+        row([name, *(f"{part / 60:.1f}" for part in parts)])
     print()
     row(["study", "questions", "GPU-hours of its knockouts", "of all its jobs"])
     row(["---"] * 4)
@@ -182,8 +149,9 @@ def main() -> None:
         # Of published models, and with no flows or answers beyond those that are counted.
         if set(study["models"]) <= set(MODELS) and "baselines" not in study:
             questions, found = clocks(study)
-            knocked_out = sum(max(each.knockouts) for each in found.values())
-            row([name, f"{questions:,}", f"{knocked_out:.2f}", f"{sum(each.total for each in found.values()):.2f}"])
+            knocked_out = sum(each.knockouts.total - each.knockouts.load for each in found.values())
+            hours = [knocked_out / 3600, sum(each.total for each in found.values()) / 3600]
+            row([name, f"{questions:,}", *(f"{each:.2f}" for each in hours)])
 
 
 if __name__ == "__main__":

@@ -40,9 +40,7 @@ def card_bytes(gigabytes: int) -> int:
 
 def published_sizes(slug: str, dtype: str) -> Sizes:
     """The sizes of a published model."""
-    sizes = outline_of(true_config(slug), DTYPES[dtype])
-    assert sizes is not None
-    return sizes
+    return outline_of(true_config(slug), DTYPES[dtype])
 
 
 def need(sizes: Sizes, flows: list[str]) -> Need:

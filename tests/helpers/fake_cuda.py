@@ -57,7 +57,9 @@ aten = torch.ops.aten
 _SUFFIX_KERNELS = {aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_efficient_attention}
 # Kept whole, though PyTorch can take it apart: on CUDA, it is one kernel.
 _ATTENTION = {*_SUFFIX_KERNELS, aten.scaled_dot_product_attention}
-_NO_LAUNCH = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+_NO_LAUNCH = {
+    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten._local_scalar_dense,
+}  # fmt: skip
 _COPIES = {aten._to_copy, aten.copy_}
 # The shape of the result depends on numbers, so that the host waits for them.
 _COUNTS = {
@@ -205,6 +207,11 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
+def is_launch(func: Any) -> bool:
+    """Whether an operation runs a kernel: it neither only looks at a tensor in another way, nor only takes memory."""
+    return func.namespace != "prim" and func.overloadpacket not in _NO_LAUNCH and not _is_view(func)
+
+
 @cache
 def _is_composed(func: Any) -> bool:
     """Whether an operation is made of others; inside `torch.inference_mode` they arrive whole."""
@@ -274,7 +281,7 @@ class _Watch(TorchDispatchMode):
             found = func(*args, **kwargs)
             steers = any(not each.dtype.is_floating_point for each in _tensors(found))
             twins = self._run_twins(func, args, kwargs) if steers else None
-        if any(each.device.type == "cuda" for each in (*given, *_tensors(found))) and not _is_view(func):
+        if any(each.device.type == "cuda" for each in (*given, *_tensors(found))) and is_launch(func):
             self._note(func, given, found, args, kwargs)
         self._keep_twins(packet, _tensors(found), None if twins is None else _tensors(twins))
         return found
@@ -302,8 +309,6 @@ class _Watch(TorchDispatchMode):
 
     def _note(self, func: Any, given: Sequence[Tensor], found: Any, args: Any, kwargs: Any) -> None:
         packet, record = func.overloadpacket, self.record
-        if packet in _NO_LAUNCH:
-            return
         (record.inside if self.inside else record.outside)[packet.__name__] += 1
         if packet in _COPIES:
             source, target = given[-1].device.type, _tensors(found)[0].device.type
@@ -397,7 +402,7 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
     with fake_cuda():
         model = build_wide(name, CUDA)
         with watching(model):
-            assert model.sizes or not model.architecture.images  # once per model, not per question
+            assert model.sizes  # once per model, not per question
             prompts = [question.to(CUDA) for question in questions]
         with watching(model) as clean:
             cleans = run_clean_together(model, prompts, [min(row.start for row in each) for each in rows])

@@ -32,14 +32,19 @@ def middle(size: tuple[int, int]) -> Box:
     return Box(size[0] * 2 // 5, size[1] // 3, size[0] * 2 // 5, size[1] * 2 // 5)
 
 
+def require_processor(name: str) -> None:
+    """Skip a family whose processor is not installed."""
+    if name in ("idefics3", "smolvlm") and getattr(Idefics3ImageProcessorPil, "is_dummy", False):
+        pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
+    if name == "smolvlm":
+        pytest.importorskip("num2words", reason="SmolVLM's processor asks for num2words")
+
+
 class Loaded:
     """One family's model."""
 
     def __init__(self, name: str, root: Path) -> None:
-        if name in ("idefics3", "smolvlm") and getattr(Idefics3ImageProcessorPil, "is_dummy", False):
-            pytest.skip("this transformers gives the family's image processor only with torchvision (5.17 does)")
-        if name == "smolvlm":
-            pytest.importorskip("num2words", reason="SmolVLM's processor asks for num2words")
+        require_processor(name)
         self.name = name
         self.family: Family = FAMILIES[name]
         write(root / name, self.family)

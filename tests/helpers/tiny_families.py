@@ -184,7 +184,7 @@ def _qwen_places(prepared: Prepared, size: tuple[int, int]) -> np.ndarray:
 
 
 def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
-    vision = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
+    vision = {"depth": 3, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 2, "hidden_size": TEXT["hidden_size"]}
     text = TEXT | {"vocab_size": len(tokenizer), "rope_parameters": MROPE}
     return Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
@@ -193,7 +193,7 @@ def _qwen2_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     vision = {
-        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": TEXT["hidden_size"],
         # Windows of two by two tokens, and one layer that sees the whole image.
         "window_size": 56, "fullatt_block_indexes": [1],
     }  # fmt: skip
@@ -205,7 +205,7 @@ def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
 
 def _qwen3_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     vision = {
-        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64,
+        "depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": TEXT["hidden_size"],
         # The features of these layers are added after the first two decoder layers.
         "deepstack_visual_indexes": [0, 2],
     }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Gemma3Config, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, Gemma3Config, Qwen2_5_VLConfig, Qwen2VLImageProcessorPil
 from transformers.initialization import no_init_weights
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -159,7 +159,8 @@ def build_wide(name: str, device: torch.device) -> MultimodalModel:
         )
     settings = ModelSettings(Path(name), "vicuna-v1", dtype=wide.dtype, max_new_tokens=2)
     tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=1, decode=lambda tokens, **_: "")
-    processor = SimpleNamespace(tokenizer=tokenizer)
+    # Only Qwen's memory depends on the image processor.
+    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=Qwen2VLImageProcessorPil())
     return MultimodalModel(settings, network.eval(), processor, ARCHITECTURES[config.model_type], device)
 
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import ImageChops
-from transformers import Idefics3ImageProcessorPil, PaliGemmaConfig, PaliGemmaForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    Idefics3ImageProcessorPil,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+)
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import BASIC_SETS, Window
@@ -21,7 +26,7 @@ from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer, answer_together
 from crossflow.experiments.logit_lens import last_states
 from crossflow.models.attention import Plain
-from crossflow.models.model import MultimodalModel, Prepared
+from crossflow.models.model import DTYPES, MultimodalModel, Prepared
 from full_answers import answer_by_full_forwards, assert_begins_as
 from knocked import largest_difference, no_op, rows_for
 from loaded_families import SIZES, Loaded, middle, noise, question_about
@@ -48,6 +53,33 @@ def test_inputs_are_those_of_the_familys_own_processor(loaded: Loaded) -> None:
         assert prepared.inputs.keys() == theirs.keys()
         for name, value in theirs.items():
             assert torch.equal(prepared.inputs[name], torch.as_tensor(value)), name
+
+
+def test_no_image_has_more_visual_tokens_than_planned(loaded: Loaded) -> None:
+    model, (known, _) = loaded.model, SIZES
+    of_any, of_one = model.sizes, model.sizes_for([known])
+
+    def visual(size: tuple[int, int]) -> int:
+        tokens = model.prepare(question_about(), noise(size)).inputs["input_ids"]
+        return int((tokens == model.network.config.image_token_id).sum())
+
+    counts = [visual((wide, high)) for wide in (60, 250, 700) for high in (60, 250)]
+    assert max(counts) <= of_any.visual == visual(of_any.largest)
+    assert visual(known) <= of_one.visual == visual(of_one.largest)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_and_buffers_of_another_type_are_those_that_transformers_loads(loaded: Loaded, dtype: str) -> None:
+    folder = loaded.model.settings.path
+    ours = load(folder, dtype=dtype).network
+    theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype])
+    for kind in ("named_parameters", "named_buffers"):
+        expected = dict(getattr(theirs, kind)())
+        found = dict(getattr(ours, kind)())
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].dtype == value.dtype, name
+            assert torch.equal(found[name], value), name
 
 
 def test_a_clean_forward_is_the_networks_own(loaded: Loaded) -> None:

@@ -9,15 +9,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.progress import progress_of
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.engine.blocking import Blocking, image_removed
 from crossflow.engine.forward import full_forward, run_clean
 from crossflow.experiments.answers import answer, answer_together
+from crossflow.models import loading
 from crossflow.models.attention import NAME, Plain
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
+from crossflow.models.weights import stored_dtype
 from full_answers import answer_by_full_forwards, assert_begins_as
 from tiny import CPU, load_tiny
 
@@ -214,6 +218,58 @@ def test_missing_weights_are_refused_and_never_made_up(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CrossflowError, match=r"lacks 1 weights, the first of which is .*down_proj\.weight"):
         _load(folder)
+
+
+def test_a_weight_that_is_not_a_number_or_infinite_in_the_asked_type_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight"))
+    for value, dtype in ((float("nan"), "float32"), (1e6, "float16")):
+        weights[name][0, 0] = value
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CrossflowError, match=r"has NaN or infinite values in the weight .*down_proj\.weight"):
+            _load(folder, dtype=dtype)
+    assert _load(folder).network
+
+
+def test_weights_of_several_types_keep_all_their_digits(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("down_proj.weight") and "vision" not in name)
+    mixed = {each: weight if each == name else weight.bfloat16() for each, weight in weights.items()}
+    save_file(mixed, folder / "model.safetensors", {"format": "pt"})
+    down = _load(folder).layers[int(name.split(".layers.")[1].split(".")[0])].mlp.down_proj.weight
+    assert torch.equal(down, weights[name])
+    assert not torch.equal(down, weights[name].bfloat16().float())
+
+
+def test_the_stored_type_is_that_of_all_weights_and_of_no_position_ids(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = {name: weight.half() for name, weight in load_file(path).items()}
+    ids = {"model.vision_tower.embeddings.position_ids": torch.arange(37)[None]}
+    save_file(weights | ids, path, {"format": "pt"})
+    assert stored_dtype(folder) == torch.float16
+    assert _load(folder).network.dtype == torch.float32
+    name, weight = next(iter(weights.items()))
+    for other in (torch.bfloat16, torch.float64):
+        save_file(weights | {name: weight.to(other)}, path, {"format": "pt"})
+        assert stored_dtype(folder) is None
+    save_file({name: weight.double() for name, weight in weights.items()}, path, {"format": "pt"})
+    assert stored_dtype(folder) is None
+
+
+def test_the_bar_counts_every_byte_of_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def spied(name: str, total: int, **options: object) -> tqdm:
+        counted.append(total)
+        bar = progress_of(name, total, **options)
+        update = bar.update
+        monkeypatch.setattr(bar, "update", lambda size: counted.append(-size) or update(size))
+        return bar
+
+    monkeypatch.setattr(loading, "progress_of", spied)
+    _load(folder, dtype="bfloat16")
+    assert counted[0] == sum(weight.nbytes for weight in load_file(folder / "model.safetensors").values())
+    assert sum(counted) == 0
 
 
 def _add(folder: Path, source: str, target: str) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile, record_function
 
+import tiny_families
 from crossflow.cli.main import main
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
@@ -27,11 +28,12 @@ from crossflow.engine.planning import plan_answers, plan_knockout
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.experiments.answers import answer_together
 from crossflow.experiments.logit_lens import last_states, track
-from crossflow.models import memory
+from crossflow.models import loading, memory
 from crossflow.models.attention import Plain
-from crossflow.models.loading import read_outline
+from crossflow.models.loading import sketch_model
 from crossflow.models.memory import GIB, Sizes
 from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
+from loaded_families import require_processor
 from tiny import draw_world, load_tiny
 
 QUESTION = ChosenQuestion("1", "1", "ChooseAttr", "", "Is the ball red or blue?", "red", "red", "blue", ())
@@ -108,9 +110,31 @@ def _scratch(model: MultimodalModel, positions: int) -> int:
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, name: str, dtype: str) -> None:
     model = load_tiny(folder / name, dtype, **GEOMETRIES[name])
+    _assert_plan_holds(model, model.sizes, _prepared(model))
+
+
+# Wide enough for the decoder's arithmetic to outweigh what is neither planned nor grows.
+WIDER = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 32, "num_key_value_heads": 16}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", tiny_families.FAMILIES)
+def test_the_plan_of_every_family_is_an_upper_bound_and_at_most_half_too_large(
+    tmp_path: Path, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_processor(name)
+    monkeypatch.setattr(tiny_families, "TEXT", tiny_families.TEXT | WIDER)
+    tiny_families.write(tmp_path, tiny_families.FAMILIES[name])
+    model = tiny_families.load(tmp_path, dtype=dtype)
+    sizes = model.sizes_for([(400, 300)])  # families with grids of tiles are planned for their largest
+    _assert_plan_holds(model, sizes, _prepared(model, sizes.largest))
+
+
+def _assert_plan_holds(model: MultimodalModel, sizes: Sizes, prepared: Prepared) -> None:
+    """Compare the plan with what torch allocates for questions with the largest image."""
     model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, max_new_tokens=2))
-    prepared = _prepared(model)
-    sizes, positions, sets = model.sizes, prepared.positions.length, prepared.positions
+    positions, sets = prepared.positions.length, prepared.positions
     first = int(sets["question"][0])
     run_clean(model, prepared, first)  # what is made once for the process is not the question's
 
@@ -137,15 +161,15 @@ def test_the_plan_is_an_upper_bound_and_at_most_half_too_large(folder: Path, nam
     _assert_planned(sizes.record(positions, first), held["clean"][-1])
     _assert_planned(sizes.clean_runs(3, positions, first), held["together"].max(), three)
     for target, count in batches:
-        _assert_planned(
-            sizes.batch([sizes.row(positions, int(sets[target][0]))] * count), held[f"{target} {count}"].max(), three
-        )
+        start = int(sets[target][0])
+        beside = sizes.group(positions, start) + three
+        _assert_planned(sizes.batch([sizes.row(positions, start)] * count), held[f"{target} {count}"].max(), beside)
     for count in (1, 3):
         plan = plan_answers(sizes, positions, model.settings.max_new_tokens, GIB, 3 * positions)
         assert plan.questions == 3
         _assert_planned(plan.question * count // 3, held[f"{count} answers"].max(), three)
     # A lens job is planned as an answers job, whose cache it does not have.
-    assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens)
+    assert held["lens"].max() <= sizes.answer(positions, model.settings.max_new_tokens) + one
 
 
 @pytest.mark.parametrize("name", ["scores", "wide"])
@@ -154,7 +178,7 @@ def test_sizes_are_known_without_the_weights(folder: Path, name: str, tmp_path: 
     for file in (folder / name).iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    _, sizes = read_outline(ModelSettings(tmp_path, "vicuna-v1", dtype="bfloat16"))
+    sizes = sketch_model(ModelSettings(tmp_path, "vicuna-v1", dtype="bfloat16"), torch.device("cpu")).sizes
     assert sizes == loaded.sizes
     held = [*loaded.network.parameters(), *loaded.network.buffers()]
     assert sizes.weights == sum(tensor.untyped_storage().nbytes() for tensor in held)
@@ -166,6 +190,17 @@ def test_no_image_has_more_visual_tokens_than_planned(folder: Path) -> None:
     counts = [len(_prepared(model, size).positions["image"]) for size in images]
     assert max(counts) == model.sizes.visual
     assert len(set(counts)) > 3
+
+
+def test_a_job_is_planned_for_its_own_images_where_a_model_takes_any_size(tmp_path: Path) -> None:
+    tiny_families.write(tmp_path, tiny_families.FAMILIES["qwen2_vl"])
+    settings = ModelSettings(tmp_path, "chat-template", patches="overlap")
+    small, large = (dataclasses.replace(QUESTION, image_size=size) for size in ((60, 60), (400, 300)))
+    parts = [[small], [small, large], [small, QUESTION]]
+    # If a size is unknown, the largest that the processor makes counts.
+    together = planning.plan_parts(settings, parts, torch.device("cpu"))
+    assert together == [planning.plan_parts(settings, [part], torch.device("cpu"))[0] for part in parts]
+    assert together[0] > together[1] > together[2] == 1
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +290,7 @@ def test_batches_follow_from_the_total_memory_and_change_no_result(
 
 
 def test_the_mini_studys_batches_are_whole_on_any_machine(repo: Path) -> None:
-    _, sizes = read_outline(ModelSettings(repo / "resources" / "mini-llava", "vicuna-v1"))
+    sizes = sketch_model(ModelSettings(repo / "resources" / "mini-llava", "vicuna-v1"), torch.device("cpu")).sizes
     # 36 visual tokens and fewer than 100 of text.
     flows = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["mini"]["flows"]
     plan = plan_knockout(sizes, 136, 36, flows, GIB // 4)
@@ -276,15 +311,44 @@ def test_logits_in_parts_are_those_of_the_whole(small: MultimodalModel, dtype: t
         torch.testing.assert_close(model.logits(normed), normed.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
 
 
-def test_weights_of_the_asked_type_are_mapped_and_not_copied(small: MultimodalModel, folder: Path) -> None:
+def _mapped(network: torch.nn.Module, folder: Path) -> list[bool]:
+    """Whether each weight is a part of a file that is mapped into memory, and no copy of it."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("the kernel does not list this process's mappings")
-    lines = [line.split() for line in maps.read_text().splitlines() if str(folder / "small") in line]
+    lines = [line.split() for line in maps.read_text().splitlines() if str(folder) in line]
     spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    weights = list(small.network.parameters())
-    mapped = [any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in weights]
-    assert all(mapped)
+    return [any(low <= tensor.data_ptr() < high for low, high in spans) for tensor in network.parameters()]
+
+
+def test_weights_of_the_asked_type_are_mapped_and_not_copied(small: MultimodalModel, folder: Path) -> None:
+    assert all(_mapped(small.network, folder / "small"))
+
+
+def test_weights_reach_the_device_one_by_one_without_a_copy_of_the_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where their type changes; what has arrived on the device takes none of the host's memory."""
+    settings = load_tiny(folder / "deep", **GEOMETRIES["deep"]).settings
+    move, check = loading._move, loading.require_finite
+    sizes: list[int] = []
+
+    def moving(path: Path, network: torch.nn.Module, *target: Any) -> None:
+        assert all(_mapped(network, path))
+        with _Allocations() as allocations:
+            allocations.of("work load", lambda: move(path, network, *target))
+        assert 0 < allocations.held()["load"].max() <= max(sizes) + TRIFLE < sum(sizes) / 4
+
+    def arrived(path: Path, name: str, weight: torch.Tensor) -> None:
+        check(path, name, weight)
+        assert weight.dtype == torch.bfloat16
+        sizes.append(weight.nbytes)
+        weight.data = weight.data.new_empty(0)
+
+    monkeypatch.setattr(loading, "_move", moving)
+    monkeypatch.setattr(loading, "require_finite", arrived)
+    loading.load_model(dataclasses.replace(settings, dtype="bfloat16"), torch.device("cpu"))
+    assert sizes
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The benchmark runs, and its three ways agree; how fast they are is not a test's business."""
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from crossflow.cli.main import main
 from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.engine.forward import run_clean
 from crossflow.engine.shared_prefix import run_knockouts
+from crossflow.verify import clock
+from crossflow.verify.clock import Cost
 from crossflow.verify.speed import build_model, build_question, operation_bound, rows_for, unavoidable
 from crossflow.verify.true_sizes import TRUE_SIZES, true_config
 
@@ -38,6 +41,11 @@ def test_published_procedure_reference_and_engine_agree(
         assert 0 < float(line.rpartition(" ")[2]) < 1e-5
     bound = 12 * positions * 2 / (positions * 2 + 3 * (1 + 29) * (2 + 2))  # every window begins at layer 0
     assert f"{bound:.1f} x by operations" in printed
+    answers, knockouts = (line for line in printed.splitlines() if line.startswith(("  answers", "  knockouts")))
+    for line in (answers, knockouts):
+        assert "load 0.00, device" in line
+    engine = float(re.search(r"engine +([0-9.]+) s a question", printed)[1])
+    assert float(knockouts.partition("device ")[2].partition(",")[0]) == pytest.approx(6000 * engine / 3600, abs=0.01)
 
 
 def test_the_knockouts_that_are_timed_do_something() -> None:
@@ -95,15 +103,48 @@ def test_the_hours_of_the_published_study_count_every_part(grid: dict[str, Any],
     study = yaml.safe_load((repo / "params.yaml").read_text())["studies"]["published"]
     questions, clocks = grid["clocks"](study)
     assert questions == 5525
-    knocked_out = sum(each.knockouts[0] for each in clocks.values())
+    knocked_out = sum(each.knockouts.device for each in clocks.values()) / 3600
     assert 0.7 < knocked_out < 1
     for name, each in clocks.items():
         size = grid["MODELS"][name]
         # Answers and logit lens: one forward. Two loads: one for them, one for the knockouts of the one window.
-        assert each.answers[0] * 3600 * grid["RATE"] == pytest.approx(questions * grid["forward"](size))
-        assert each.loads * 3600 == pytest.approx(2 * (grid["IMPORTS"] + size.weights / grid["DISK"]))
-        assert each.total == each.loads + max(each.answers) + max(each.knockouts)
-    assert sum(each.total for each in clocks.values()) < 1.6
+        assert each.answers.device * grid["RATE"] == pytest.approx(questions * grid["forward"](size))
+        assert each.answers.load + each.knockouts.load == pytest.approx(
+            2 * (clock.IMPORTS + size.weights * 1e9 / clock.DISK)
+        )
+        assert each.total == sum(job.load + max(job.device, job.host, job.images) for job in each)
+    assert sum(each.total for each in clocks.values()) / 3600 < 1.6
+
+
+def test_the_pages_give_the_hours_of_the_clock(grid: dict[str, Any], repo: Path) -> None:
+    studies = yaml.safe_load((repo / "params.yaml").read_text())["studies"]
+    hours = {}
+    for name in ("paper", "published", "window-sweep"):
+        found = grid["clocks"](studies[name])[1].values()
+        parts = (sum(each.knockouts.total - each.knockouts.load for each in found), sum(each.total for each in found))
+        hours[name] = tuple(f"{part / 3600:.1f}" for part in parts)
+    readme, page = ((repo / name).read_text() for name in ("README.md", "docs/howto/published.md"))
+    assert "\n{} GPU-hours and all its jobs, loads included, {};".format(*hours["paper"]) in readme
+    for name, both in hours.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert line.endswith("| {} | {} |".format(*both))
+    assert f"takes {hours['paper'][1]} GPU-hours" in (repo / "docs/explanation/performance.md").read_text()
+
+
+def test_a_job_takes_the_longest_of_its_parts_on_a_gpu_and_all_of_them_on_a_cpu() -> None:
+    gpu = Cost(10, tiled=False, grouped=False, weights=5e9, answer=0.001, knockouts=(0.5, 0.7))
+    answers, knockouts = clock.clock_of(gpu, 1000)
+    assert answers.load == clock.IMPORTS + 5
+    assert answers.total == answers.load + answers.host > answers.load + answers.device
+    assert (knockouts.load, knockouts.device) == (2 * answers.load, pytest.approx(1200))
+    assert knockouts.total == knockouts.load + knockouts.device
+    grouped = clock.clock_of(dataclasses.replace(gpu, grouped=True), 1000)
+    assert grouped.knockouts.host > knockouts.host
+    assert grouped.answers == answers
+    on_cpu = clock.clock_of(dataclasses.replace(gpu, beside=False), 1000)
+    assert on_cpu.knockouts.host == 0
+    assert on_cpu.knockouts.images == clock.WORKERS * knockouts.images
+    assert on_cpu.knockouts.total == sum(on_cpu.knockouts[:-1])
 
 
 @pytest.mark.parametrize("slug", TRUE_SIZES)

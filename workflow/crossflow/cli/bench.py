@@ -7,7 +7,8 @@ import torch
 from crossflow.core.devices import take_device
 from crossflow.core.errors import CrossflowError
 from crossflow.models.memory import GIB
-from crossflow.verify.speed import build_model, measure_speed
+from crossflow.verify.clock import clock_of
+from crossflow.verify.speed import build_model, cost_of, measure_speed
 from crossflow.verify.true_sizes import TRUE_SIZES
 
 
@@ -74,5 +75,10 @@ def run(
         f"the engine reaches {100 * found.floor / engine:.0f} %"
     )
     print(f"memory      {found.memory / GIB:9.1f} GiB at most")
-    hours = questions * engine / 3600
-    print(f"study       {hours:9.2f} hours for {questions:,} questions (computed, without answering)")
+    clock = clock_of(cost_of(built, found), questions)
+    print(
+        f"study       {clock.total / 3600:9.2f} hours for {questions:,} questions, computed (crossflow.verify.clock):"
+    )
+    for job, parts in clock._asdict().items():
+        said = ", ".join(f"{part} {seconds / 3600:.2f}" for part, seconds in parts._asdict().items() if part != "total")
+        print(f"  {job:<9} {parts.total / 3600:9.2f} hours: {said}")

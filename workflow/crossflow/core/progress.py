@@ -13,7 +13,7 @@ A rule sends what its job prints to the job's log, and leaves the console open u
 
 
 def progress_of(
-    name: str, total: int | None, finished: int = 0, unit: str = "question", shown: bool = True
+    name: str, total: int | None, finished: int = 0, unit: str = "question", shown: bool = True, delay: int = 0
 ) -> "tqdm[NoReturn]":
     """A progress bar; call its ``update`` with the number of finished units.
 
@@ -25,9 +25,17 @@ def progress_of(
         finished: Units that an earlier run finished; they do not count for the rate.
         unit: Name of a unit; thousands and millions of bytes (B) are written as k and M.
         shown: Whether to draw the bar.
+        delay: Seconds before it is drawn: work that ends sooner shows none.
     """
     return tqdm(
-        desc=name, total=total, initial=finished, unit=unit, unit_scale=unit == "B", disable=not shown, **_on_terminal()
+        desc=name,
+        total=total,
+        initial=finished,
+        unit=unit,
+        unit_scale=unit == "B",
+        disable=not shown,
+        delay=delay,
+        **_on_terminal(),
     )
 
 

@@ -5,18 +5,19 @@ A job that cannot fit is refused.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.flows import VISUAL_SETS, parse_flow
 from crossflow.core.records import ChosenQuestion
-from crossflow.models.loading import read_outline
+from crossflow.models.loading import sketch_model
 from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
-from crossflow.models.model import ModelSettings
-from crossflow.models.prompts import TokenizedPrompt, render, repeated, tokenize
+from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel, Prepared
+from crossflow.models.prompts import render, repeated, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -132,16 +133,21 @@ def plan_knockout(
     return next(whole, plan(1))
 
 
-def _prompts(
-    settings: ModelSettings, processor: object, visual: int, questions: Sequence[ChosenQuestion]
-) -> Iterator[TokenizedPrompt]:
-    for question in questions:
+def _longest(sketch: MultimodalModel, questions: Sequence[ChosenQuestion], size: tuple[int, int]) -> Prepared | None:
+    """The longest prompt of some questions, with an image of the given size; None if none can be prepared."""
+    processor = sketch.processor
+
+    def length(question: ChosenQuestion) -> int:
         try:
-            yield tokenize(
-                render(settings.prompt, question.question, processor), processor, repeated(processor, visual)
-            )
+            prompt = render(sketch.settings.prompt, question.question, processor)
+            return len(tokenize(prompt, processor, repeated(processor, 1)).ids)
         except BrokenQuestion:
-            continue
+            return 0
+
+    longest = max(questions, key=length, default=None)
+    if longest is None or not length(longest):
+        return None
+    return sketch.prepare(replace(longest, objects=()), Image.new("RGB", size))
 
 
 def _gib(number: int) -> str:
@@ -158,8 +164,9 @@ def plan_parts(
 ) -> list[int]:
     """Plan how many questions of each part of a job run together, and log the memory that the largest part needs.
 
-    A plan follows from the part's longest prompt and the image with the most visual tokens, so that it is the same
-    whatever other parts a job has.
+    A plan follows from the part's longest prompt with the image of the most visual tokens, so that it is the same
+    whatever other parts a job has. That image is the largest that the model's processor makes, or, where this has no
+    bound of use, the largest of the part.
 
     Args:
         settings: The model.
@@ -173,30 +180,27 @@ def plan_parts(
         CrossflowError: the model, one question and one row do not fit into the device, or the model's folder or
             processor is not as expected.
     """
-    processor, sizes = read_outline(settings)
-    if sizes is None:
-        log.info("memory: not planned for this architecture; batches are halved where they do not fit")
-        return [1] * len(parts)
+    sketch = sketch_model(settings, torch.device("cpu"))
     available, enough = capacity(device), enough_positions(device)
     plans = []
     for questions in parts:
-        tokenized = _prompts(settings, processor, sizes.visual, questions)
-        longest = max(tokenized, key=lambda prompt: len(prompt.ids), default=None)
-        positions = sizes.visual + 1 if longest is None else len(longest.ids)
-        image_stop = sizes.visual if longest is None else longest.image.stop
+        known = {question.image_size for question in questions}
+        sizes = sketch.sizes_for(sorted(size for size in known if size) if None not in known else ())
+        longest = _longest(sketch, questions, sizes.largest)
+        positions = sizes.visual + 1 if longest is None else longest.length
+        image_stop = sizes.visual if longest is None else int(longest.positions["image"][-1]) + 1
         if flows is None:
             plan = plan_answers(sizes, positions, settings.max_new_tokens, available, enough, prompts)
         else:
             plan = plan_knockout(sizes, positions, image_stop, flows, available, batched, enough)
         plans.append((plan, positions))
     if plans:
-        _announce(settings, sizes, device, available, *max(plans, key=lambda plan: plan[0].total), flows is None)
+        _announce(settings, device, available, *max(plans, key=lambda plan: plan[0].total), flows is None)
     return [plan.questions for plan, _ in plans]
 
 
 def _announce(
     settings: ModelSettings,
-    sizes: Sizes,
     device: torch.device,
     available: int,
     plan: Plan,
@@ -214,7 +218,7 @@ def _announce(
     whole = total_memory(device)
     name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "this machine"
     if plan.smallest > available:
-        advice = "set a dtype of half its size, or take" if sizes.itemsize > 2 else "take"
+        advice = "set a dtype of half its size, or take" if DTYPES[settings.dtype].itemsize > 2 else "take"
         raise CrossflowError(
             f"The model in {settings.path} needs {_gib(plan.smallest)} GiB of memory as {settings.dtype} (weights "
             f"{_gib(plan.weights)}, then a prompt of up to {positions} positions), but {name} has {_gib(whole)}, of "

@@ -5,7 +5,7 @@ visual tokens (`crossflow.models.visual_tokens`), with the model's own code.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,20 +17,46 @@ from crossflow.core.errors import CrossflowError
 from crossflow.models.prompts import Expansion, repeated
 from crossflow.models.visual_tokens import PLAIN, Tiling
 
+Size = tuple[int, int]
+Images = Callable[[Any, Any, Sequence[Size]], Iterator[tuple[int, Size]]]
 
-def _pack_one_tile(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+
+def _pack_one_tile(model: Any, labels: Tensor, size: Size) -> Tensor:
     return labels[0]
 
 
-def _one_tile(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+def _one_tile(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
     yield 1, (config.vision_config.image_size, config.vision_config.image_size)
 
 
-def _anyres(config: Any) -> Iterator[tuple[int, tuple[int, int]]]:
+def _anyres(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
     """An image that fills its grid of tiles has no padding to remove, hence the most visual tokens."""
     side = config.vision_config.image_size
     for height, width in config.image_grid_pinpoints:
         yield 1 + (height // side) * (width // side), (width, height)
+
+
+def _cut(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
+    """Every grid of tiles that an image may be cut into."""
+    side, most = image_processor.size["height"], image_processor.max_patches
+    for columns in range(1, most + 1):
+        for rows in range(1, most // columns + 1):
+            width, height = columns * side, rows * side
+            yield image_processor.get_number_of_image_patches(height, width, {"crop_to_patches": True}), (width, height)
+
+
+def _split(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
+    """The longest edge is the same for every image; a square has the most tiles."""
+    side = image_processor.size["longest_edge"]
+    tiles, *_ = image_processor.get_number_of_image_patches(side, side)
+    yield max(1, tiles), (side, side)
+
+
+def _free(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
+    """The job's own images: those of the most allowed pixels would have many thousands of tokens."""
+    side = math.isqrt(image_processor.size["longest_edge"])
+    for width, height in known or [(side, side)]:
+        yield image_processor.get_number_of_image_patches(height, width), (width, height)
 
 
 def _newline(labels: Tensor) -> Tensor:
@@ -39,7 +65,7 @@ def _newline(labels: Tensor) -> Tensor:
     return newline
 
 
-def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_anyres(model: Any, labels: Tensor, size: Size) -> Tensor:
     width, height = size
     packed, _ = model.model.pack_image_features(
         [labels],
@@ -50,7 +76,7 @@ def _pack_anyres(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.as_tensor(packed[0])
 
 
-def _pack_anyres_shrunk(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_anyres_shrunk(model: Any, labels: Tensor, size: Size) -> Tensor:
     # A grid with more patches than ``vision_aspect_ratio`` allows is interpolated: its tokens mix several patches.
     width, height = size
     packed, _ = model.model.pack_image_features(
@@ -72,13 +98,13 @@ def _patches_as_tiles(image_processor: Any, processed: Any) -> np.ndarray:
 _WHOLE = Tiling(_patches_as_tiles, base=slice(None))
 
 
-def _pack_merged(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_merged(model: Any, labels: Tensor, size: Size) -> Tensor:
     # The image processor puts the patches of one token next to one another.
     merged = model.config.vision_config.spatial_merge_size**2
     return labels.reshape(-1, merged, labels.shape[-1]).amax(1)
 
 
-def _pack_pooled(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_pooled(model: Any, labels: Tensor, size: Size) -> Tensor:
     tiles, patches, kinds = labels.shape
     side = math.isqrt(patches)
     pooled = model.model.multi_modal_projector.avg_pool(labels.transpose(1, 2).reshape(tiles, kinds, side, side))
@@ -102,14 +128,14 @@ def _together(shuffled: Tensor, kinds: int) -> Tensor:
     return shuffled.amax(-1).reshape(kinds, -1).T
 
 
-def _pack_shuffled_grid(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_shuffled_grid(model: Any, labels: Tensor, size: Size) -> Tensor:
     _, patches, kinds = labels.shape
     side = math.isqrt(patches)
     cells = _apart(labels).reshape(-1, side, side, 1)
     return _together(model.model.pixel_shuffle(cells, scale_factor=model.config.downsample_ratio), kinds)
 
 
-def _pack_shuffled_row(model: Any, labels: Tensor, size: tuple[int, int]) -> Tensor:
+def _pack_shuffled_row(model: Any, labels: Tensor, size: Size) -> Tensor:
     connector = model.model.connector
     return _together(connector.pixel_shuffle(_apart(labels), connector.scale_factor), labels.shape[-1])
 
@@ -147,15 +173,15 @@ class Architecture:
         tiling: How an image reaches the vision tower.
         expand: What replaces the image's marker, given the processor, the output of the image processor, the number of
             visual tokens and their id.
-        images: From the configuration to the tiles and the size (width, height) of the images with the most tokens;
-            None if memory is not planned.
+        images: The tiles and the size (width, height) of the images with the most tokens, given the configuration, the
+            image processor and the sizes of a job's images, if they are known.
         processor: Name of the processor class in transformers, if `AutoProcessor` would require torchvision.
         pads: Whether ``image: pad`` is allowed.
         stacks: Whether visual tokens are ordinary embeddings, and the vision tower can encode the tiles of several
             images in one call.
     """
 
-    pack: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    pack: Callable[[Any, Tensor, Size], Tensor]
     decoder: str = "model.language_model"
     head: str = "lm_head"
     patch_size: str = "vision_config.patch_size"
@@ -163,7 +189,7 @@ class Architecture:
     selects: str = "default"
     tiling: Tiling = PLAIN
     expand: Callable[[Any, Any, int, int], Expansion] = _expand_repeated
-    images: Callable[[Any], Iterator[tuple[int, tuple[int, int]]]] | None = None
+    images: Images = _one_tile
     processor: str | None = None
     pads: bool = False
     stacks: bool = False
@@ -174,10 +200,11 @@ _IDEFICS = Architecture(
     decoder="model.text_model",
     tiling=PLAIN._replace(base=_LAST, options={"return_row_col_info": True}),
     expand=_expand_framed,
+    images=_split,
 )
-_QWEN = Architecture(_pack_merged, tile="vision_config.patch_size", tiling=_WHOLE)
+_QWEN = Architecture(_pack_merged, tile="vision_config.patch_size", tiling=_WHOLE, images=_free)
 ARCHITECTURES = {
-    "llava": Architecture(_pack_one_tile, images=_one_tile, pads=True, stacks=True),
+    "llava": Architecture(_pack_one_tile, pads=True, stacks=True),
     "llava_next": Architecture(_pack_anyres, images=_anyres, stacks=True),
     # The image's positions attend to one another in both directions, so the engine refuses targets among them.
     "gemma3": Architecture(_pack_pooled, expand=_expand_uncut),
@@ -187,9 +214,12 @@ ARCHITECTURES = {
         _pack_shuffled_grid,
         tiling=Tiling(_every_tile, base=_LAST, options={"crop_to_patches": True}),
         expand=_expand_framed,
+        images=_cut,
         processor="InternVLProcessor",
     ),
-    "llava_onevision": Architecture(_pack_anyres_shrunk, selects="full", processor="LlavaOnevisionProcessor"),
+    "llava_onevision": Architecture(
+        _pack_anyres_shrunk, selects="full", images=_anyres, processor="LlavaOnevisionProcessor"
+    ),
     "qwen2_vl": replace(_QWEN, processor="Qwen2VLProcessor"),
     "qwen2_5_vl": replace(_QWEN, processor="Qwen2_5_VLProcessor"),
     "qwen3_vl": replace(_QWEN, processor="Qwen3VLProcessor"),

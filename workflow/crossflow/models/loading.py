@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.progress import progress_of
 from crossflow.models import attention
 from crossflow.models.architectures import ARCHITECTURES, REFUSED
 from crossflow.models.consistency import require_consistent
-from crossflow.models.folder import blaming_folder, shards_of
-from crossflow.models.memory import Sizes
+from crossflow.models.folder import blaming_folder
 from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel
 from crossflow.models.processors import load_processor
-from crossflow.models.weights import require_all_placed, require_finite
+from crossflow.models.weights import require_all_placed, require_finite, silence, stored_dtype
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -83,28 +84,39 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
     return sketch
 
 
-def read_outline(settings: ModelSettings) -> tuple[Any, Sizes | None]:
-    """A model's processor and its sizes; the sizes are None if the architecture's memory is not planned.
+def _held(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*network.named_parameters(), *network.named_buffers()]
 
-    Raises:
-        CrossflowError: as `sketch_model`.
+
+def _move(path: Path, network: nn.Module, sketch: nn.Module, device: torch.device) -> None:
+    """Move weights that are still mapped files to a device, and check them there.
+
+    Each is read once, becomes what it is in ``sketch``, and is let go before the next, so that no second copy of the
+    whole is made: neither in the host's memory nor on the device.
     """
-    sketch = sketch_model(settings, torch.device("cpu"))
-    return sketch.processor, sketch.sizes
+    kinds = {name: held.dtype for name, held in _held(sketch)}
+    total = sum(weight.nbytes for weight in network.parameters())
+    with progress_of("weights", total, unit="B", delay=1) as progress:
+        for name, held in _held(network):
+            size = held.nbytes
+            held.data = held.data.to(device, kinds[name])
+            if isinstance(held, nn.Parameter):
+                require_finite(path, name, held)
+                progress.update(size)
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """Load a model from its folder.
+    """Load a model from its folder, with a bar of the bytes that are read.
 
     Raises:
         CrossflowError: as `sketch_model`, or weights are missing, without a place, NaN or infinite.
     """
     sketch = sketch_model(settings, device)
-    with blaming_folder(settings.path):
-        shards_of(settings.path)
+    with blaming_folder(settings.path), silence():
+        # Of the files' own type, transformers maps the weights and reads none of them.
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             settings.path,
-            dtype=DTYPES[settings.dtype],
+            dtype=stored_dtype(settings.path) or DTYPES[settings.dtype],
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             use_safetensors=True,
             trust_remote_code=False,
@@ -114,6 +126,5 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         )
     network, loading = loaded
     require_all_placed(settings.path, network, loading)
-    network = network.eval().to(device)
-    require_finite(settings.path, network)
-    return replace(sketch, network=network)
+    _move(settings.path, network, sketch.network, device)
+    return replace(sketch, network=network.eval())

@@ -50,6 +50,8 @@ class Sizes:
         tower_values: Values of a patch.
         tower_positions: Positions in the tower of all tiles of the largest image.
         visual: Visual tokens of the largest image.
+        largest: Width and height of an image with so many.
+        added: Decoder layers, beside the first, to whose input the model adds features of the image.
     """
 
     weights: int
@@ -66,18 +68,22 @@ class Sizes:
     tower_values: int
     tower_positions: int
     visual: int
+    largest: tuple[int, int]
+    added: int
 
     @classmethod
-    def of(cls, network: nn.Module, images: Iterable[tuple[int, int]]) -> "Sizes":
+    def of(cls, network: nn.Module, tower_positions: int, visual: int, largest: tuple[int, int]) -> "Sizes":
         """Read the sizes off a network, which may be on torch's meta device.
 
         Args:
             network: A transformers model with a text decoder and a vision tower.
-            images: Tiles and visual tokens of each image shape.
+            tower_positions, visual, largest: See the attributes.
         """
         config: Any = network.config
         text, vision = config.get_text_config(), config.vision_config
-        tiles, visual = (max(numbers) for numbers in zip(*images, strict=True))
+        tower_width = getattr(vision, "embed_dim", vision.hidden_size)
+        side = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+        channels = getattr(vision, "num_channels", None) or vision.in_channels
         return cls(
             weights=sum(held.nbytes for held in [*network.parameters(), *network.buffers()]),
             itemsize=next(network.parameters()).element_size(),
@@ -88,17 +94,24 @@ class Sizes:
             kv_heads=text.num_key_value_heads,
             head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
             vocabulary=text.vocab_size,
-            tower_width=vision.hidden_size,
-            tower_intermediate=vision.intermediate_size,
-            tower_values=vision.num_channels * vision.patch_size**2,
-            tower_positions=tiles * ((vision.image_size // vision.patch_size) ** 2 + 1),
+            tower_width=tower_width,
+            tower_intermediate=getattr(vision, "intermediate_size", None) or int(tower_width * vision.mlp_ratio),
+            tower_values=channels * side**2 * getattr(vision, "temporal_patch_size", 1),
+            tower_positions=tower_positions,
             visual=visual,
+            largest=largest,
+            added=len(getattr(vision, "deepstack_visual_indexes", ())),
         )
 
     @property
     def _key_value(self) -> int:
         """Bytes of the key and the value of one position in one layer."""
         return 2 * self.kv_heads * self.head_width * self.itemsize
+
+    @property
+    def _state(self) -> int:
+        """Bytes of the residual stream at one position."""
+        return self.width * self.itemsize
 
     def _layer(self, queries: int, keys: int, start: int = 0) -> int:
         """Peak of a decoder layer in bytes, its input included.
@@ -119,8 +132,8 @@ class Sizes:
         beside += self.heads * self.head_width * (item + (2 * _FP32 if item < _FP32 else 0)) if start else 0
         # The mask, and the tensors derived from it.
         scores = keys * (item + 1)
-        # The residual stream and its norm; gate, up and their product.
-        mlp = (2 * self.width + 3 * self.intermediate) * item
+        # The residual stream before and after attention, and its norm; rotary embedding; gate, up and their product.
+        mlp = (3 * self.width + 2 * self.head_width + 3 * self.intermediate) * item
         norm = self.width * (2 * item + 3 * _FP32)
         return queries * max(beside + scores, rotated, mlp, norm)
 
@@ -160,7 +173,7 @@ class Sizes:
         layer = positions * self._key_value + suffix * states
         # Rotary embedding and position ids; the mask, which most layers share.
         shared = positions * (2 * self.head_width * self.itemsize + 2 * _FP64 + suffix)
-        return self.layers * layer + shared + self.vocabulary * _FP32
+        return self.layers * layer + self.added * positions * self._state + shared + self.vocabulary * _FP32
 
     def clean_run(self, positions: int, first: int) -> int:
         """Bytes of a clean run, its record included."""
@@ -178,11 +191,14 @@ class Sizes:
     def row(self, positions: int, start: int) -> int:
         """Bytes that one knockout adds to a batch, as a suffix from position ``start`` on."""
         suffix = positions - start
-        return max(self._layer(suffix, positions, start), suffix * self.width * self.itemsize + self._logits)
+        # Where something is added: this, and the sum beside the layer's input.
+        added = 2 * self._state if self.added else 0
+        return max(self._layer(suffix, positions, start) + suffix * added, suffix * self._state + self._logits)
 
     def group(self, positions: int, start: int) -> int:
-        """Bytes of the masks of one flow's knockouts from position ``start`` on: its own and the causal one."""
-        return 2 * (positions - start) * positions * (self.itemsize + 3)
+        """Bytes of one flow's masks from position ``start`` on, its own and the causal one, and of what is added."""
+        added = positions * self._state if self.added else 0
+        return 2 * (positions - start) * positions * (self.itemsize + 3) + added
 
     def batch(self, rows: Iterable[int]) -> int:
         """Bytes of a batch of knockouts, without the records; ``rows`` are given by `row`."""

@@ -74,28 +74,31 @@ def _side(length: int | Sequence[int]) -> int:
     return length if isinstance(length, int) else length[0]
 
 
-def sizes_of(network: Any, architecture: Architecture) -> Sizes | None:
-    """The sizes that determine a model's memory; None if the architecture's memory is not planned.
+def sizes_of(
+    network: Any, architecture: Architecture, image_processor: Any = None, known: Sequence[tuple[int, int]] = ()
+) -> Sizes:
+    """The sizes that determine a model's memory.
 
     Args:
         network: The transformers model; it may be on torch's meta device.
         architecture: Its entry of `ARCHITECTURES`.
+        image_processor: The model's; some architectures do without it.
+        known: Sizes (width, height) of all images that the model will see; empty = unknown.
     """
-    if architecture.images is None:
-        return None
-    vision = network.config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    return Sizes.of(
-        network,
-        [
-            (tiles, len(architecture.pack(network, torch.zeros(tiles, patches, 1), size)))
-            for tiles, size in architecture.images(network.config)
-        ],
-    )
+    config = network.config
+    patches = (_side(_follow(config, architecture.tile)) // _side(_follow(config, architecture.patch_size))) ** 2
+    images = [
+        (len(architecture.pack(network, torch.zeros(tiles, patches, 1), size)), tiles, size)
+        for tiles, size in architecture.images(config, image_processor, known)
+    ]
+    visual, _, largest = max(images)
+    # A tower may put one token more before those of a tile of several patches.
+    positions = max(tiles for _, tiles, _ in images) * (patches + (patches > 1))
+    return Sizes.of(network, positions, visual, largest)
 
 
-def outline_of(config: Any, dtype: torch.dtype) -> Sizes | None:
-    """As `sizes_of`, from a configuration alone."""
+def outline_of(config: Any, dtype: torch.dtype) -> Sizes:
+    """As `sizes_of`, from the configuration of a LLaVA-1.5 or LLaVA-NeXT alone."""
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     return sizes_of(network, ARCHITECTURES[config.model_type])
@@ -213,9 +216,13 @@ class MultimodalModel:
         return self.architecture.pack(self.network, labels, size)
 
     @cached_property
-    def sizes(self) -> Sizes | None:
-        """The sizes that determine the model's memory; None if the architecture's memory is not planned."""
-        return sizes_of(self.network, self.architecture)
+    def sizes(self) -> Sizes:
+        """The sizes that determine the model's memory, for any image."""
+        return self.sizes_for(())
+
+    def sizes_for(self, known: Sequence[tuple[int, int]]) -> Sizes:
+        """The sizes that determine the model's memory, for images of known sizes; see `sizes_of`."""
+        return sizes_of(self.network, self.architecture, getattr(self.processor, "image_processor", None), known)
 
     def logits(self, normed: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
         """Logits in fp32, or fp64 if the model is, from hidden states after the final norm.

@@ -20,6 +20,8 @@ from crossflow.models.model import MultimodalModel
 
 # Buffers that every network computes itself.
 _COMPUTED = ("inv_freq", "position_ids")
+# By safetensors' names.
+_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _VISION = {"vision_tower", "vision_model", "visual"}
 
 
@@ -67,21 +69,20 @@ def require_all_placed(path: Path, network: nn.Module, loading: Mapping[str, Any
     _require_placed(path, network, loading["unexpected_keys"])
 
 
-def require_finite(path: Path, network: nn.Module) -> None:
-    """Refuse NaN or infinite weights, which would spoil every answer.
+def require_finite(path: Path, name: str, weight: Tensor) -> None:
+    """Refuse a weight with NaN or infinite values, which would spoil every answer.
 
     Raises:
-        CrossflowError: there are some.
+        CrossflowError: it has some.
     """
-    for name, weight in network.named_parameters():
-        # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
-        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
-            raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: the weights are unusable.")
+    # Unlike torch.isfinite, the extremes need no copy of the weight; with a NaN, both are NaN.
+    if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+        raise CrossflowError(f"{path} has NaN or infinite values in the weight {name}: the weights are unusable.")
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """No bar and no report of transformers inside the block, where nothing is loaded."""
+def silence() -> Iterator[None]:
+    """No bar and no report of transformers inside the block, where it reads no weights."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -93,14 +94,32 @@ def _silence() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def _headers(path: Path) -> Iterator[tuple[str, list[int], str]]:
+    """Name, shape and type of each weight, from the headers of the files.
+
+    Raises:
+        CrossflowError: the index of the weights is broken, or names a file outside the folder.
+    """
+    for file_name in sorted(shards_of(path)):
+        with safe_open(path / file_name, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                part = file.get_slice(name)
+                yield name, part.get_shape(), part.get_dtype()
+
+
+def stored_dtype(path: Path) -> torch.dtype | None:
+    """The type of a folder's weights, whole numbers aside; None if they are of several types, or of another one.
+
+    Raises:
+        CrossflowError: the index of the weights is broken, or names a file outside the folder.
+    """
+    types = {dtype for _, _, dtype in _headers(path) if not dtype.startswith(("I", "U"))}
+    return _STORED.get(types.pop()) if len(types) == 1 else None
+
+
 def _outlined(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Name -> a tensor of the weight's shape that takes no memory, from the headers of the files."""
-    outlined: dict[str, Tensor] = {}
-    for name in sorted(shards_of(path)):
-        with safe_open(path / name, framework="pt") as file:
-            for weight in file.keys():  # noqa: SIM118 (no mapping)
-                outlined[weight] = torch.zeros((), dtype=dtype).expand(file.get_slice(weight).get_shape())
-    return outlined
+    """Name -> a tensor of the weight's shape that takes no memory."""
+    return {name: torch.zeros((), dtype=dtype).expand(shape) for name, shape, _ in _headers(path)}
 
 
 def require_weights_of(sketch: MultimodalModel) -> None:
@@ -113,7 +132,7 @@ def require_weights_of(sketch: MultimodalModel) -> None:
         CrossflowError: weights are missing, without a place, or of another shape.
     """
     path, network = sketch.settings.path, sketch.network
-    with blaming_folder(path), _silence():
+    with blaming_folder(path), silence():
         _, loading = type(network).from_pretrained(
             None,
             config=network.config,

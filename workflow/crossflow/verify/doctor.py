@@ -159,6 +159,10 @@ def _require_windows(study: Study, slug: str, layers: int) -> None:
         require_window(window, layers, slug)
 
 
+# Of an image, for models that take any size; a job plans with its own images.
+_USUAL = (640, 480)
+
+
 def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | None:
     """The sizes of a model whose folder, if it is there, holds what belongs together.
 
@@ -169,7 +173,7 @@ def _sizes(slug: str, settings: ModelSettings, folder: Path | None) -> Sizes | N
         _require_whole(folder)
         sketch = sketch_model(settings, torch.device("cpu"))
         require_weights_of(sketch)
-        return sketch.sizes
+        return sketch.sizes_for([_USUAL])
     return outline_of(true_config(slug), DTYPES[settings.dtype]) if slug in TRUE_SIZES else None
 
 

@@ -45,6 +45,7 @@ from crossflow.models.memory import capacity, enough_positions
 from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel, Prepared
 from crossflow.models.positions import Positions
 from crossflow.models.visual_tokens import VisualTokens
+from crossflow.verify.clock import Cost
 from crossflow.verify.true_sizes import is_tiled, true_config
 
 # Tokens of a vicuna-v1 prompt with mean counts of the published questions; an image of GQA's usual size.
@@ -72,6 +73,7 @@ class Bench(NamedTuple):
         timings: Name -> seconds per question; the time of a full forward is multiplied by the number of rows.
         bound: Ratio of operations, positions x layers.
         operations: Unavoidable operations of a question.
+        forward: Operations of its clean forward alone.
         rate: Operations per second of large matrix products.
         differences: Name -> largest difference in probability from the engine.
         memory: Peak memory of the engine, in bytes.
@@ -83,6 +85,7 @@ class Bench(NamedTuple):
     timings: dict[str, Timing]
     bound: float
     operations: float
+    forward: float
     rate: float
     differences: dict[str, float]
     memory: int
@@ -244,10 +247,23 @@ def _token_probabilities(reading: Readout, token: int) -> Tensor:
 
 def questions_together(model: MultimodalModel, prepared: Prepared) -> int:
     """How many questions of this shape a job would run together."""
-    assert model.sizes is not None
     image_stop = int(prepared.positions["image"][-1]) + 1
     room, enough = capacity(model.device), enough_positions(model.device)
     return plan_knockout(model.sizes, prepared.length, image_stop, PUBLISHED_FLOWS, room, enough=enough).questions
+
+
+def cost_of(model: MultimodalModel, found: Bench) -> Cost:
+    """What a question costs on the measured device: an answer is a clean forward, at the engine's rate."""
+    text, seconds = model.network.config.get_text_config(), found.timings["engine"].seconds
+    return Cost(
+        text.num_hidden_layers,
+        is_tiled(str(model.settings.path)),
+        text.num_key_value_heads < text.num_attention_heads,
+        float(model.sizes.weights),
+        found.forward / found.operations * seconds,
+        (seconds,),
+        beside=model.device.type == "cuda",
+    )
 
 
 def measure_speed(
@@ -305,6 +321,7 @@ def measure_speed(
         timings,
         operation_bound(rows, prepared.length, layers),
         unavoidable(model, prepared, rows),
+        unavoidable(model, prepared, []),
         matrix_rate(DTYPES[model.settings.dtype], device),
         {name: float((torch.stack(values) - ours).abs().max()) for name, values in found.items()},
         int(memory),
