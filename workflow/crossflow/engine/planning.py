@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
-from crossflow.core.flows import VISUAL_SETS, parse_flow
+from crossflow.core.flows import SWAPPED, VISUAL_SETS, parse_flow
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.loading import sketch_model
 from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
@@ -104,7 +104,10 @@ def plan_knockout(
         enough: Positions of a batch beyond which no row is added; see `ENOUGH`.
     """
     place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
-    starts = Counter(min(place.get(part.target, image_stop) for part in parse_flow(flow).parts) for flow in flows)
+    parsed = [parse_flow(flow) for flow in flows]
+    starts = Counter(min(place.get(part.target, image_stop) for part in flow.parts) for flow in parsed)
+    # A substitution reads a donor's keys and values, and its masks and prefix are up to twice as long.
+    donors = {flow.substitute for flow in parsed} - {None}
     first = min(starts)
     # Each start position has a further row without edges, which shows the noise floor.
     rows = [
@@ -113,8 +116,10 @@ def plan_knockout(
         for _ in range(count * sizes.layers + 1)
     ]
     kept = sizes.record(positions, first) + sizes.measures(len(rows))
-    kept += sum((count + 1) * sizes.group(positions, start) for start, count in starts.items())
-    clean_run = sizes.clean_runs(1, positions, first)
+    groups = sum((count + 1) * sizes.group(positions, start) for start, count in starts.items())
+    kept += groups * (2 if donors else 1) + len(donors) * sizes.record(positions, positions - 1)
+    prompts = 2 if SWAPPED in donors else 1
+    clean_run = sizes.clean_runs(prompts, positions, first)
     if not batched:
         alone = kept + sizes.forward(positions)
         return Plan(sizes.weights, clean_run, alone, max(clean_run, alone), 1)
@@ -123,7 +128,7 @@ def plan_knockout(
         together = rows * questions
         parts = batches(together, available - sizes.weights - questions * kept - sizes.batch([]), 2 * enough)
         largest = max(sizes.batch(size for size, _ in together[part.start : part.stop]) for part in parts)
-        clean_runs = sizes.clean_runs(questions, positions, first)
+        clean_runs = sizes.clean_runs(questions * prompts, positions, first)
         least = max(clean_run, kept + sizes.batch([max(rows)[0]]))
         return Plan(sizes.weights, clean_runs, questions * kept + largest, least, max(map(len, parts)), questions)
 

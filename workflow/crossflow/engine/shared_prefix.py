@@ -150,9 +150,15 @@ def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequ
         return batches([(0, length - start) for length, start in spans], 0, most)
     sizes = model.sizes
     kept = sum(sizes.record(clean.prepared.length, clean.first) for clean in cleans) + sizes.measures(len(knockouts))
-    # At most one group per flow.
-    flows = {(id(clean), row.start, row.flow): clean.prepared.length for clean, row in knockouts}
-    kept += sum(sizes.group(length, start) for (_, start, _), length in flows.items())
+    # A donor holds as much as the record of a last position.
+    kept += sum(
+        len(clean.donors.keys() & {name for _, row in knockouts for name in row.donors})
+        * sizes.record(clean.prepared.length, clean.prepared.length - 1)
+        for clean in cleans
+    )
+    # At most one group per flow; beside a donor, its masks and prefix are up to twice as long.
+    flows = {(id(clean), row.start, row.flow): (clean.prepared.length, 1 + len(row.donors)) for clean, row in knockouts}
+    kept += sum(times * sizes.group(length, start) for (_, start, _), (length, times) in flows.items())
     room = capacity(model.device) - sizes.weights - kept - sizes.batch([])
     return batches([(sizes.row(*span), span[0] - span[1]) for span in spans], room, most)
 
