@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForImageTextToText
 
 from crossflow.core.devices import take_device
 from crossflow.core.flows import PUBLISHED_FLOWS
@@ -37,6 +36,7 @@ from crossflow.engine.forward import run_clean
 from crossflow.engine.greedy import generate
 from crossflow.engine.shared_prefix import run_together
 from crossflow.experiments.knockouts import _no_op_rows
+from crossflow.models.loading import load_network
 from crossflow.models.memory import enough_positions
 from crossflow.models.model import DTYPES, MultimodalModel
 from crossflow.verify.speed import (
@@ -280,12 +280,9 @@ def loading(day: Day) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         _, written = timed(partial(model.network.save_pretrained, folder), day.device)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        del model
+        sketch = model.network.to("meta")
         day.free()
-        _, loaded = timed(
-            lambda: AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[day.dtype]).to(day.device),
-            day.device,
-        )
+        _, loaded = timed(partial(load_network, Path(folder), sketch, day.device), day.device)
     return {"GB": size / 1e9, "seconds to write": written, "seconds to load": loaded}
 
 

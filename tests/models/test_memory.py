@@ -196,11 +196,12 @@ def test_a_job_is_planned_for_its_own_images_where_a_model_takes_any_size(tmp_pa
     tiny_families.write(tmp_path, tiny_families.FAMILIES["qwen2_vl"])
     settings = ModelSettings(tmp_path, "chat-template", patches="overlap")
     small, large = (dataclasses.replace(QUESTION, image_size=size) for size in ((60, 60), (400, 300)))
-    parts = [[small], [small, large], [small, QUESTION]]
+    refused = dataclasses.replace(QUESTION, image_size=(1, 1000))
+    parts = [[small, refused], [small, large], [small, QUESTION], [refused]]
     # If a size is unknown, the largest that the processor makes counts.
     together = planning.plan_parts(settings, parts, torch.device("cpu"))
     assert together == [planning.plan_parts(settings, [part], torch.device("cpu"))[0] for part in parts]
-    assert together[0] > together[1] > together[2] == 1
+    assert together[0] > together[1] > together[2] == together[3] == 1
 
 
 @pytest.fixture(scope="module")

@@ -146,8 +146,6 @@ def _batches(model: MultimodalModel, knockouts: Sequence[Knockout], cleans: Sequ
     """Split knockouts into batches, as large as useful and as the device's memory plan allows."""
     spans = [(clean.prepared.length, row.start) for clean, row in knockouts]
     most = 2 * enough_positions(model.device)
-    if model.sizes is None:
-        return batches([(0, length - start) for length, start in spans], 0, most)
     sizes = model.sizes
     kept = sum(sizes.record(clean.prepared.length, clean.first) for clean in cleans) + sizes.measures(len(knockouts))
     # A donor holds as much as the record of a last position.

@@ -6,6 +6,7 @@ visual tokens (`crossflow.models.visual_tokens`), with the model's own code.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,9 +55,14 @@ def _split(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator
 
 def _free(config: Any, image_processor: Any, known: Sequence[Size]) -> Iterator[tuple[int, Size]]:
     """The job's own images: those of the most allowed pixels would have many thousands of tokens."""
+
+    def patches(sizes: Sequence[Size]) -> Iterator[tuple[int, Size]]:
+        for width, height in sizes:
+            with suppress(ValueError):  # too long and narrow: its question is left out later
+                yield image_processor.get_number_of_image_patches(height, width), (width, height)
+
     side = math.isqrt(image_processor.size["longest_edge"])
-    for width, height in known or [(side, side)]:
-        yield image_processor.get_number_of_image_patches(height, width), (width, height)
+    yield from list(patches(known)) or patches([(side, side)])
 
 
 def _newline(labels: Tensor) -> Tensor:

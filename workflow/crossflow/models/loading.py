@@ -105,18 +105,23 @@ def _move(path: Path, network: nn.Module, sketch: nn.Module, device: torch.devic
                 progress.update(size)
 
 
-def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
-    """Load a model from its folder, with a bar of the bytes that are read.
+def load_network(path: Path, sketch: nn.Module, device: torch.device) -> nn.Module:
+    """Load the network of a model's folder, with a bar of the bytes that are read.
+
+    Args:
+        path: The folder.
+        sketch: The same network without weights, of the asked type.
+        device: Where to.
 
     Raises:
-        CrossflowError: as `sketch_model`, or weights are missing, without a place, NaN or infinite.
+        CrossflowError: weights are missing, without a place, NaN or infinite.
     """
-    sketch = sketch_model(settings, device)
-    with blaming_folder(settings.path), silence():
+    asked = next(sketch.parameters()).dtype
+    with blaming_folder(path), silence():
         # Of the files' own type, transformers maps the weights and reads none of them.
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            settings.path,
-            dtype=stored_dtype(settings.path) or DTYPES[settings.dtype],
+            path,
+            dtype=stored_dtype(path) or asked,
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             use_safetensors=True,
             trust_remote_code=False,
@@ -125,6 +130,17 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
             output_loading_info=True,
         )
     network, loading = loaded
-    require_all_placed(settings.path, network, loading)
-    _move(settings.path, network, sketch.network, device)
-    return replace(sketch, network=network.eval())
+    require_all_placed(path, network, loading)
+    _move(path, network, sketch, device)
+    found: nn.Module = network.eval()
+    return found
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
+    """Load a model from its folder.
+
+    Raises:
+        CrossflowError: as `sketch_model` and `load_network`.
+    """
+    sketch = sketch_model(settings, device)
+    return replace(sketch, network=load_network(settings.path, sketch.network, device))
