@@ -255,6 +255,10 @@ def test_the_error_is_the_sentence_of_the_command_line(
         (lambda asked: cf.ask(asked.model, SCENE, asked.question, BOXES), "already has boxes, an answer and options"),
         (lambda asked: cf.load("mini-llava", dtype="float8"), "Model mini-llava: unknown dtype 'float8'; choose from float32"),
         (lambda asked: cf.load("mini-llava", prompt="plain"), "Model mini-llava: unknown prompt 'plain'; choose from vicuna-v1"),
+        (
+            lambda asked: cf.knockout(asked, "image=swapped->question"),
+            "Flow 'image=swapped->question' reads other images, which a single question does not have",
+        ),
         (lambda asked: cf.plot(asked.positions), "A table from knockout or logit_lens was expected"),
     ],
 )  # fmt: skip
