@@ -25,7 +25,14 @@ import psutil
 from tqdm import tqdm
 
 REPO = Path(__file__).resolve().parent.parent
-TABLES = ("questions/*.csv", "answers/*/*.*", "knockout/*/*/*.parquet", "lens/*/*.parquet", "heads/*/*.parquet", "summary/*.csv")
+TABLES = (
+    "questions/*.csv",
+    "answers/*/*.*",
+    "knockout/*/*/*.parquet",
+    "lens/*/*.parquet",
+    "heads/*/*.parquet",
+    "summary/*.csv",
+)
 ALL_OF_IT, KINDLY, ONE_JOB = "snakemake and its jobs, SIGKILL", "snakemake and its jobs, SIGTERM", "one job, SIGKILL"
 
 
