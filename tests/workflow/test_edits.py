@@ -74,7 +74,7 @@ EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
         _replacing("experiments/knockouts.py", "flows: Flows, source->target,", "flows: Some flows,"), {},
     ),
     "a message": (_replacing("core/flows.py", "would knock out the whole model", "would be too wide"), {}),
-    "a logged line": (_replacing("experiments/knockouts.py", "a no-op knockout changes", "nothing changes"), {}),
+    "a logged line": (_replacing("experiments/selection.py", "a no-op knockout changes", "nothing changes"), {}),
     "a comment": (_appending("data/gqa.py", "\n# a comment\n"), {}),
     "a docstring": (_replacing("models/attention.py", '"""', '"""Now. '), {}),
     "formatting": (_replacing("engine/edges.py", "MOVED, Flow", "MOVED,  Flow"), {}),
