@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -91,6 +92,44 @@ def test_the_mini_study_runs_as_shipped_and_leaves_nothing_to_do(repo: Path, tmp
     assert copy.planned() == {}
     shutil.copytree(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-moved", copy_function=shutil.copy)
     assert Tree(moved).planned() == {}, "a copy elsewhere, with other modification times, is up to date too"
+
+
+def test_the_causal_study_finds_in_mini_llava_what_the_documentation_says(repo: Path, tmp_path: Path) -> None:
+    copy = Copy(repo, tmp_path)
+    copy.snakemake("--config", "study=mini-causal")
+    assert copy.planned("--config", "study=mini-causal") == {}
+    results = tmp_path / "results" / "mini-causal"
+    for category in ("ChooseAttr", "ChooseRel"):
+        knockouts, metadata = read_parquet(results / "knockout/mini-llava/wtop" / f"{category}.parquet", KNOCKOUT)
+        answers, _ = read_parquet(results / "answers/mini-llava" / f"{category}.parquet", ANSWERS)
+        whole = knockouts[(knockouts.flow == "image=swapped->all") & (knockouts.layer == 0)].merge(
+            answers, on="question_id"
+        )
+        assert len(whole) == metadata["selected"]
+        np.testing.assert_allclose(whole.p_knockout, whole.p_swapped, rtol=0, atol=1e-6)
+        assert metadata["noise_floor"] <= 1e-6
+    effects = pd.read_csv(results / "summary/effects.csv", dtype={"window": str})
+    mean = effects[effects.window == "3"].set_index(["category", "flow", "layer"])["mean"]
+    # In the lowest layers the question has read nothing of the image: only hiding its text has an effect.
+    for category in ("ChooseAttr", "ChooseRel"):
+        assert mean[category, "question->last", 0] < -20
+        assert abs(mean[category, "question=swapped->last", 0]) < 0.5
+        assert mean[category, "question=swapped->last", 5] < -20
+    assert mean["ChooseAttr", "image=swapped->question", 1] < -50
+    depth = pd.read_csv(results / "summary/fusion_depth.csv").set_index(
+        ["category", "window", "flow", "measure", "point"]
+    )
+    half = depth.loc[("ChooseAttr", "top", "image->all", "probability", "50 %")]
+    assert half.low <= half.depth <= half.high < 1
+    dropped = depth.loc[("ChooseRel", "top", "image->all", "probability", "dropped")]
+    assert dropped.depth == 3
+    assert dropped.sentence.startswith("The image can be dropped after 3 of 8 layers")
+    top = pd.read_csv(results / "summary/top_heads.csv")
+    best = top[(top.category == "ChooseAttr") & (top.flow == "image->question") & (top["rank"] == 1)].iloc[0]
+    assert (best.layer, best["head"]) == (0, 1)
+    assert best.high < -1
+    figures = {path.name for path in (results / "figures").iterdir()}
+    assert {"substitution-mini-llava-w3.png", "fusion-depth-mini-llava.pdf", "heads-mini-llava.png"} <= figures
 
 
 @pytest.mark.parametrize(("shares", "names"), [(1, [""]), (2, ["", "_2"])])
