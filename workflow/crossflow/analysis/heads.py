@@ -74,11 +74,12 @@ def top_rows(changes: HeadChanges, seed: int) -> Iterator[Row]:
     if not len(choosing.images):
         return
     means = choosing.change.mean(axis=0)
-    estimate = clustered_mean(measuring.change, measuring.images, seed)
-    for rank, column in enumerate(np.argsort(means, kind="stable")[:SHOWN].tolist(), start=1):
+    chosen = np.argsort(means, kind="stable")[:SHOWN]
+    estimate = clustered_mean(measuring.change[:, chosen], measuring.images, seed)
+    for place, column in enumerate(chosen.tolist()):
         layer, head = changes.cells[column]
         chosen_by, n = float(means[column]), len(measuring.images)
-        yield {"rank": rank, "layer": layer, "head": head, "chosen_by": chosen_by, "n": n, **estimate.row(column)}
+        yield {"rank": place + 1, "layer": layer, "head": head, "chosen_by": chosen_by, "n": n, **estimate.row(place)}
 
 
 def tables(results: Results) -> dict[str, Iterable[Row]]:

@@ -42,6 +42,7 @@ def draw(figure: FigureRequest) -> Figure:
     images = {(category, flow): np.full((heads, layers), np.nan) for category in figure.categories for flow in flows}
     for row in rows:
         images[row["category"], row["flow"]][row["head"], row["layer"]] = row["mean"]
+    marked = [row for row in figure.rows("top_heads") if row["model"] == model and row["high"] < -MARKED]
     down, across = len(figure.categories), len(flows)
     page = Figure(figsize=(PAGE_WIDTH, down * 1.25 + 1.1), layout="constrained")
     grid = page.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -51,8 +52,8 @@ def draw(figure: FigureRequest) -> Figure:
         for flow, axes in zip(flows, line, strict=True):
             axes.set_facecolor("0.85")
             axes.imshow(images[category, flow], cmap=DIVERGING, norm=norm, aspect="auto", interpolation="nearest")
-            for row in figure.rows("top_heads"):
-                if (row["model"], row["category"], row["flow"]) == (model, category, flow) and row["high"] < -MARKED:
+            for row in marked:
+                if (row["category"], row["flow"]) == (category, flow):
                     axes.plot(row["layer"], row["head"], **_MARK)
             axes.set_xticks(ticks(layers))
             axes.set_yticks(ticks(heads))
