@@ -169,7 +169,7 @@ class Asked:
         """
         prepared = self.prepared
         if moved is not None:
-            prepared = prepare(self.model.loaded, knockouts.request_of(self.question, moved), self.image)
+            prepared = prepare(self.model.loaded, knocked_out.request_of(self.question, moved), self.image)
         return knocked_out.Answered(prepared, self.generated.text, self.generated.tokens)
 
     def __repr__(self) -> str:
@@ -329,7 +329,7 @@ def ask(
         )
     try:
         with faults_as_errors():
-            prepared = prepare(model.loaded, knockouts.request_of(question, None), seen)
+            prepared = prepare(model.loaded, knocked_out.request_of(question, None), seen)
             said = answers.answer(model.loaded, prepared)
     except BrokenQuestion as reason:
         raise CrossflowError(f"{name}, {question.question!r}: {reason}.") from reason

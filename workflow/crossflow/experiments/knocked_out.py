@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossflow.core.flows import Flow, Window, parse_flow
+from crossflow.core.flows import MOVED, Flow, Window, parse_flow
 from crossflow.core.measures import KNOCKOUT
+from crossflow.core.records import ChosenQuestion
+from crossflow.core.seeds import derived_seed
 from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.donors import Donor
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
@@ -20,6 +22,7 @@ from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.positions import Positions
+from crossflow.models.preparing import PrepareRequest
 
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
 
@@ -43,6 +46,12 @@ class Answered(NamedTuple):
     def of(cls, prepared: Prepared, answer: Any, donors: Mapping[str, Prepared | Donor] | None = None) -> "Answered":
         """A question with its row of the answers table."""
         return cls(prepared, answer.generated, [int(token) for token in answer.answer_tokens], donors=donors or {})
+
+
+def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
+    """What to prepare for a question's knockouts; with a seed, its objects' boxes are moved too."""
+    places = None if seed is None else derived_seed(seed, question.question_id, MOVED)
+    return PrepareRequest(question, question.image_id, places)
 
 
 OWN = "own"
@@ -226,7 +235,9 @@ def run_clean_with_donors(
     ]
     for (number, name, _), clean in zip(others, ran[len(prompts) :], strict=True):
         found[number][name] = clean.as_donor
-    return [replace(clean, donors={OWN: clean.as_donor} | of_prompt) for clean, of_prompt in zip(ran, found, strict=False)]
+    return [
+        replace(clean, donors={OWN: clean.as_donor} | of_prompt) for clean, of_prompt in zip(ran, found, strict=False)
+    ]
 
 
 def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepared, KnockedOut]]) -> list[KnockedOut]:

@@ -13,10 +13,8 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from crossflow.core.devices import take_device
-from crossflow.core.flows import MOVED, parse_flow, require_window
+from crossflow.core.flows import parse_flow, require_window
 from crossflow.core.measures import KNOCKOUT
-from crossflow.core.records import ChosenQuestion
-from crossflow.core.seeds import derived_seed
 from crossflow.engine.donors import Donor
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.planning import plan_parts
@@ -31,11 +29,10 @@ from crossflow.experiments.job import (
     require_same_clean_run,
     still_usable,
 )
-from crossflow.experiments.knocked_out import Answered, knock_out
+from crossflow.experiments.knocked_out import Answered, knock_out, request_of
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.models.loading import load_model
 from crossflow.models.model import MultimodalModel
-from crossflow.models.preparing import PrepareRequest
 
 Columns = Callable[[], dict[str, Any]]
 """A question's columns, computed once they are written."""
@@ -126,7 +123,7 @@ def write_tables(
     experiment = experiment_of(model)
     for each in chosen.values():
         each.require_prompt(model.prompt)
-    moved = any(parse_flow(name).is_moved for name in flows)
+    moved = settings.seed if any(parse_flow(name).is_moved for name in flows) else None
     substitutes = substitutes_of(flows)
     donors = {
         category: Donors(model, substitutes, each.chosen, each.asked, job.images.open, settings.seed)
@@ -138,10 +135,6 @@ def write_tables(
         """Computed when a category's first questions run; those of one category fill much memory."""
         return donors[category].means(together[category], job.workers_for(model))
 
-    def request_of(question: ChosenQuestion) -> PrepareRequest:
-        places = derived_seed(settings.seed, question.question_id, MOVED) if moved else None
-        return PrepareRequest(question, question.image_id, places)
-
     def part(category: str, selection: Selected) -> Part:
         determined = job.determining(category, model.prompt) | {
             **selection.determining(),
@@ -150,7 +143,7 @@ def write_tables(
             "engine": settings.engine,
         }
         items = [
-            Item(question, [request_of(question), *donors[category].requests(question)], row)
+            Item(question, [request_of(question, moved), *donors[category].requests(question)], row)
             for question, row in selection.questions
         ]
         return Part.of(category, determined, items, 1 if alone else together[category], partial(run, category))
