@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -38,6 +38,7 @@ Columns = Callable[[], dict[str, Any]]
 """A question's columns, computed once they are written."""
 
 
+@runtime_checkable
 class Settings(Protocol):
     """What all knockouts need.
 
@@ -58,6 +59,7 @@ class Settings(Protocol):
     def engine(self) -> Literal["knockout", "reference"]: ...
 
 
+@runtime_checkable
 class Experiment(Protocol):
     """One kind of knockout, for one model.
 
