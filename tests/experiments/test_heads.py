@@ -96,7 +96,7 @@ def test_random_subsets_are_knocked_out_together(made: Path, tmp_path: Path) -> 
     assert ours["head"].isna().all()
     # A question's flows share its subsets; other questions have others.
     assert (ours.groupby(["question_id", "flow"])["subset"].agg(tuple).groupby("question_id").nunique() == 1).all()
-    assert ours["subset"].nunique() == 4 * 8
+    assert ours["subset"].nunique() > 2 * 8
     theirs, _ = _run(made, tmp_path / "theirs", *SUBSETS, "--engine", "reference")
     np.testing.assert_allclose(ours.p_knockout, theirs.p_knockout, rtol=0, atol=2e-6)
 
