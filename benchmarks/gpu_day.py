@@ -35,7 +35,7 @@ from crossflow.engine import shared_prefix_attention as kernels
 from crossflow.engine.forward import run_clean
 from crossflow.engine.greedy import generate
 from crossflow.engine.shared_prefix import run_together
-from crossflow.experiments.knockouts import _no_op_rows
+from crossflow.experiments.knocked_out import no_op_rows
 from crossflow.models.loading import load_network
 from crossflow.models.memory import enough_positions
 from crossflow.models.model import DTYPES, MultimodalModel
@@ -260,7 +260,7 @@ def noise(day: Day) -> dict[str, Any]:
     day.free()
     model = day.build(day.models[0])
     prepared, layers = build_question(model), len(model.layers)
-    rows = _no_op_rows(rows_for(prepared, PUBLISHED_FLOWS, WINDOW, layers), layers)
+    rows = no_op_rows(rows_for(prepared, PUBLISHED_FLOWS, WINDOW, layers), layers)
     first = min(row.start for row in rows)
     found = {}
     for reduced in (False, True):

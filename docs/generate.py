@@ -68,7 +68,8 @@ SUMMARY_ROWS = {
     "comparisons": "One row per pair of flows or of models and centre layer: paired differences.",
     "lens": "One row per model, category, layer and token: the logit lens.",
     "fusion": "One row per model, category, window, flow, measure and cut: what is left of the image.",
-    "heads": "One row per model, category, flow, layer and head: the change if the flow is blocked in this head alone.",
+    "heads": "One row per model, category, flow, layer and head: the change by this head alone.",
+    "head_subsets": "One row per model, category, flow, layer and head: what it adds to random subsets of others.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
@@ -88,7 +89,9 @@ RESULT_TABLES = (
         "One row per question, layer and token, with the final norm and without.",
         columns.LENS_COLUMNS,
     ),
-    ResultTable("heads/{model}/{category}.parquet", "One row per question, flow, layer and head.", HEADS_COLUMNS),
+    ResultTable(
+        "heads/{model}/{category}.parquet", "One row per question, flow and head, or subset of heads.", HEADS_COLUMNS
+    ),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
     ResultTable("provenance/facts.csv", "One row per parameter, version and hash.", provenance.FACTS),
@@ -182,6 +185,8 @@ def allowed(schema: Mapping[str, Any]) -> str:
             words.append(f"a list: {allowed(schema['items'])}")
         elif kind == "integer" and "minimum" in schema:
             words.append(f"a whole number from {schema['minimum']}")
+        elif kind == "number":
+            words.append(f"a number between {schema['exclusiveMinimum']} and {schema['exclusiveMaximum']}")
         else:
             words.append(names[kind])
     return " or ".join(words)

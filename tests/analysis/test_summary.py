@@ -14,7 +14,7 @@ from crossflow.cli.main import main
 from crossflow.core.tables import read_csv
 from small_study import FLOWS, LAYERS, write_study
 
-STUDY = SimpleNamespace(windows={"mini": ["3"]}, flows=FLOWS, controls=(), baselines=(), lens=False, heads=())
+STUDY = SimpleNamespace(windows={"mini": ["3"]}, flows=FLOWS, controls=(), baselines=(), lens=False, heads=None)
 MADE = list(summaries_of(STUDY))
 
 

@@ -232,7 +232,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ("experiments.knockouts", _knockout("3", "--flows", "image->last", "--engine", "reference")),
     ("experiments.knockouts", _knockout("top", "--flows", "image->last", "image->all")),
     ("experiments.knockouts", _knockout("2", "--flows", "image=swapped->question", "image=mean->question")),
-    ("experiments.heads", ["heads", *_ANSWERED, "--flows", "image->last", "--output", "results/heads/tiny"]),
+    ("experiments.heads", ["heads", *_ANSWERED, "--flows", "image->last", "--subsets", "2", "--output", "results/heads/tiny"]),
     *(
         (summary.module.removeprefix("crossflow."), ["summary", "--summary", name, *_RESULTS])
         for name, summary in SUMMARIES.items()
@@ -249,7 +249,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     *(
         (FIGURES[kind].module.removeprefix("crossflow."), _figure(kind))
-        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads")
+        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads", "head-subsets")
     ),
     ("figures.examples", ["examples", *_RESULTS, "--root", "world", *_MODEL, "--output", "e.pdf", "e.png"]),
     ("figures.explorer", ["explorer", *_RESULTS, "--root", "world", "--output", "explorer.html"]),

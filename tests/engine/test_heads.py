@@ -14,7 +14,7 @@ from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Call, Plain
 from geometries import GEOMETRIES, LAYERS, Loaded
-from knocked import largest_difference, rows_for
+from knocked import in_double, largest_difference, rows_for
 from loaded_families import SIZES
 from loaded_families import Loaded as LoadedFamily
 from tiny_families import LAYERS as FAMILY_LAYERS
@@ -59,17 +59,17 @@ def test_the_engine_equals_the_reference(loaded: Loaded, width: int) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_all_heads_at_once_are_the_plain_knockout_and_no_head_is_the_clean_run(loaded: Loaded, engine: str) -> None:
-    prepared = loaded.prepared[0]
-    rows = rows_for(prepared, LAYERS, 3, FLOWS)
-    clean = run_clean(loaded.model, prepared, min(row.start for row in rows))
     every = tuple((layer, head) for layer in range(LAYERS) for head in range(_heads(loaded)))
-    whole = [row._replace(heads=every) for row in rows]
-    nothing = [row._replace(heads=()) for row in rows]
-    ((plain, _), (all_heads, _), (no_head, _)) = (
-        ENGINES[engine](loaded.model, [(clean, each)])[0] for each in (rows, whole, nothing)
-    )
-    assert largest_difference(all_heads, plain) <= 1e-6
-    assert largest_difference(no_head, clean.logits.expand_as(no_head)) <= 1e-6
+    with in_double(loaded.model, loaded.prepared[0]) as (prepared,):
+        rows = rows_for(prepared, LAYERS, 3, FLOWS)
+        clean = run_clean(loaded.model, prepared, min(row.start for row in rows))
+        whole = [row._replace(heads=every) for row in rows]
+        nothing = [row._replace(heads=()) for row in rows]
+        ((plain, _), (all_heads, _), (no_head, _)) = (
+            ENGINES[engine](loaded.model, [(clean, each)])[0] for each in (rows, whole, nothing)
+        )
+    assert largest_difference(all_heads, plain) <= 1e-12
+    assert largest_difference(no_head, clean.logits.expand_as(no_head)) <= 1e-12
 
 
 class _OneHead:

@@ -18,7 +18,7 @@ from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Call, Plain, attend
 from crossflow.models.model import MultimodalModel, Prepared
 from geometries import GEOMETRIES, LAYERS, Loaded, with_other_pixels
-from knocked import largest_difference, rows_for
+from knocked import in_double, largest_difference, rows_for
 from loaded_families import SIZES, middle, noise, question_about
 from loaded_families import Loaded as LoadedFamily
 from tiny_families import LAYERS as FAMILY_LAYERS
@@ -73,11 +73,11 @@ def test_the_engine_equals_the_reference(loaded: Loaded, width: int) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_reading_its_own_keys_and_values_changes_nothing(loaded: Loaded, engine: str) -> None:
-    prepared = loaded.prepared[0]
-    rows = _reading_itself(rows_for(prepared, LAYERS, 3, FLOWS))
-    clean = _with_donors(loaded.model, prepared, prepared, min(row.start for row in rows))
-    ((logits, _),) = ENGINES[engine](loaded.model, [(clean, rows)])
-    assert largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-6
+    with in_double(loaded.model, loaded.prepared[0]) as (prepared,):
+        rows = _reading_itself(rows_for(prepared, LAYERS, 3, FLOWS))
+        clean = _with_donors(loaded.model, prepared, prepared, min(row.start for row in rows))
+        ((logits, _),) = ENGINES[engine](loaded.model, [(clean, rows)])
+    assert largest_difference(logits, clean.logits.expand_as(logits)) <= 1e-12
 
 
 def test_reading_only_another_image_in_all_layers_is_answering_about_that_image(loaded: Loaded) -> None:
@@ -154,8 +154,10 @@ def test_in_todays_families_the_engine_equals_the_reference(folder: Path, name: 
     clean = _with_donors(family.model, prepared, other, min(row.start for row in rows))
     ours, theirs = run_knockouts(family.model, clean, rows).logits, run_reference(family.model, clean, rows).logits
     assert largest_difference(ours, theirs) <= 2e-6
-    nothing = run_knockouts(family.model, clean, _reading_itself(rows)).logits
-    assert largest_difference(nothing, clean.logits.expand_as(nothing)) <= 1e-6
+    with in_double(family.model, prepared, other) as (prepared, other):
+        clean = _with_donors(family.model, prepared, other, min(row.start for row in rows))
+        nothing = run_knockouts(family.model, clean, _reading_itself(rows)).logits
+    assert largest_difference(nothing, clean.logits.expand_as(nothing)) <= 1e-12
 
 
 def test_blocked_and_substituted_edges_add_up(grouped: Loaded) -> None:

@@ -1,5 +1,6 @@
 """Knockouts in single heads as a job: its table, its agreement with the reference, and a model with one working head."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from crossflow.cli.main import main
+from crossflow.core.head_subsets import read_subsets
 from crossflow.core.measures import HEADS
 from crossflow.core.tables import read_parquet
 from crossflow.data.chosen import write_chosen
@@ -46,8 +48,10 @@ def _job(root: Path, model: str) -> list[str]:
     return [*job, "--model-path", str(root / model), "--prompt", "vicuna-v1", "--device", "cpu"]
 
 
-def _run(root: Path, output: Path, *options: str, model: str = "model") -> tuple[pd.DataFrame, dict[str, object]]:
-    answers = ["--answers", str(root / f"answers-{model}"), "--select", "all", "--flows", *FLOWS]
+def _run(
+    root: Path, output: Path, *options: str, model: str = "model", flows: Sequence[str] = FLOWS
+) -> tuple[pd.DataFrame, dict[str, object]]:
+    answers = ["--answers", str(root / f"answers-{model}"), "--select", "all", "--flows", *flows]
     assert main(["heads", *_job(root, model), *answers, "--output", str(output), *options]) == 0
     return read_parquet(output / "questions.parquet", HEADS)
 
@@ -77,6 +81,66 @@ def test_in_a_model_with_one_working_head_only_that_head_matters(made: Path, tmp
     rows = table[table.flow == "image->last"]
     largest = (rows.p_knockout - rows.p_clean).abs().groupby([rows["layer"], rows["head"]]).max()
     assert largest.idxmax() == PLANTED
+    assert largest[PLANTED] > 1e-3
+    assert largest.drop(PLANTED).max() <= 1e-6
+
+
+SUBSETS = ["--only-subsets", "--subsets", "8"]
+
+
+def test_random_subsets_are_knocked_out_together(made: Path, tmp_path: Path) -> None:
+    ours, metadata = _run(made, tmp_path / "ours", *SUBSETS)
+    assert len(ours) == 4 * len(FLOWS) * 8
+    assert (metadata["subsets"], metadata["share"], metadata["each"]) == (8, 0.5, False)
+    assert ours["layer"].isna().all()
+    assert ours["head"].isna().all()
+    # A question's flows share its subsets; other questions have others.
+    assert (ours.groupby(["question_id", "flow"])["subset"].agg(tuple).groupby("question_id").nunique() == 1).all()
+    assert ours["subset"].nunique() > 2 * 8
+    theirs, _ = _run(made, tmp_path / "theirs", *SUBSETS, "--engine", "reference")
+    np.testing.assert_allclose(ours.p_knockout, theirs.p_knockout, rtol=0, atol=2e-6)
+
+
+def test_only_subsets_with_the_one_working_head_change_anything(made: Path, tmp_path: Path) -> None:
+    table, _ = _run(made, tmp_path, *SUBSETS, model="planted", flows=["image->last"])
+    change = (table.p_knockout - table.p_clean).abs().to_numpy(dtype=float)
+    with_it = read_subsets(table["subset"], (LAYERS, ON_LAYER))[:, *PLANTED]
+    assert 0 < with_it.sum() < len(table)
+    assert change[~with_it].max() <= 1e-6
+    assert change[with_it].max() > 1e-3
+
+
+def test_single_heads_and_subsets_of_some_layers(made: Path, tmp_path: Path) -> None:
+    whole, _ = _run(made, tmp_path / "whole", "--subsets", "3")
+    some, _ = _run(made, tmp_path / "some", "--subsets", "3", "--layers", "0", "2")
+    assert not read_subsets(some["subset"].dropna(), (LAYERS, ON_LAYER))[:, 1].any()
+    singles = whole[whole["layer"].isin([0, 2])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        some[some["subset"].isna()].reset_index(drop=True), singles, check_exact=False, rtol=0, atol=1e-4
+    )
+
+
+def test_a_layer_that_the_model_lacks_and_nothing_to_do_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, message in (
+        (["--layers", "1", "3"], "Layer 3 is outside"),
+        (["--only-subsets"], "Neither each head alone nor random subsets"),
+    ):
+        answers = ["--answers", str(made / "answers-model"), "--select", "all", "--flows", *FLOWS]
+        assert main(["heads", *_job(made, "model"), *answers, "--output", str(tmp_path), *options]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_heads_that_read_another_image(made: Path, tmp_path: Path) -> None:
+    flows = ["image=swapped->last", "image=swapped->question"]
+    ours, metadata = _run(made, tmp_path / "ours", "--subsets", "4", flows=flows)
+    theirs, _ = _run(made, tmp_path / "theirs", "--subsets", "4", "--engine", "reference", flows=flows)
+    np.testing.assert_allclose(ours.p_knockout, theirs.p_knockout, rtol=0, atol=2e-6)
+    assert ours.change_percent.abs().max() > 0.1
+    assert 0 < metadata["noise_floor"] <= 1e-6  # type: ignore[operator]
+    planted, _ = _run(made, tmp_path / "planted", model="planted", flows=flows[:1])
+    largest = (planted.p_knockout - planted.p_clean).abs().groupby([planted["layer"], planted["head"]]).max()
     assert largest[PLANTED] > 1e-3
     assert largest.drop(PLANTED).max() <= 1e-6
 

@@ -17,7 +17,7 @@ from crossflow.engine.edges import Edges, edges_of
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import full_forward, run_clean
 from crossflow.experiments.answers import answer
-from crossflow.experiments.knockouts import Answered, knock_out
+from crossflow.experiments.knocked_out import Answered, knock_out
 from crossflow.models.attention import Call, Plain, using
 from crossflow.models.model import MultimodalModel, Prepared
 from tiny import draw_world, load_tiny

@@ -13,7 +13,7 @@ from crossflow.core.records import Box, ChosenQuestion
 from crossflow.engine.engines import ENGINES
 from crossflow.experiments import trace
 from crossflow.experiments.answers import answer
-from crossflow.experiments.knockouts import Answered, knock_out
+from crossflow.experiments.knocked_out import Answered, knock_out
 from crossflow.experiments.trace import cells_of, knock_out_cells, own_question
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel

@@ -1,13 +1,15 @@
-"""The figure of single heads."""
+"""The figures of single heads and of heads in random subsets."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from crossflow.analysis.tables import HEADS, TOP_HEADS
+from crossflow.analysis.tables import HEAD_SUBSETS, HEADS, TOP_HEADS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import write_csv
+from crossflow.figures import head_subsets
 from crossflow.figures.heads import draw
 from crossflow.figures.request import FigureRequest
 
@@ -44,6 +46,22 @@ def test_a_panel_shows_each_head_and_marks_those_that_are_below_zero(tmp_path: P
     assert image[3, 2] == -23
     marks = [[line.get_xydata().tolist() for line in axes.lines] for axes in panels]
     assert marks == [[], [], [], [[[LAYERS - 1, ON_LAYER - 1]]]]
+
+
+def test_subsets_mark_the_heads_whose_intervals_lie_below_zero_and_leave_missing_ones_grey(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"model": "m", "category": "one", "flow": "image->last", "layer": layer, "head": head, "n": 7, "subsets": 70}
+        | {"explained": 0.5, "mean": mean, "low": mean - 4, "high": mean + 4}
+        for layer, head, mean in ((0, 0, -9.0), (0, 1, -4.5), (1, 0, 2.0), (1, 1, float("nan")))
+    ]
+    write_csv(tmp_path / "head_subsets.csv", HEAD_SUBSETS, rows)
+    page = head_subsets.draw(FigureRequest("head-subsets", tmp_path, ("m",), ("one",)))
+    (panel,) = [axes for axes in page.axes if axes.images]
+    image = panel.images[0].get_array()
+    assert image is not None
+    assert image[0].tolist() == [-9.0, 2.0]
+    assert not np.isfinite(np.ma.filled(image, np.nan)[1, 1])
+    assert [line.get_xydata().tolist() for line in panel.lines] == [[[0, 0]]]
 
 
 def test_a_model_without_rows_is_an_error(tmp_path: Path) -> None:

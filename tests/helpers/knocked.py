@@ -1,13 +1,15 @@
 """Rows of knockouts and the comparison of their results, for tests of the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from crossflow.core.flows import PUBLISHED_FLOWS, Window, parse_flow
 from crossflow.engine.edges import Edges, Row, edges_of, rows_of
-from crossflow.models.model import Prepared
+from crossflow.models.model import MultimodalModel, Prepared
 
 
 def rows_for(prepared: Prepared, layers: int, width: int, flows: Sequence[str] = PUBLISHED_FLOWS) -> list[Row]:
@@ -27,3 +29,21 @@ def no_op(start: int, layers: int) -> Row:
 def largest_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference of two probabilities."""
     return float((torch.softmax(ours.double(), -1) - torch.softmax(theirs.double(), -1)).abs().max())
+
+
+@contextmanager
+def in_double(model: MultimodalModel, *prepared: Prepared) -> Iterator[list[Prepared]]:
+    """The model and the prompts in double precision: what must be equal differs by 1e-15, whatever the processor."""
+    model.network.double()
+    try:
+        yield [
+            replace(
+                each,
+                inputs={
+                    name: value.double() if value.is_floating_point() else value for name, value in each.inputs.items()
+                },
+            )
+            for each in prepared
+        ]
+    finally:
+        model.network.float()

@@ -81,10 +81,13 @@ def test_tables_and_figures_of_heads_and_substitutions_belong_to_studies_that_as
             found.append({file for files in result_files(read_study(named)).values() for file in files})
         return {file.removeprefix("results/s/") for file in found[1] - found[0]}
 
-    heads = {f"heads/mini-llava/{category}.parquet" for category in study["categories"]}
-    heads |= {"summary/heads.csv", "summary/top_heads.csv"}
-    heads |= {f"figures/heads-mini-llava.{suffix}" for suffix in ("pdf", "png")}
-    assert added(heads={"flows": ["image->last"]}) == heads
+    tables = {f"heads/mini-llava/{category}.parquet" for category in study["categories"]}
+    each = {"summary/heads.csv", "summary/top_heads.csv"}
+    each |= {f"figures/heads-mini-llava.{suffix}" for suffix in ("pdf", "png")}
+    subsets = {"summary/head_subsets.csv"} | {f"figures/head-subsets-mini-llava.{suffix}" for suffix in ("pdf", "png")}
+    assert added(heads={"flows": ["image->last"]}) == tables | each
+    assert added(heads={"flows": ["image=mean->last"], "subsets": 4}) == tables | each | subsets
+    assert added(heads={"flows": ["image->last"], "subsets": 4, "each": False}) == tables | subsets
     figures = {
         f"figures/substitution-mini-llava-w{window}.{suffix}"
         for window in study["windows"]
@@ -93,7 +96,24 @@ def test_tables_and_figures_of_heads_and_substitutions_belong_to_studies_that_as
     assert added(flows=[*study["flows"], "image=mean->question"]) == figures
 
 
-def test_a_substitution_in_single_heads_is_refused(config: dict[str, Any]) -> None:
-    study = config["studies"]["mini"] | {"heads": {"flows": ["image=mean->last"]}}
-    with pytest.raises(CrossflowError, match=r"studies\.s\.heads\.flows: 'image=mean->last' is a substitution"):
-        read_study(config | {"study": "s", "studies": {"s": study}})
+def test_heads_without_anything_to_knock_out_or_with_an_unknown_flow_are_refused(config: dict[str, Any]) -> None:
+    for heads, message in (
+        ({"flows": ["image->last"], "each": False}, r"studies\.s\.heads: with each: false, subsets must be at least 1"),
+        ({"flows": ["image->end"]}, r"studies\.s\.heads\.flows: Flow 'image->end': unknown position set 'end'"),
+    ):
+        study = config["studies"]["mini"] | {"heads": heads}
+        with pytest.raises(CrossflowError, match=message):
+            read_study(config | {"study": "s", "studies": {"s": study}})
+
+
+def test_the_verb_gets_what_the_study_says_of_heads(config: dict[str, Any]) -> None:
+    def options(**heads: Any) -> list[str]:
+        study = config["studies"]["mini"] | {"heads": {"flows": ["image->last"]} | heads}
+        found = read_study(config | {"study": "s", "studies": {"s": study}}).heads
+        assert found is not None
+        return found.options
+
+    assert options() == []
+    assert options(layers=[0, 2]) == ["--layers", "0", "2"]
+    assert options(subsets=8, each=False) == ["--only-subsets", "--subsets", "8", "--share", "0.5"]
+    assert options(subsets=8, share=0.1) == ["--subsets", "8", "--share", "0.1"]

@@ -46,7 +46,7 @@ from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.engines import ENGINES
 from crossflow.engine.forward import run_clean
 from crossflow.engine.planning import AT_ONCE
-from crossflow.experiments import answers, knockouts
+from crossflow.experiments import answers, knocked_out
 from crossflow.experiments.logit_lens import last_states, track_options
 from crossflow.experiments.trace import SEED, box_of, own_question
 from crossflow.fetch import hub
@@ -161,16 +161,16 @@ class Asked:
         with faults_as_errors():
             return run_clean(self.model.loaded, self.prepared, 0).states.cpu()
 
-    def answered(self, moved: int | None = None) -> knockouts.Answered:
-        """The question and its answer, as `crossflow.experiments.knockouts` takes them.
+    def answered(self, moved: int | None = None) -> knocked_out.Answered:
+        """The question and its answer, as `crossflow.experiments.knocked_out` takes them.
 
         Args:
             moved: Seed of moved boxes; by default the objects' boxes are not moved.
         """
         prepared = self.prepared
         if moved is not None:
-            prepared = prepare(self.model.loaded, knockouts.request_of(self.question, moved), self.image)
-        return knockouts.Answered(prepared, self.generated.text, self.generated.tokens)
+            prepared = prepare(self.model.loaded, knocked_out.request_of(self.question, moved), self.image)
+        return knocked_out.Answered(prepared, self.generated.text, self.generated.tokens)
 
     def __repr__(self) -> str:
         """Question and answer, in one line."""
@@ -329,7 +329,7 @@ def ask(
         )
     try:
         with faults_as_errors():
-            prepared = prepare(model.loaded, knockouts.request_of(question, None), seen)
+            prepared = prepare(model.loaded, knocked_out.request_of(question, None), seen)
             said = answers.answer(model.loaded, prepared)
     except BrokenQuestion as reason:
         raise CrossflowError(f"{name}, {question.question!r}: {reason}.") from reason
@@ -431,7 +431,7 @@ def knockout(
     with faults_as_errors():
         for first in range(0, len(every), AT_ONCE):
             batch = every[first : first + AT_ONCE]
-            found = knockouts.knock_out(
+            found = knocked_out.knock_out(
                 model.loaded,
                 [one.answered(moved) for one in batch],
                 dict.fromkeys(names, centres),

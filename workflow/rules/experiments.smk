@@ -112,7 +112,7 @@ for suffix, share in STUDY.shares.items():
     if STUDY.heads:
 
         rule:
-            # Knock out flows in every attention head of every layer of one model, one at a time.
+            # Knock out flows in single attention heads of one model, or in random subsets of them.
             name:
                 f"heads{suffix}"
             input:
@@ -137,17 +137,18 @@ for suffix, share in STUDY.shares.items():
                 record=f"{RESULTS}/provenance/heads/{{model}}{suffix}.json",
                 images=IMAGES,
                 model=model_options(inputs.KNOCKOUT_SETTINGS),
-                flows=STUDY.heads,
+                flows=STUDY.heads.flows,
+                heads=STUDY.heads.options,
                 seed=STUDY.seed,
                 select=STUDY.answers,
                 engine=STUDY.engine,
                 answers=lambda wildcards, input: folder_of(input.answers),
                 folder=lambda wildcards, output: folder_of(output),
             message:
-                f"single heads: {{wildcards.model}}{named}"
+                f"heads: {{wildcards.model}}{named}"
             shell:
                 crossflow(
                     "heads --questions {input.questions:q} --answers {params.answers:q} {params.images:q} {params.model:q}"
-                    " --flows {params.flows:q} --select {params.select} --seed {params.seed} --engine {params.engine}"
-                    " --output {params.folder:q}"
+                    " --flows {params.flows:q} {params.heads} --select {params.select} --seed {params.seed}"
+                    " --engine {params.engine} --output {params.folder:q}"
                 )

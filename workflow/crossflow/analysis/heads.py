@@ -91,8 +91,8 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     rows: dict[str, list[Row]] = {"heads": [], "top_heads": []}
     for model in results.windows:
         for category in results.categories:
-            table = results.heads(model, category)
-            for flow, found in table.groupby("flow", sort=False):
+            table, _ = results.heads(model, category)
+            for flow, found in table[table["subset"].isna()].groupby("flow", sort=False):
                 changes = HeadChanges.of(found, f"Heads of {model}, {category}, {flow}")
                 named = {"model": model, "category": category, "flow": flow}
                 seed = derived_seed(results.seed, model, category, str(flow), "heads")

@@ -10,6 +10,21 @@ from crossflow.core.flows import BOTTOM, TOP, parse_flow
 
 
 @runtime_checkable
+class PlannedHeads(Protocol):
+    """The part of a study of heads that decides.
+
+    Attributes:
+        each: Whether each head is knocked out alone.
+        subsets: Number of random subsets of heads per question.
+    """
+
+    @property
+    def each(self) -> bool: ...
+    @property
+    def subsets(self) -> int: ...
+
+
+@runtime_checkable
 class Planned(Protocol):
     """The part of a study that decides which summaries it has; `crossflow.study.parameters.Study` is one.
 
@@ -18,7 +33,7 @@ class Planned(Protocol):
         flows, controls: The flows that are knocked out.
         baselines: Further answers without the image.
         lens: Whether the logit lens is read.
-        heads: The flows that are knocked out in single heads.
+        heads: What is knocked out in some heads only; None if nothing is.
     """
 
     @property
@@ -32,7 +47,7 @@ class Planned(Protocol):
     @property
     def lens(self) -> bool: ...
     @property
-    def heads(self) -> Sequence[str]: ...
+    def heads(self) -> PlannedHeads | None: ...
 
 
 def always(study: Planned) -> bool:
@@ -46,8 +61,13 @@ def reads_lens(study: Planned) -> bool:
 
 
 def knocks_out_heads(study: Planned) -> bool:
-    """Whether the study knocks out single heads."""
-    return bool(study.heads)
+    """Whether the study knocks out each head alone."""
+    return study.heads is not None and study.heads.each
+
+
+def knocks_out_subsets(study: Planned) -> bool:
+    """Whether the study knocks out random subsets of heads."""
+    return study.heads is not None and study.heads.subsets > 0
 
 
 def hides_image(flow: str) -> bool:

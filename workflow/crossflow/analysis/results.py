@@ -78,9 +78,10 @@ class Results:
                 for category in self.categories:
                     yield self.knockouts(model, window, category)
 
-    def heads(self, model: str, category: str) -> pd.DataFrame:
-        """A model's knockouts in single heads, with the columns of ``HEADS``."""
-        return read_parquet(self.results / "heads" / model / f"{category}.parquet", HEADS)[0]
+    def heads(self, model: str, category: str) -> tuple[pd.DataFrame, tuple[int, int]]:
+        """A model's knockouts in heads, with the columns of ``HEADS``, and its numbers of layers and of heads."""
+        table, metadata = read_parquet(self.results / "heads" / model / f"{category}.parquet", HEADS)
+        return table, (int(metadata["layers"]), int(metadata["heads"]))
 
     def logit_lens(self, model: str, category: str) -> tuple[pd.DataFrame, int]:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""

@@ -7,7 +7,7 @@ its verb follow. Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crossflow.analysis.planned import Planned, always, drops_image, knocks_out_heads, reads_lens
+from crossflow.analysis.planned import Planned, always, drops_image, knocks_out_heads, knocks_out_subsets, reads_lens
 from crossflow.core.columns import (
     CATEGORY,
     HEAD,
@@ -213,6 +213,27 @@ TOP_HEADS: Columns = {
     "low": Column(NUMBER, words="Lower end of its 95 % interval, clustered by image, in percent."),
     "high": Column(NUMBER, words="Upper end of its 95 % interval, in percent."),
 }
+HEAD_SUBSETS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "flow": Column(TEXT, words="The flow, which is knocked out in random subsets of the heads."),
+    "layer": Column(WHOLE, words="Layer of the head, counted from 0."),
+    "head": HEAD,
+    "n": Column(WHOLE, words="Questions behind the fit; questions for which the flow is missing do not count."),
+    "subsets": Column(WHOLE, words="Knockouts behind the fit, of all questions."),
+    "mean": Column(
+        NUMBER,
+        words="Coefficient of the head: the change of the answer's probability, in percent of it, by knocking it out "
+        "in addition to a random subset of the other heads. Empty with too few knockouts.",
+    ),
+    "low": Column(NUMBER, words="Lower end of its 95 % interval, by the jackknife over images, in percent."),
+    "high": Column(NUMBER, words="Upper end of its 95 % interval, in percent."),
+    "explained": Column(
+        NUMBER,
+        words="The share of the variation between a question's subsets that the linear model explains in images that "
+        "it was not fitted to, the same in all rows of a flow: 1 if the effects of heads add up.",
+    ),
+}
 
 
 class Summary(NamedTuple):
@@ -247,6 +268,9 @@ SUMMARIES = {
     "logit-lens": Summary("crossflow.analysis.logit_lens", {"lens": LOGIT_LENS}, ("lens",), reads_lens),
     "heads": Summary(
         "crossflow.analysis.heads", {"heads": HEADS, "top_heads": TOP_HEADS}, ("heads",), knocks_out_heads
+    ),
+    "head-subsets": Summary(
+        "crossflow.analysis.head_subsets", {"head_subsets": HEAD_SUBSETS}, ("heads",), knocks_out_subsets
     ),
     "fusion": Summary(
         "crossflow.analysis.fusion_tables",

@@ -84,12 +84,17 @@ KNOCKOUT_COLUMNS: Columns = {
 HEADS_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "flow": Column(TEXT, words="The flow that is knocked out in one head."),
-    "layer": HEAD_LAYER,
-    "head": HEAD,
+    "flow": Column(TEXT, words="The flow that is knocked out in these heads only."),
+    "layer": Column(WHOLE, words=f"{HEAD_LAYER.words} Empty for a subset."),
+    "head": Column(WHOLE, words=f"{HEAD.words} Empty for a subset."),
+    "subset": Column(
+        TEXT,
+        words="The heads that are knocked out together: a bit for each head of the model by layer and head, most "
+        "significant first, in hexadecimal (`numpy.packbits`). Empty for a single head.",
+    ),
     **{name: KNOCKOUT_COLUMNS[name] for name in ("p_clean", "p_knockout", "change_percent", "logprob_change", "edges")},
 }
 HEADS = schema_of(HEADS_COLUMNS)
-"""One row per question, flow, layer and head. See `crossflow.experiments.heads`."""
+"""One row per question, flow and head, or subset of heads. See `crossflow.experiments.heads`."""
 KNOCKOUT = schema_of(KNOCKOUT_COLUMNS)
 """One row per question, flow and centre layer. See `crossflow.experiments.measures`."""

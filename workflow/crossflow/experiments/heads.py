@@ -1,29 +1,30 @@
-"""Knockouts in one attention head at a time, as the columns of their parts of a table of heads.
+"""Knockouts in some attention heads only, as the columns of their parts of a table of heads.
 
-The flow's edges are blocked in one query head of one layer; all other heads and layers are the model's own. Source: the
-head-wise interventions of K. Wang et al., Interpretability in the wild (ICLR 2023).
+A flow's edges are blocked, or substituted, in one query head of one layer, or in a random subset of all heads; all
+other heads are the model's own. Sources: single heads, K. Wang et al., Interpretability in the wild (ICLR 2023);
+subsets, J. Kim et al., Interpreting attention heads for image-to-text information flow in large vision-language models
+(arXiv 2509.17588), since single heads are redundant.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from crossflow.core.devices import take_device
-from crossflow.core.flows import Window, parse_flow
+from crossflow.core.errors import CrossflowError
+from crossflow.core.flows import Window, parse_flow, require_centres
+from crossflow.core.head_subsets import draw_subsets, written
 from crossflow.core.measures import HEADS
-from crossflow.engine.edges import Row, count_edges, edges_of
+from crossflow.engine.edges import Row, count_edges
 from crossflow.engine.engines import ENGINES, Engine
-from crossflow.engine.forward import run_clean
-from crossflow.engine.planning import plan_parts
-from crossflow.experiments.job import Given, Item, Job, Outcome, Part, finished_parts, still_usable
-from crossflow.experiments.knockouts import Answered, checked, request_of
+from crossflow.experiments.job import Job
+from crossflow.experiments.knocked_out import Answered, available_edges, no_op_rows, run_clean_with_donors
+from crossflow.experiments.knockouts import Columns, write_tables
 from crossflow.experiments.measures import measure, scored_tokens
-from crossflow.experiments.selection import Select, Selected, select_answered
-from crossflow.models.loading import load_model
+from crossflow.experiments.selection import Select
 from crossflow.models.model import MultimodalModel
 
 _MEASURED = ("p_clean", "p_knockout", "change_percent", "logprob_change")
@@ -34,54 +35,21 @@ def heads_of(model: MultimodalModel) -> int:
     return int(model.network.config.get_text_config().num_attention_heads)
 
 
-def knock_out_heads(
-    model: MultimodalModel, answered: Answered, flows: Sequence[str], engine: Engine, seed: int
-) -> dict[str, Any]:
-    """Every flow of a question in every head of every layer.
+class Case(NamedTuple):
+    """The heads of one row of the table.
 
-    Args:
-        model: The model.
-        answered: The question.
-        flows: The flows.
-        engine: How knockouts are computed.
-        seed: Seed of random source sets.
-
-    Returns:
-        The question's part of a table of heads, and its noise floor; a flow without edges has rows with ``edges`` 0.
+    Attributes:
+        layer, head: The single head; None for a subset.
+        subset: The subset as the table holds it; None for a single head.
+        window: The layers of the heads.
+        heads: The heads, as pairs of a layer and a head.
     """
-    question, positions = answered.prepared.question, answered.prepared.positions
-    cells = [(layer, head) for layer in range(len(model.layers)) for head in range(heads_of(model))]
-    edges = {flow: edges_of(parse_flow(flow), positions, seed, question.question_id) for flow in flows}
-    rows = [
-        Row(flow, layer, Window(layer, layer), blocked, ((layer, head),))
-        for flow, blocked in edges.items()
-        if blocked
-        for layer, head in cells
-    ]
-    columns: dict[str, Any] = {
-        "flow": [flow for flow in flows for _ in cells],
-        "layer": [layer for _ in flows for layer, _ in cells],
-        "head": [head for _ in flows for _, head in cells],
-        "edges": [count_edges(edges[flow]) for flow in flows for _ in cells],
-        "noise_floor": None,
-        "noise_floor_percent": None,
-    }
-    if not rows:
-        return columns | {name: [None] * len(columns["flow"]) for name in _MEASURED}
-    # The same rows in no head show the rounding.
-    nothing = [row._replace(window=Window(0, len(model.layers) - 1), heads=()) for row in rows[:: len(cells)]]
-    clean = run_clean(model, answered.prepared, min(row.start for row in rows))
-    (reading,) = engine(model, [(clean, [*rows, *nothing])])
-    scored = scored_tokens(model.processor.tokenizer, question, answered.generated, answered.tokens[0])
-    measured = measure(clean.reading, reading, scored)
-    changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))[len(rows) :]
-    place = {(row.flow, row.heads[0]): number for number, row in enumerate(rows) if row.heads}
-    named = [(flow, cell) for flow in flows for cell in cells]
-    return columns | {
-        "noise_floor": float(changes.max()),
-        "noise_floor_percent": float(np.abs(measured["change_percent"][len(rows) :]).max()),
-        **{name: [measured[name][place[each]] if each in place else None for each in named] for name in _MEASURED},
-    }
+
+    layer: int | None
+    head: int | None
+    subset: str | None
+    window: Window
+    heads: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -90,61 +58,150 @@ class HeadSettings:
 
     Attributes:
         answers: Folder of the model's answers to the questions, {category}.parquet.
-        flows: Flows, source->target, in every head of every layer.
-        seed: Seed of random source sets.
+        flows: Flows, source->target, in the heads.
+        only_subsets: Leave out the knockouts of each head alone.
+        subsets: Number of random subsets of the heads, each knocked out together, per question.
+        share: Probability that a head is in a subset.
+        layers: Layers whose heads are knocked out; by default all.
+        seed: Seed of random source sets and subsets.
         select: Which questions are knocked out, by the model's answer.
         engine: knockout (exact and fast) or reference (one full forward per number).
     """
 
     answers: Path
     flows: tuple[str, ...]
+    only_subsets: bool = False
+    subsets: int = 0
+    share: float = 0.5
+    layers: tuple[int, ...] = ()
     seed: int = 0
     select: Select = "correct"
     engine: Literal["knockout", "reference"] = "knockout"
 
+    def cases(self, question_id: str, layers: int, heads: int) -> list[Case]:
+        """What is knocked out of a question, for each flow.
+
+        Args:
+            question_id: The question.
+            layers: Number of decoder layers of the model.
+            heads: Number of query heads of a layer.
+        """
+        chosen = self.layers or range(layers)
+        singles = [
+            Case(layer, head, None, Window(layer, layer), ((layer, head),)) for layer in chosen for head in range(heads)
+        ]
+        subsets = draw_subsets(self.seed, question_id, self.subsets, self.share, chosen, (layers, heads))
+        every = Window(min(chosen), max(chosen))
+        drawn = [
+            Case(
+                None, None, written(subset), every, tuple((layer, head) for layer, head in np.argwhere(subset).tolist())
+            )
+            for subset in subsets
+        ]
+        return drawn if self.only_subsets else singles + drawn
+
+
+def knock_out_heads(
+    model: MultimodalModel, answered: Answered, flows: Sequence[str], cases: Sequence[Case], engine: Engine, seed: int
+) -> dict[str, Any]:
+    """Every flow of a question in some heads.
+
+    Args:
+        model: The model.
+        answered: The question.
+        flows: The flows.
+        cases: The heads that are knocked out, for each flow.
+        engine: How knockouts are computed.
+        seed: Seed of random source sets.
+
+    Returns:
+        The question's part of a table of heads, and its noise floor; a flow without edges has rows with ``edges`` 0.
+    """
+    question, positions = answered.prepared.question, answered.prepared.positions
+    edges = {
+        flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors)
+        for flow in flows
+    }
+    rows = [
+        Row(flow, number, case.window, tuple(blocked), case.heads)
+        for flow, blocked in edges.items()
+        if blocked
+        for number, case in enumerate(cases)
+    ]
+    columns: dict[str, Any] = {
+        "flow": [flow for flow in flows for _ in cases],
+        **{name: [getattr(case, name) for _ in flows for case in cases] for name in ("layer", "head", "subset")},
+        "edges": [count_edges(edges[flow]) for flow in flows for _ in cases],
+        "noise_floor": None,
+        "noise_floor_percent": None,
+    }
+    if not rows:
+        return columns | {name: [None] * len(columns["flow"]) for name in _MEASURED}
+    # The same rows in no head show the rounding.
+    layers = len(model.layers)
+    flowing = rows[:: len(cases)]
+    nothing = [row._replace(window=Window(0, layers - 1), heads=()) for row in flowing] + no_op_rows(flowing, layers)
+    (clean,) = run_clean_with_donors(model, [answered.prepared], [min(row.start for row in rows)], [answered.donors])
+    (reading,) = engine(model, [(clean, [*rows, *nothing])])
+    scored = scored_tokens(model.processor.tokenizer, question, answered.generated, answered.tokens[0])
+    measured = measure(clean.reading, reading, scored)
+    changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))[len(rows) :]
+    place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
+    named = [(flow, number) for flow in flows for number in range(len(cases))]
+    return columns | {
+        "noise_floor": float(changes.max()),
+        "noise_floor_percent": float(np.abs(measured["change_percent"][len(rows) :]).max()),
+        **{name: [measured[name][place[each]] if each in place else None for each in named] for name in _MEASURED},
+    }
+
+
+class _InHeads:
+    """Every flow in some heads.
+
+    Raises:
+        CrossflowError: the model lacks a layer, or nothing is knocked out.
+    """
+
+    def __init__(self, settings: HeadSettings, model: MultimodalModel) -> None:
+        if settings.layers:
+            require_centres(settings.layers, len(model.layers), model.settings.path)
+        if settings.only_subsets and not settings.subsets:
+            raise CrossflowError("Neither each head alone nor random subsets of heads are to be knocked out.")
+        self._settings = settings
+        self._model = model
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        settings = self._settings
+        subsets = {"subsets": settings.subsets, "share": settings.share} if settings.subsets else {}
+        return {
+            "flows": list(settings.flows),
+            "heads": heads_of(self._model),
+            "each": not settings.only_subsets,
+            "head_layers": list(settings.layers),
+            **subsets,
+        }
+
+    def _columns(self, answered: Answered) -> dict[str, Any]:
+        settings, model = self._settings, self._model
+        question_id = answered.prepared.question.question_id
+        cases = settings.cases(question_id, len(model.layers), heads_of(model))
+        return knock_out_heads(model, answered, settings.flows, cases, ENGINES[settings.engine], settings.seed)
+
+    def run(self, questions: Sequence[Answered]) -> list[Columns]:
+        return [partial(dict, self._columns(answered)) for answered in questions]
+
 
 def write_heads(job: Job, settings: HeadSettings) -> None:
-    """Knock out every flow in one attention head at a time.
+    """Knock out every flow in single attention heads, or in random subsets of them.
 
     Finished questions survive a killed job.
 
     Args:
         job: The job.
-        settings: The flows.
+        settings: The flows and the heads.
 
     Raises:
-        CrossflowError: the model or a question cannot be used.
+        CrossflowError: the model or a question cannot be used, or the model lacks a layer.
     """
-    chosen = select_answered(job, settings.answers, settings.select)
-    device = take_device(job.device)
-    # A question's heads fill a batch: the plan is for the refusal and the log.
-    plan_parts(job.settings, [each.asked for each in chosen.values()], device, settings.flows)
-    model = load_model(job.settings, device)
-    for each in chosen.values():
-        each.require_prompt(model.prompt)
-    moved = settings.seed if any(parse_flow(name).is_moved for name in settings.flows) else None
-
-    def part(category: str, selection: Selected) -> Part:
-        determined = job.determining(category, model.prompt) | {
-            **selection.determining(),
-            "flows": list(settings.flows),
-            "heads": heads_of(model),
-            "seed": settings.seed,
-            "engine": settings.engine,
-        }
-        items = [Item(question, [request_of(question, moved)], row) for question, row in selection.questions]
-        return Part.of(category, determined, items, 1, run)
-
-    def run(batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for item, (prepared,) in zip(batch, given, strict=True):
-            answered = Answered.of(still_usable(prepared, item.question), item.answer)
-            columns = knock_out_heads(model, answered, settings.flows, ENGINES[settings.engine], settings.seed)
-            outcomes.append(partial(checked, item, partial(dict, columns), model.settings.dtype))
-        return outcomes
-
-    parts = [part(*each) for each in chosen.items()]
-    with finished_parts(job, model, __name__, parts) as finished:
-        for (category, determined, *_), (entries, _) in zip(parts, finished, strict=True):
-            path = job.output / f"{category}.parquet"
-            chosen[category].write(path, HEADS, entries, len(model.layers), determined)
+    write_tables(job, settings, settings.flows, HEADS, partial(_InHeads, settings), alone=True)

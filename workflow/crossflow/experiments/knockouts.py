@@ -1,25 +1,22 @@
-"""All knockouts of some questions, as the columns of their parts of a knockout table."""
+"""Knockouts as a job: what knockouts in windows and in heads share, and the knockouts in windows.
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+Answered questions are chosen by their answers and knocked out with one model, their donors beside them. Experiments
+differ in the function from questions to columns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch import Tensor
+import pyarrow as pa
 
 from crossflow.core.devices import take_device
-from crossflow.core.flows import MOVED, Flow, Window, parse_flow, require_window
+from crossflow.core.flows import parse_flow, require_window
 from crossflow.core.measures import KNOCKOUT
-from crossflow.core.records import ChosenQuestion
-from crossflow.core.seeds import derived_seed
-from crossflow.engine.attention_mass import attention_mass
 from crossflow.engine.donors import Donor
-from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
-from crossflow.engine.engines import ENGINES, Engine
-from crossflow.engine.forward import Readout, run_clean_together
+from crossflow.engine.engines import ENGINES
 from crossflow.engine.planning import plan_parts
 from crossflow.experiments.donors import Donors, Layout, substitutes_of
 from crossflow.experiments.job import (
@@ -32,225 +29,149 @@ from crossflow.experiments.job import (
     require_same_clean_run,
     still_usable,
 )
-from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
+from crossflow.experiments.knocked_out import Answered, knock_out, request_of
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.models.loading import load_model
-from crossflow.models.memory import halving
-from crossflow.models.model import MultimodalModel, Prepared
-from crossflow.models.positions import Positions
-from crossflow.models.preparing import PrepareRequest
+from crossflow.models.model import MultimodalModel
 
-_MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
+Columns = Callable[[], dict[str, Any]]
+"""A question's columns, computed once they are written."""
 
 
-class Answered(NamedTuple):
-    """A question, the model's clean answer to it, and the answer's tokens.
-
-    Attributes:
-        own_edges: Name -> blocked edges, for knockouts that are not flows.
-        donors: Substitute -> whose keys and values its flows read: a prompt that is laid out as the question's own, or
-            ready ones. A flow whose substitute has no donor is missing.
-    """
-
-    prepared: Prepared
-    generated: str
-    tokens: Sequence[int]
-    own_edges: Mapping[str, Sequence[Edges]] = {}
-    donors: Mapping[str, Prepared | Donor] = {}
-
-    @classmethod
-    def of(cls, prepared: Prepared, answer: Any, donors: Mapping[str, Prepared | Donor] | None = None) -> "Answered":
-        """A question with its row of the answers table."""
-        return cls(prepared, answer.generated, [int(token) for token in answer.answer_tokens], donors=donors or {})
-
-
-OWN = "own"
-"""The donor that is the question itself: reading its keys and values changes nothing."""
-
-
-def _no_op_rows(rows: Sequence[Row], layers: int) -> list[Row]:
-    """Rows that change nothing, in all layers: they show the rounding of the engine.
-
-    One for each first target position that blocks nothing, and one for each substituting flow that reads the question's
-    own keys and values.
-    """
-    every = Window(0, layers - 1)
-    starts = sorted({row.start for row in rows})
-    nothing = [Row("", 0, every, (Edges(np.arange(0), np.array([start])),)) for start in starts]
-    substituting = {row.flow: [edges for edges in row.edges if edges.donor] for row in rows if row.donors}
-    itself = [
-        Row(f"{flow} of itself", 0, every, tuple(each._replace(donor=OWN) for each in edges))
-        for flow, edges in substituting.items()
-    ]
-    return nothing + itself
-
-
-@dataclass(frozen=True)
-class KnockedOut:
-    """A question whose knockouts have been run; its measures are not computed yet.
+@runtime_checkable
+class Settings(Protocol):
+    """What all knockouts need.
 
     Attributes:
-        flows: Name -> its centre layers.
-        edges: Name -> blocked edges.
-        rows: The rows that were run, followed by rows without edges.
-        whole_answer: Whether all tokens of the answer were scored.
-        scored_tokens: The tokens whose probabilities are measured.
-        donors: Substitute -> donor.
-        clean, reading: Readouts of the clean run and of the rows; None if there was nothing to knock out.
-        mass: See `crossflow.engine.attention_mass`, in the order of the flows that have edges.
+        answers: Folder of the model's answers.
+        seed: Seed of random source sets.
+        select: Which questions are knocked out.
+        engine: How knockouts are computed.
     """
 
-    flows: Mapping[str, Sequence[int]]
-    edges: Mapping[str, Sequence[Edges]]
-    rows: Sequence[Row]
-    whole_answer: bool
-    scored_tokens: ScoredTokens
-    donors: Mapping[str, Prepared | Donor] = field(default_factory=dict)
-    clean: Readout | None = None
-    reading: Readout | None = None
-    mass: Tensor | None = None
-
-    def columns(self) -> dict[str, Any]:
-        """The question's part of a knockout table.
-
-        A flow without edges (an empty source or target set) gets its rows with ``edges`` 0 and no measures. The entries
-        ``noise_floor`` and ``noise_floor_percent`` are the largest change of the probability by a no-op knockout,
-        absolute and in percent; None if there was nothing to knock out.
-        """
-        measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}
-        mass: dict[str, np.ndarray] = {}
-        noise_floor = noise_floor_percent = None
-        if self.clean is not None and self.reading is not None and self.mass is not None:
-            measured = measure(self.clean, self.reading, self.scored_tokens)
-            changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
-            noise_floor = float(changes[len(self.rows) :].max())
-            noise_floor_percent = float(np.abs(measured["change_percent"][len(self.rows) :]).max())
-            mass = dict(
-                zip([name for name, edges in self.edges.items() if edges], self.mass.cpu().numpy(), strict=True)
-            )
-        if not self.whole_answer:
-            measured["answer_logprob_change"] = [None] * len(measured["p_clean"])
-
-        place = {(row.flow, row.layer): number for number, row in enumerate(self.rows)}
-        windows = {(row.flow, row.layer): row.window for row in self.rows}
-        edges = {flow: count_edges(found) for flow, found in self.edges.items()}
-        cells = [(flow, layer) for flow, centres in self.flows.items() for layer in centres]
-        return {
-            "flow": [flow for flow, _ in cells],
-            "layer": [layer for _, layer in cells],
-            **{
-                name: [values[place[cell]] if cell in place else None for cell in cells]
-                for name, values in measured.items()
-            },
-            "edges": [edges[flow] for flow, _ in cells],
-            "attention": [
-                float(mass[flow][windows[flow, layer].first : windows[flow, layer].last + 1].mean())
-                if (flow, layer) in windows
-                else None
-                for flow, layer in cells
-            ],
-            "noise_floor": noise_floor,
-            "noise_floor_percent": noise_floor_percent,
-        }
+    @property
+    def answers(self) -> Path: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def select(self) -> Select: ...
+    @property
+    def engine(self) -> Literal["knockout", "reference"]: ...
 
 
-def _edges_of(
-    flow: Flow, positions: Positions, seed: int, question_id: str, donors: Collection[str]
-) -> Sequence[Edges]:
-    """As `edges_of`; none if the flow's substitute has no donor."""
-    if flow.substitute is not None and flow.substitute not in donors:
-        return ()
-    return edges_of(flow, positions, seed, question_id)
+@runtime_checkable
+class Experiment(Protocol):
+    """One kind of knockout, for one model.
+
+    Attributes:
+        determining: What determines its numbers, besides the job, the choice of questions, the seed and the engine.
+    """
+
+    @property
+    def determining(self) -> Mapping[str, Any]: ...
+
+    def run(self, questions: Sequence[Answered]) -> Sequence[Columns]:
+        """The columns of questions that run together."""
 
 
-def knock_out(
-    model: MultimodalModel,
-    questions: Sequence[Answered],
-    flows: Mapping[str, Sequence[int]],
-    window: str,
-    engine: Engine,
-    seed: int,
-    whole_answer: bool = False,
-) -> list[KnockedOut]:
-    """All flows of some questions at their centre layers; questions that do not fit into memory together are halved.
+def _checked(item: Item, columns: Columns, dtype: str) -> dict[str, Any]:
+    """A question's columns, refused if its clean run is not the one that was answered.
+
+    Raises:
+        CrossflowError: the probability of its answer has changed.
+    """
+    found = columns()
+    for probability in found["p_clean"]:
+        if probability is not None:
+            require_same_clean_run(item.question.question_id, item.answer.p_clean, probability, dtype)
+    return found
+
+
+def write_tables(
+    job: Job,
+    settings: Settings,
+    flows: Sequence[str],
+    schema: pa.Schema,
+    experiment_of: Callable[[MultimodalModel], Experiment],
+    *,
+    alone: bool = False,
+) -> None:
+    """Knock out the answered questions of a job, and write a table of each category.
+
+    Finished questions survive a killed job.
 
     Args:
-        model: The model.
-        questions: Questions that run together.
-        flows: Name -> its centre layers; a name is a flow, or belongs to each question's own edges.
-        window: The window: a width, ``bottom`` or ``top``.
-        engine: How knockouts are computed.
-        seed: Seed of random source sets.
-        whole_answer: Score all tokens of the answer, not only the first.
+        job: The job.
+        settings: What all knockouts need.
+        flows: All flows, controls included.
+        schema: Columns of the tables.
+        experiment_of: The experiment, once the model is loaded; its module's code determines the numbers.
+        alone: Each question runs alone, because its own rows fill a batch.
+
+    Raises:
+        CrossflowError: the model or a question cannot be used.
     """
-    layers = len(model.layers)
-    tokenizer = model.processor.tokenizer
-    special = set(tokenizer.all_special_ids)
-    planned: list[tuple[Prepared, KnockedOut]] = []
-    for prepared, generated, tokens, own_edges, donors in questions:
-        question, positions = prepared.question, prepared.positions
-        answer = [token for token in tokens if token not in special]
-        scored = whole_answer and answer[:1] == tokens[:1]
-        prompt = prepared.answered_by(answer) if scored else prepared
-        answered = {
-            name: donor.answered_by(answer) if scored and isinstance(donor, Prepared) else donor
-            for name, donor in donors.items()
-        }
-
-        edges = {
-            name: own_edges[name]
-            if name in own_edges
-            else _edges_of(parse_flow(name), positions, seed, question.question_id, donors)
-            for name in flows
-        }
-        rows: list[Row] = []
-        for name, found in edges.items():
-            longer = [each.extended_by(positions.length - 1, prompt.length - positions.length) for each in found]
-            rows.extend(rows_of(name, longer, window, layers, flows[name]) if longer else [])
-        scored_first = scored_tokens(tokenizer, question, generated, tokens[0])
-        outcome = KnockedOut(flows, edges, rows, whole_answer, scored_first, answered)
-        planned.append((prompt, outcome))
-    ran = iter(halving([each for each in planned if each[1].rows], partial(_run, model, engine), "questions"))
-    return [next(ran) if outcome.rows else outcome for _, outcome in planned]
-
-
-def _run(model: MultimodalModel, engine: Engine, planned: Sequence[tuple[Prepared, KnockedOut]]) -> list[KnockedOut]:
-    """Prompts and their planned knockouts, which are run together."""
-    prompts = [prompt for prompt, _ in planned]
-    outcomes = [outcome for _, outcome in planned]
-    firsts = [min(row.start for row in outcome.rows) for outcome in outcomes]
-    # Donors that are prompts run beside the questions; only their keys and values are kept.
-    others = [
-        (number, name, donor)
-        for number, outcome in enumerate(outcomes)
-        for name, donor in outcome.donors.items()
-        if isinstance(donor, Prepared)
-    ]
-    ran = run_clean_together(
-        model,
-        [*prompts, *(donor for *_, donor in others)],
-        [*firsts, *(donor.positions.length - 1 for *_, donor in others)],
+    chosen = select_answered(job, settings.answers, settings.select)
+    device = take_device(job.device)
+    planned = plan_parts(
+        job.settings,
+        [each.asked for each in chosen.values()],
+        device,
+        flows,
+        batched=settings.engine != "reference",
     )
-    found: list[dict[str, Donor]] = [
-        {name: donor for name, donor in outcome.donors.items() if isinstance(donor, Donor)} for outcome in outcomes
-    ]
-    for (number, name, _), clean in zip(others, ran[len(prompts) :], strict=True):
-        found[number][name] = clean.as_donor
-    cleans = [replace(clean, donors={OWN: clean.as_donor} | donors) for clean, donors in zip(ran, found, strict=False)]
-    work = [
-        (clean, [*outcome.rows, *_no_op_rows(outcome.rows, len(model.layers))])
-        for clean, outcome in zip(cleans, outcomes, strict=True)
-    ]
-    with torch.inference_mode():
-        return [
-            replace(
-                outcome,
-                clean=clean.reading,
-                reading=reading,
-                mass=attention_mass(clean, [found for found in outcome.edges.values() if found]),
-            )
-            for outcome, clean, reading in zip(outcomes, cleans, engine(model, work), strict=True)
+    together = dict(zip(chosen, planned, strict=True))
+    model = load_model(job.settings, device)
+    experiment = experiment_of(model)
+    for each in chosen.values():
+        each.require_prompt(model.prompt)
+    moved = settings.seed if any(parse_flow(name).is_moved for name in flows) else None
+    substitutes = substitutes_of(flows)
+    donors = {
+        category: Donors(model, substitutes, each.chosen, each.asked, job.images.open, settings.seed)
+        for category, each in chosen.items()
+    }
+
+    @lru_cache(maxsize=1)
+    def means(category: str) -> Mapping[Layout, Donor]:
+        """Computed when a category's first questions run; those of one category fill much memory."""
+        return donors[category].means(together[category], job.workers_for(model))
+
+    def part(category: str, selection: Selected) -> Part:
+        determined = job.determining(category, model.prompt) | {
+            **selection.determining(),
+            **experiment.determining,
+            "seed": settings.seed,
+            "engine": settings.engine,
+        }
+        items = [
+            Item(question, [request_of(question, moved), *donors[category].requests(question)], row)
+            for question, row in selection.questions
         ]
+        return Part.of(category, determined, items, 1 if alone else together[category], partial(run, category))
+
+    def run(category: str, batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
+        answered = []
+        for item, (first, *others) in zip(batch, given, strict=True):
+            prepared = still_usable(first, item.question)
+            answered.append(Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category))))
+        return [
+            partial(_checked, item, columns, model.settings.dtype)
+            for item, columns in zip(batch, experiment.run(answered), strict=True)
+        ]
+
+    parts = [part(*each) for each in chosen.items()]
+    with finished_parts(job, model, type(experiment).__module__, parts) as finished:
+        for (category, determined, *_), (entries, _) in zip(parts, finished, strict=True):
+            averaged = donors[category].averaged
+            means_of = {"mean_images": len(averaged)} if averaged else {}
+            chosen[category].write(
+                job.output / f"{category}.parquet",
+                schema,
+                entries,
+                len(model.layers),
+                dict(determined) | means_of,
+            )
 
 
 @dataclass(frozen=True)
@@ -290,23 +211,36 @@ class KnockoutSettings:
         return found | {name: list(range(0, layers, self.stride)) for name in self.controls}
 
 
-def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
-    """What to prepare for a question's knockouts; with a seed, its objects' boxes are moved too."""
-    places = None if seed is None else derived_seed(seed, question.question_id, MOVED)
-    return PrepareRequest(question, question.image_id, places)
-
-
-def checked(item: Item, columns: Callable[[], dict[str, Any]], dtype: str) -> dict[str, Any]:
-    """A question's columns, refused if its clean run is not the one that was answered.
+class _InWindows:
+    """Every flow at every centre layer.
 
     Raises:
-        CrossflowError: the probability of its answer has changed.
+        CrossflowError: the window does not fit the model.
     """
-    found = columns()
-    for probability in found["p_clean"]:
-        if probability is not None:
-            require_same_clean_run(item.question.question_id, item.answer.p_clean, probability, dtype)
-    return found
+
+    def __init__(self, settings: KnockoutSettings, model: MultimodalModel) -> None:
+        layers = len(model.layers)
+        require_window(settings.window, layers, model.settings.path)
+        self._settings = settings
+        self._model = model
+        self._centres = settings.centres(layers)
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        return {
+            "window": self._settings.window,
+            "flows": self._settings.names,
+            "centres": self._centres,
+            "whole_answer": self._settings.whole_answer,
+        }
+
+    def run(self, questions: Sequence[Answered]) -> list[Columns]:
+        settings = self._settings
+        engine = ENGINES[settings.engine]
+        knocked_out = knock_out(
+            self._model, questions, self._centres, settings.window, engine, settings.seed, settings.whole_answer
+        )
+        return [each.columns for each in knocked_out]
 
 
 def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
@@ -321,67 +255,4 @@ def write_knockouts(job: Job, settings: KnockoutSettings) -> None:
     Raises:
         CrossflowError: the model or a question cannot be used, or the window does not fit the model.
     """
-    chosen = select_answered(job, settings.answers, settings.select)
-    device = take_device(job.device)
-    planned = plan_parts(
-        job.settings,
-        [each.asked for each in chosen.values()],
-        device,
-        settings.names,
-        batched=settings.engine != "reference",
-    )
-    together = dict(zip(chosen, planned, strict=True))
-    model = load_model(job.settings, device)
-    layers = len(model.layers)
-    require_window(settings.window, layers, job.settings.path)
-    for each in chosen.values():
-        each.require_prompt(model.prompt)
-    centres = settings.centres(layers)
-    moved = settings.seed if any(parse_flow(name).is_moved for name in settings.names) else None
-    substitutes = substitutes_of(settings.names)
-    donors = {
-        category: Donors(model, substitutes, each.chosen, each.asked, job.images.open, settings.seed)
-        for category, each in chosen.items()
-    }
-
-    @lru_cache(maxsize=1)
-    def means(category: str) -> Mapping[Layout, Donor]:
-        """Computed when a category's first questions run; those of one category fill much memory."""
-        return donors[category].means(together[category], job.workers_for(model))
-
-    def part(category: str, selection: Selected) -> Part:
-        determined = job.determining(category, model.prompt) | {
-            **selection.determining(),
-            "window": settings.window,
-            "flows": settings.names,
-            "centres": centres,
-            "seed": settings.seed,
-            "whole_answer": settings.whole_answer,
-            "engine": settings.engine,
-        }
-        items = [
-            Item(question, [request_of(question, moved), *donors[category].requests(question)], row)
-            for question, row in selection.questions
-        ]
-        return Part.of(category, determined, items, together[category], partial(run, category))
-
-    def run(category: str, batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        answered = []
-        for item, (first, *others) in zip(batch, given, strict=True):
-            prepared = still_usable(first, item.question)
-            answered.append(Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category))))
-        engine = ENGINES[settings.engine]
-        knocked_out = knock_out(model, answered, centres, settings.window, engine, settings.seed, settings.whole_answer)
-        return [
-            partial(checked, item, each.columns, model.settings.dtype)
-            for item, each in zip(batch, knocked_out, strict=True)
-        ]
-
-    parts = [part(*each) for each in chosen.items()]
-    with finished_parts(job, model, __name__, parts) as finished:
-        for (category, determined, *_), (entries, _) in zip(parts, finished, strict=True):
-            averaged = donors[category].averaged
-            means_of = {"mean_images": len(averaged)} if averaged else {}
-            chosen[category].write(
-                job.output / f"{category}.parquet", KNOCKOUT, entries, layers, dict(determined) | means_of
-            )
+    write_tables(job, settings, settings.names, KNOCKOUT, partial(_InWindows, settings))

@@ -18,7 +18,7 @@ from crossflow.data.boxes import lies_outside
 from crossflow.data.text import composed
 from crossflow.engine.edges import Edges
 from crossflow.engine.engines import ENGINES
-from crossflow.experiments.knockouts import Answered, knock_out
+from crossflow.experiments.knocked_out import Answered, knock_out
 from crossflow.models.model import MultimodalModel
 
 SEED = 0

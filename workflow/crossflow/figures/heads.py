@@ -1,5 +1,6 @@
-"""Figure of single heads: the mean change by layer and head, a panel per category and flow."""
+"""Figure of each head alone: the mean change by layer and head, a panel per category and flow."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,22 +28,59 @@ _MARK: dict[str, Any] = {
 }
 
 
+def rows_of_heads(figure: FigureRequest, table: str) -> list[dict[str, Any]]:
+    """The rows of one model in a summary table of heads.
+
+    Raises:
+        CrossflowError: there are none.
+    """
+    rows = [row for row in figure.rows(table) if row["model"] == figure.models[0]]
+    if not rows:
+        raise CrossflowError(f"{table}.csv has no rows for {figure.models[0]}: make the summary again.")
+    return rows
+
+
 def draw(figure: FigureRequest) -> Figure:
-    """Draw the heads of one model; those of top_heads.csv that certainly fall by more than `MARKED` are marked.
+    """Draw each head alone; those of top_heads.csv that certainly fall by more than `MARKED` are marked.
 
     Raises:
         CrossflowError: the summary lacks the model.
     """
-    model = figure.models[0]
-    rows = [row for row in figure.rows("heads") if row["model"] == model]
-    if not rows:
-        raise CrossflowError(f"heads.csv has no rows for {model}: make the summary again.")
+    marked = [row for row in figure.rows("top_heads") if row["model"] == figure.models[0] and row["high"] < -MARKED]
+    return draw_heads(
+        figure,
+        rows_of_heads(figure, "heads"),
+        marked,
+        heading="each head alone",
+        scale="mean change in answer probability (%), one head knocked out",
+        mark=f"chosen by half of the images; falls by more than {MARKED} % in the other half",
+    )
+
+
+def draw_heads(
+    figure: FigureRequest,
+    rows: Sequence[dict[str, Any]],
+    marked: Sequence[dict[str, Any]],
+    *,
+    heading: str,
+    scale: str,
+    mark: str,
+) -> Figure:
+    """A panel per category and flow.
+
+    Args:
+        figure: The figure.
+        rows: A mean for each head.
+        marked: The rows of marked heads.
+        heading: Stands beside the model's name.
+        scale: What the colours show.
+        mark: What a mark says.
+    """
     flows = list(dict.fromkeys(row["flow"] for row in rows))
     layers, heads = (1 + max(row[name] for row in rows) for name in ("layer", "head"))
     images = {(category, flow): np.full((heads, layers), np.nan) for category in figure.categories for flow in flows}
     for row in rows:
         images[row["category"], row["flow"]][row["head"], row["layer"]] = row["mean"]
-    marked = [row for row in figure.rows("top_heads") if row["model"] == model and row["high"] < -MARKED]
     down, across = len(figure.categories), len(flows)
     page = Figure(figsize=(PAGE_WIDTH, down * 1.25 + 1.1), layout="constrained")
     grid = page.subplots(down, across, sharex=True, sharey=True, squeeze=False)
@@ -64,9 +102,13 @@ def draw(figure: FigureRequest) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("layer")
     bar = page.colorbar(ScalarMappable(norm, DIVERGING), ax=grid, location="bottom", aspect=60, shrink=0.6)
-    bar.set_label("mean change in answer probability (%), one head knocked out; grey: missing")
-    page.suptitle(f"{model}, single heads", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
-    mark = Line2D([], [], linestyle="none", **_MARK)
-    words = f"chosen by half of the images; falls by more than {MARKED} % in the other half"
-    page.legend([mark], [words], loc="outside upper right", frameon=False, fontsize=SETTINGS["axes.labelsize"])
+    bar.set_label(f"{scale}; grey: missing")
+    page.suptitle(f"{figure.models[0]}, {heading}", x=0.01, ha="left", fontsize=SETTINGS["axes.labelsize"])
+    page.legend(
+        [Line2D([], [], linestyle="none", **_MARK)],
+        [mark],
+        loc="outside upper right",
+        frameon=False,
+        fontsize=SETTINGS["axes.labelsize"],
+    )
     return page

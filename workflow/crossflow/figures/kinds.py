@@ -39,8 +39,8 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _HEADS, _LENS, _FUSION = (
-    f"crossflow.figures.{name}" for name in ("curves", "grids", "heads", "logit_lens", "fusion_depth")
+_CURVES, _GRIDS, _HEADS, _SUBSETS, _LENS, _FUSION = (
+    f"crossflow.figures.{name}" for name in ("curves", "grids", "heads", "head_subsets", "logit_lens", "fusion_depth")
 )
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
@@ -54,6 +54,9 @@ FIGURES = {
         _GRIDS, f"{SUBSTITUTION}-{{model}}-w{{window}}", ("effects",), "knockouts beside substitutions"
     ),
     "heads": FigureKind(_HEADS, "heads-{model}", ("heads", "top_heads"), "single attention heads"),
+    "head-subsets": FigureKind(
+        _SUBSETS, "head-subsets-{model}", ("head_subsets",), "attention heads in random subsets"
+    ),
     "window-sweep": FigureKind(_GRIDS, "window-sweep-{model}", ("effects",), "several windows", compares=True),
     "model-comparison": FigureKind(_GRIDS, "model-comparison", ("effects",), "several models", compares=True),
     "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),

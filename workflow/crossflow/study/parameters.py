@@ -14,8 +14,35 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import CONTROL_FLOWS, parse_flow, substitute_of, with_controls
+from crossflow.core.flows import CONTROL_FLOWS, parse_flow, with_controls
 from crossflow.data.categories import CATEGORIES
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What a study knocks out in some attention heads only.
+
+    Attributes:
+        flows: The flows.
+        each: Whether each head is knocked out alone.
+        subsets: Number of random subsets of the heads per question.
+        share: Probability that a head is in a subset.
+        layers: Layers whose heads are knocked out; none stands for all.
+    """
+
+    flows: list[str]
+    each: bool = True
+    subsets: int = 0
+    share: float = 0.5
+    layers: tuple[int, ...] = ()
+
+    @property
+    def options(self) -> list[str]:
+        """What the verb `heads` gets beside the flows: only what changes its numbers."""
+        found = [] if self.each else ["--only-subsets"]
+        if self.subsets:
+            found += ["--subsets", str(self.subsets), "--share", str(self.share)]
+        return [*found, "--layers", *map(str, self.layers)] if self.layers else found
 
 
 @dataclass(frozen=True)
@@ -29,7 +56,7 @@ class Study:
         stride: Controls are computed at every ``stride``-th centre layer.
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
-        heads: Flows that are knocked out in single attention heads.
+        heads: What is knocked out in some attention heads only; None if nothing is.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -48,7 +75,7 @@ class Study:
     stride: int
     baselines: list[str]
     whole_answer: bool
-    heads: list[str]
+    heads: Heads | None
     jobs_per_model: int
 
     @property
@@ -103,6 +130,15 @@ def _flow(name: str, asked_by: str) -> None:
         raise CrossflowError(f"params.yaml, {asked_by}: {error}") from None
 
 
+def _read_heads(given: Mapping[str, Any], at: str) -> Heads:
+    for flow in given["flows"]:
+        _flow(flow, f"{at}.flows")
+    heads = Heads(**{**given, "flows": list(given["flows"]), "layers": tuple(given.get("layers", ()))})
+    if not heads.each and not heads.subsets:
+        raise CrossflowError(f"params.yaml, {at}: with each: false, subsets must be at least 1.")
+    return heads
+
+
 def read_study(config: Mapping[str, Any]) -> Study:
     """The study that ``config`` names, with defaults filled in.
 
@@ -129,13 +165,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
     further = [] if controls is None else controls.get("flows", CONTROL_FLOWS)
     for flow in further:
         _flow(flow, f"{at}.controls.flows")
-    heads = study["heads"]["flows"] if "heads" in study else []
-    for flow in heads:
-        _flow(flow, f"{at}.heads.flows")
-        if substitute_of(flow):
-            raise CrossflowError(
-                f"params.yaml, {at}.heads.flows: {flow!r} is a substitution; in single heads, flows are only blocked."
-            )
+    heads = _read_heads(study["heads"], f"{at}.heads") if "heads" in study else None
     draws = 0 if controls is None else controls.get("draws", 3)
     number = study.get("questions_per_category")
     return Study(
@@ -154,7 +184,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         1 if controls is None else controls.get("stride", 1),
         list(study.get("baselines", [])),
         study.get("whole_answer", False),
-        list(heads),
+        heads,
         study.get("jobs_per_model", 1),
     )
 
