@@ -1,6 +1,5 @@
 """Fusion depth through the engine: in a model that reads the image in one layer only, the depth is that layer."""
 
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -41,8 +40,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 @pytest.mark.long
 def test_the_depth_is_the_planted_layer(results: Results) -> None:
     found = {name: pd.DataFrame(rows) for name, rows in tables(results).items()}
-    shares = found["fusion"].set_index(["window", "flow", "measure", "layer"])["share"]
-    depths = found["fusion_depth"].set_index(["window", "flow", "measure", "point"])["depth"]
+    shares = found["fusion"].set_index(["window", "flow", "measure", "layer"])["share"].sort_index()
+    depths = found["fusion_depth"].set_index(["window", "flow", "measure", "point"])["depth"].sort_index()
     for window in ("top", "bottom"):
         # To read another image is to answer about it: nothing is left before the cut passes the layer, and then all.
         share = shares[window, "image=swapped->all", "probability"]
