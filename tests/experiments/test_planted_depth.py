@@ -1,6 +1,5 @@
 """Fusion depth through the engine: in a model that reads the image in one layer only, the depth is that layer."""
 
-
 import pandas as pd
 import pytest
 import torch
