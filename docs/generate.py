@@ -324,6 +324,11 @@ def python() -> str:
 `import crossflow as cf` offers the functions below, the ones that the jobs of a study use. The
 [tutorial](../tutorial.md) shows them at work.
 
+::: crossflow.asking
+    options:
+      show_root_heading: false
+      show_root_toc_entry: false
+
 ::: crossflow.api
     options:
       show_root_heading: false

@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
-from PIL import Image
+from PIL import Image, ImageOps
 
 import crossflow as cf
 from crossflow.cli.main import main
@@ -162,6 +162,30 @@ def test_a_question_in_words_has_its_own_ids_and_the_models_answer_as_gold(asked
     assert (table["margin_clean"] > 0).all()
 
 
+def test_another_image_is_read_instead(asked: cf.Asked) -> None:
+    other = ImageOps.mirror(asked.image)  # left is right
+    both = cf.knockout([asked, asked], ["image=swapped->all", "image->all"], "top", layers=[0], swapped=[SCENE, other])
+    own, swapped = (both[(both["flow"] == "image=swapped->all")].iloc[number] for number in (0, 1))
+    assert own.p_knockout == pytest.approx(own.p_clean, abs=1e-6)
+    answered = cf.ask(asked.model, other, asked.question.question)
+    token = asked.generated.tokens[0]
+    assert swapped.p_knockout == pytest.approx(float(answered.generated.probabilities[token]), abs=1e-6)
+    assert swapped.p_knockout < 0.9
+
+
+def test_heads_alone_and_together(asked: cf.Asked) -> None:
+    table = cf.knockout_heads(asked, "question->last")
+    assert list(zip(table["layer"], table["head"], strict=True)) == list(np.ndindex(8, 4))
+    some = cf.knockout_heads([asked, asked], "question->last", [(4, 3), (0, 2)])
+    pd.testing.assert_frame_equal(
+        some.iloc[:2].reset_index(drop=True), table.iloc[[19, 2]].reset_index(drop=True), rtol=1e-4, check_exact=False
+    )
+    whole = cf.knockout_heads(asked, "question->last", [(5, head) for head in range(4)], together=True)
+    plain = cf.knockout(asked, "question->last", 1, layers=[5])
+    assert whole["subset"].tolist() == ["00000f00"]
+    assert whole["p_knockout"].to_numpy() == pytest.approx(plain["p_knockout"].to_numpy(), abs=1e-6)
+
+
 def test_curves_have_the_looks_of_the_figures_and_the_axes_that_are_given(asked: cf.Asked) -> None:
     table = cf.knockout(asked, [*FLOWS, *CONTROLS])
     axes = cf.plot(table)
@@ -257,8 +281,23 @@ def test_the_error_is_the_sentence_of_the_command_line(
         (lambda asked: cf.load("mini-llava", prompt="plain"), "Model mini-llava: unknown prompt 'plain'; choose from vicuna-v1"),
         (
             lambda asked: cf.knockout(asked, "image=swapped->question"),
-            "Flow 'image=swapped->question' reads other images, which a single question does not have",
+            "Flow 'image=swapped->question' reads another image: pass it as swapped",
         ),
+        (
+            lambda asked: cf.knockout(asked, "image=mean->question", swapped=SCENE),
+            "Flow 'image=mean->question' reads the mean over images, which single questions do not have",
+        ),
+        (
+            lambda asked: cf.knockout([asked, asked], "image=swapped->question", swapped=[SCENE]),
+            "1 other images were given for 2 questions",
+        ),
+        (lambda asked: cf.knockout(asked, "image=swapped->question", swapped="nowhere.jpg"), "nowhere.jpg"),
+        (
+            lambda asked: cf.knockout_heads(asked, "question->last", [(3, 1), (3, 4)]),
+            "Head 4 of layer 3 does not exist: .*mini-llava has layers 0 to 7 with heads 0 to 3",
+        ),
+        (lambda asked: cf.knockout_heads(asked, "question->last", [(8, 0)]), "Head 0 of layer 8 does not exist"),
+        (lambda asked: cf.knockout_heads(asked, "question->last", []), "No head was given"),
         (lambda asked: cf.plot(asked.positions), "A table from knockout or logit_lens was expected"),
     ],
 )  # fmt: skip

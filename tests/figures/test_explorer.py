@@ -24,6 +24,12 @@ from made_up import bump, knockout_table
 EVIL = "</script><img src=x onerror=alert(1)>"
 FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerate(PUBLISHED_FLOWS)}
 
+HEADS = [
+    {"model": "mini", "category": "ChooseAttr", "flow": "image->last", "layer": layer, "head": head, "n": 12}
+    | {"mean": -5.0 * layer - head, "low": -20.0, "high": float("nan")}
+    for layer, head in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+]
+
 
 def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
     table = knockout_table(FLOWS, images=6)
@@ -44,6 +50,9 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "measures": {measure.name: measure.words for measure in measures.MEASURES},
         "looks": explorer.looks(list(FLOWS)),
         "box": BOX,
+        "diverging": [[0, "#08306b"], [1, "#d9730b"]],
+        "head_tables": {"heads": "each head alone"},
+        "heads": explorer.head_maps("heads", HEADS),
         "ticks": {"mini": 2},
         "centres": {"mini": {flow: list(range(12)) for flow in FLOWS}},
         "curves": explorer.curves_of(effects + others, bands),
@@ -78,6 +87,14 @@ def test_every_mean_interval_and_band_is_in_the_page() -> None:
         assert outer <= low <= mean <= high
     assert set(curve["measures"]) >= {"logprob_change", "flipped", "correct", "attention", "edges", "margin_change"}
     assert curve["measures"]["margin_change"]["n"] == 6
+
+
+def test_maps_of_heads_have_a_place_for_each_head_and_layer() -> None:
+    (found,) = explorer.head_maps("heads", HEADS)
+    assert found["mean"] == [[0.0, -5.0, -10.0], [-1.0, -6.0, None]]
+    assert found["high"] == [[None] * 3] * 2
+    assert (found["table"], found["flow"], found["n"]) == ("heads", "image->last", 12)
+    assert explorer.head_maps("heads", []) == []
 
 
 def test_a_question_has_the_curves_of_the_studys_flows_alone() -> None:
@@ -164,6 +181,7 @@ def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path:
     )  # fmt: skip
     seen = re.sub(r"<script\b.*?</script>", "", ran.stdout, flags=re.DOTALL)
     assert seen.count('class="trace scatter') >= 2 * len(FLOWS), "both plots have their lines"
+    assert seen.count('class="hm"') == 1, "the map of heads is drawn"
     assert '<span class="verdict supported">supported</span>' in seen
     assert seen.count("data-id=") == 2
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in seen

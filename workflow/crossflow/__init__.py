@@ -19,8 +19,8 @@ clean
 change
     100 * (p_knockout - p_clean) / p_clean, in percent, for the first token of the clean answer.
 
-``import crossflow as cf`` offers the names in ``__init__.pyi``, most of them from `crossflow.api`. Each is imported
-when it is first used.
+``import crossflow as cf`` offers the names in ``__init__.pyi``, from `crossflow.asking` and
+`crossflow.api`. Each is imported when it is first used.
 """
 
 import lazy_loader

@@ -7,27 +7,20 @@
     table = cf.knockout(asked, ["image->question", "question->last"])
     cf.plot(table)
 
-`load` reads a model, `ask` puts a question to it, `knockout` and `logit_lens` return tables with the columns of a
-study's result tables, `plot` and `show` draw. Unusable input raises `CrossflowError` with the sentence that the command
-line prints.
+`load` reads a model, `ask` puts a question to it, `knockout`, `knockout_heads` and `logit_lens` return tables with the
+columns of a study's result tables, `plot` and `show` draw. Unusable input raises `CrossflowError` with the sentence
+that the command line prints.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
-from crossflow.core.errors import BrokenQuestion, CrossflowError, faults_as_errors
+from crossflow.asking import Asked, ImageLike, Model
+from crossflow.core.errors import CrossflowError, faults_as_errors
 
 try:
     from matplotlib import pyplot
@@ -37,305 +30,20 @@ except ValueError as error:
         "The variable MPLBACKEND names a backend of matplotlib that is not installed: install it, or unset it."
     ) from error
 
-from crossflow.core.devices import take_device
-from crossflow.core.flows import PUBLISHED_FLOWS, SET_NAMES, Flow, parse_flow, require_centres, require_window
-from crossflow.core.measures import KNOCKOUT
+from crossflow.core.flows import PUBLISHED_FLOWS, SWAPPED, Flow, parse_flow, require_centres, require_window
+from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import LENS, data_frame, question_rows
-from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.engines import ENGINES
-from crossflow.engine.forward import run_clean
 from crossflow.engine.planning import AT_ONCE
-from crossflow.experiments import answers, knocked_out
+from crossflow.experiments import knocked_out
+from crossflow.experiments.heads import Case, heads_of, knock_out_heads
 from crossflow.experiments.logit_lens import last_states, track_options
-from crossflow.experiments.trace import SEED, box_of, own_question
-from crossflow.fetch import hub
+from crossflow.experiments.trace import SEED
 from crossflow.figures.flows import draw_flows, mean_curves
 from crossflow.figures.overlay import draw_overlay
-from crossflow.models.folder import ModelSource, folder_of
-from crossflow.models.loading import load_model
-from crossflow.models.model import ModelSettings, MultimodalModel, Prepared
-from crossflow.models.preparing import prepare
-from crossflow.models.prompts import TEMPLATES
-from crossflow.study import inputs
-from crossflow.study.config_files import read_config
 
 _SIZE = (8.0, 3.4)  # inches, for a figure of curves
-_OWN_WINDOW = 3  # layers; for a model in a folder, which has no window in params.yaml
-
-
-@dataclass(frozen=True, repr=False)
-class Model:
-    """A loaded model; `load` returns it.
-
-    Attributes:
-        name: Its name in params.yaml, or its folder.
-        window: Width of its window in layers; `knockout` may take another.
-        loaded: The transformers model, its processor and settings.
-    """
-
-    name: str
-    window: int
-    loaded: MultimodalModel
-
-    @property
-    def layers(self) -> int:
-        """Number of decoder layers."""
-        return len(self.loaded.layers)
-
-    def __repr__(self) -> str:
-        """Name, size and device of the model, in one line."""
-        dtype, device = self.loaded.settings.dtype, self.loaded.device
-        return f"<model {self.name}: {self.layers} layers, window {self.window}, {dtype} on {device}>"
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Asked:
-    """One question about one image, and the model's answer; `ask` returns it.
-
-    Attributes:
-        model: The model.
-        image: The image.
-        prepared: The model's inputs, and the position sets of the prompt as arrays.
-        generated: The greedy answer with its tokens, and the probabilities of the first.
-    """
-
-    model: Model
-    image: Image.Image
-    prepared: Prepared
-    generated: answers.Answer
-
-    @property
-    def question(self) -> ChosenQuestion:
-        """The question, its gold answer, options and objects."""
-        return self.prepared.question
-
-    @property
-    def answer(self) -> str:
-        """The model's greedy answer."""
-        return self.generated.text
-
-    @property
-    def probability(self) -> float:
-        """Probability of the answer's first token, 0..1."""
-        return float(self.generated.probabilities[self.generated.tokens[0]])
-
-    @cached_property
-    def positions(self) -> pd.DataFrame:
-        """The prompt: one row per position.
-
-        Columns: ``position`` (from 0), ``token`` (its number in the vocabulary), ``text``, and one column of booleans
-        per position set, named as in flows.
-
-        Example:
-            >>> import crossflow as cf
-            >>> model = cf.load("mini-llava", device="cpu")
-            >>> scene = "resources/example/pictures/scene9.jpg"
-            >>> asked = cf.ask(model, scene, "On which side of the picture is the cross?")
-            >>> table = asked.positions
-            >>> table.loc[table["question"], "text"].tolist()
-            ['On', 'which', 'side', 'of', 'the', 'picture', 'is', 'the', 'cross', '?']
-        """
-        tokens = self.prepared.inputs["input_ids"][0].tolist()
-        length, sets = self.prepared.positions.length, self.prepared.positions.sets
-        tokenizer = self.model.loaded.processor.tokenizer
-        members = {name: np.isin(np.arange(length), sets[name]) for name in SET_NAMES}
-        texts = [tokenizer.decode([token]) for token in tokens]
-        return pd.DataFrame({"position": range(length), "token": tokens, "text": texts} | members)
-
-    @cached_property
-    def states(self) -> Float[Tensor, "states positions width"]:
-        """The residual stream of the clean run, on the CPU, computed at first use.
-
-        Entry 0 holds the embeddings, and entry ``l`` the hidden states after ``l`` decoder layers, the last one before
-        the final norm.
-
-        Example:
-            >>> import crossflow as cf
-            >>> model = cf.load("mini-llava", device="cpu")
-            >>> scene = "resources/example/pictures/scene9.jpg"
-            >>> asked = cf.ask(model, scene, "On which side of the picture is the cross?")
-            >>> tuple(asked.states.shape) == (model.layers + 1, len(asked.positions), 128)
-            True
-        """
-        with faults_as_errors():
-            return run_clean(self.model.loaded, self.prepared, 0).states.cpu()
-
-    def answered(self, moved: int | None = None) -> knocked_out.Answered:
-        """The question and its answer, as `crossflow.experiments.knocked_out` takes them.
-
-        Args:
-            moved: Seed of moved boxes; by default the objects' boxes are not moved.
-        """
-        prepared = self.prepared
-        if moved is not None:
-            prepared = prepare(self.model.loaded, knocked_out.request_of(self.question, moved), self.image)
-        return knocked_out.Answered(prepared, self.generated.text, self.generated.tokens)
-
-    def __repr__(self) -> str:
-        """Question and answer, in one line."""
-        return f"<{self.question.question!r} {self.answer!r}, p = {self.probability:.4f} (first token)>"
-
-
-def _entry(params: Path, slug: str) -> dict[str, Any]:
-    """A model's entry in a file of parameters."""
-    models = read_config(params).get("models")
-    if not isinstance(models, dict):
-        raise CrossflowError(f"{params} has no models: settings as in params.yaml were expected.")
-    if slug not in models:
-        raise CrossflowError(f"{params} has no model {slug!r}; choose from {', '.join(models)}.")
-    entry: dict[str, Any] = models[slug]
-    return entry
-
-
-def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
-    """The settings of an entry; a model on the hub is downloaded if it is not in the cache."""
-    hints = get_type_hints(ModelSource)
-    found = {key: entry[key] for key in inputs.SETTINGS if entry.get(key) is not None}
-    for key, value in found.items():
-        known = list(TEMPLATES) if key == "prompt" else get_args(hints[key])
-        if known and value not in known:
-            raise CrossflowError(f"Model {name}: unknown {key} {value!r}; choose from {', '.join(known)}.")
-    path = folder_of(hub.fetch(entry["repo"], entry["revision"])) if "repo" in entry else Path(entry["path"])
-    return ModelSettings(path.expanduser(), **found)
-
-
-@contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Load without a progress bar: in a notebook without ipywidgets, the bar is a page of text."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def load(
-    model: str | Path,
-    *,
-    params: str | Path = "params.yaml",
-    prompt: str | None = None,
-    image: str | None = None,
-    patches: str | None = None,
-    dtype: str | None = None,
-    max_new_tokens: int | None = None,
-    device: str = "auto",
-) -> Model:
-    """Load a model: an entry of params.yaml, or a folder.
-
-    An entry that names a model on the Hugging Face hub is downloaded if necessary. A `Path`, or a text with a slash, is
-    a folder in Hugging Face format.
-
-    Args:
-        model: Name of an entry, or a folder.
-        params: File of parameters, for an entry.
-        prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's; for a folder,
-        ``chat-template``. image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
-        patches: The rule that says which visual tokens show a box, ``published`` or ``overlap``; by default the
-        entry's; for a folder, ``overlap``.
-        dtype: Type of the weights: ``float32``, ``float16`` or ``bfloat16``.
-        max_new_tokens: Maximum length of an answer, in tokens.
-        device: ``auto`` (a free GPU, otherwise the CPU), ``cpu`` or ``cuda:N``.
-
-    Raises:
-        CrossflowError: the entry does not exist, or the model cannot be downloaded or loaded.
-
-    Example:
-        >>> import crossflow as cf
-        >>> cf.load("mini-llava", device="cpu")
-        <model mini-llava: 8 layers, window 3, float32 on cpu>
-        >>> cf.load("resources/mini-llava", prompt="vicuna-v1", device="cpu").layers
-        8
-        >>> cf.load("llava")
-        Traceback (most recent call last):
-        ...
-        crossflow.core.errors.CrossflowError: params.yaml has no model 'llava'; choose from mini-llava, ...
-    """
-    name = str(model)
-    entry: dict[str, Any] = {"path": name, "prompt": "chat-template", "patches": "overlap"}
-    if not isinstance(model, Path) and "/" not in name and os.sep not in name:
-        entry = _entry(Path(params), name)
-    given = {"prompt": prompt, "image": image, "patches": patches, "dtype": dtype, "max_new_tokens": max_new_tokens}
-    settings = _settings(entry | {key: value for key, value in given.items() if value is not None}, name)
-    with faults_as_errors(), _without_progress_bar():
-        loaded = load_model(settings, take_device(device))
-    return Model(name, entry.get("window", min(_OWN_WINDOW, len(loaded.layers))), loaded)
-
-
-def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """An image in RGB, from a file or from Pillow.
-
-    Raises:
-        CrossflowError: the file is missing, or does not decode.
-    """
-    path = Path("image" if isinstance(image, Image.Image) else image).expanduser()
-    try:
-        if isinstance(image, Image.Image):
-            return in_rgb(upright(image), "that is given")
-        with Images(path.parent, by_file=True) as images:
-            return images.open(path.name)
-    except BrokenQuestion as reason:
-        raise CrossflowError(f"{path}: {reason}.") from reason
-
-
-def ask(
-    model: Model,
-    image: str | Path | Image.Image,
-    question: str | ChosenQuestion,
-    boxes: Sequence[str | Sequence[int]] | Mapping[str, str | Sequence[int]] = (),
-    *,
-    answer: str | None = None,
-    options: tuple[str, str] | None = None,
-) -> Asked:
-    """Ask a question about an image.
-
-    Args:
-        model: From `load`.
-        image: A file, or a Pillow image.
-        question: The text; or a question from a study or a table, which has its own boxes, answer and options
-            (`crossflow.data.chosen.read_chosen`, `crossflow.data.question_table.read_question_table`).
-        boxes: Boxes of the objects that the question is about: left, top, width and height in pixels of the image. With
-        names, as in ``{"box": (54, 56, 28, 27)}``, the set ``object`` holds the tokens that name the objects.
-        answer: The whole answer that counts as correct; by default the first option, otherwise the model's own answer.
-        options: The two options that the question offers, the true one first; for the margins in a table of knockouts,
-            and for flows of ``true_option`` and the like.
-
-    Raises:
-        CrossflowError: the image, a box or the question cannot be used.
-
-    Example:
-        >>> import crossflow as cf
-        >>> model = cf.load("mini-llava", device="cpu")
-        >>> scene = "resources/example/pictures/scene6.jpg"
-        >>> asked = cf.ask(model, scene, "Is the box to the left or to the right of the star?")
-        >>> asked.answer
-        'Right'
-        >>> asked.probability > 0.99
-        True
-    """
-    name = "image" if isinstance(image, Image.Image) else str(image)
-    seen = open_image(image)
-    if isinstance(question, str):
-        named = boxes if isinstance(boxes, Mapping) else {}
-        found = [box_of(box) for box in (named.values() if named else boxes)]
-        question = own_question(
-            question, found, list(named), image_id=name, answer=answer, options=options, size=seen.size
-        )
-    elif boxes or answer or options:
-        raise CrossflowError(
-            f"Question {question.question_id} already has boxes, an answer and options: leave out these arguments."
-        )
-    try:
-        with faults_as_errors():
-            prepared = prepare(model.loaded, knocked_out.request_of(question, None), seen)
-            said = answers.answer(model.loaded, prepared)
-    except BrokenQuestion as reason:
-        raise CrossflowError(f"{name}, {question.question!r}: {reason}.") from reason
-    if not question.answer:
-        prepared = replace(prepared, question=replace(question, answer=said.text))
-    return Asked(model, seen, prepared, said)
 
 
 def _together(asked: Asked | Sequence[Asked]) -> tuple[Model, list[Asked]]:
@@ -352,8 +60,29 @@ def _together(asked: Asked | Sequence[Asked]) -> tuple[Model, list[Asked]]:
     return every[0].model, every
 
 
-def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion]) -> None:
-    """Refuse flows of objects if no question is about any, and substitutions.
+def _published(every: Sequence[Asked]) -> list[str]:
+    """The six published flows, without those of objects if no question is about any."""
+    shown = any(one.question.objects for one in every)
+    return [name for name in PUBLISHED_FLOWS if shown or parse_flow(name).parts[0].source not in ("related", "other")]
+
+
+def _one_each(swapped: ImageLike | Sequence[ImageLike] | None, count: int) -> Sequence[ImageLike | None]:
+    """Another image for each question.
+
+    Raises:
+        CrossflowError: there are several, but not one for each question.
+    """
+    if swapped is None or isinstance(swapped, ImageLike):
+        return [swapped] * count
+    if len(swapped) != count:
+        raise CrossflowError(
+            f"{len(swapped)} other images were given for {count} questions: give one, or one for each."
+        )
+    return swapped
+
+
+def _require_usable(flows: Sequence[Flow], questions: Sequence[ChosenQuestion], swapped: bool) -> None:
+    """Refuse flows of objects if no question is about any, and substitutions that lack images.
 
     Raises:
         CrossflowError: a flow is refused.
@@ -363,10 +92,12 @@ def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion])
     if not any(chosen.name for chosen in objects):
         lacking["object"] = "names"
     for flow in flows:
-        if flow.substitute is not None:
+        if flow.substitute == SWAPPED and not swapped:
+            raise CrossflowError(f"Flow {flow.name!r} reads another image: pass it as swapped.")
+        if flow.substitute not in (None, SWAPPED):
             raise CrossflowError(
-                f"Flow {flow.name!r} reads other images, which a single question does not have: substitute in a study "
-                "(flows of params.yaml)."
+                f"Flow {flow.name!r} reads the mean over images, which single questions do not have: substitute in a "
+                "study (flows of params.yaml)."
             )
         sets = {name for part in flow.parts for name in (part.source, part.target)}
         for name in lacking.keys() & sets:
@@ -376,12 +107,25 @@ def _require_objects(flows: Sequence[Flow], questions: Sequence[ChosenQuestion])
             )
 
 
+def _read(flows: str | Sequence[str] | None, every: Sequence[Asked], swapped: bool) -> tuple[list[str], list[Flow]]:
+    """Names of flows, the published ones by default, and what they say.
+
+    Raises:
+        CrossflowError: a flow is invalid, or needs what the questions do not have.
+    """
+    names = _published(every) if flows is None else [flows] if isinstance(flows, str) else list(flows)
+    parsed = [parse_flow(name) for name in names]
+    _require_usable(parsed, [one.question for one in every], swapped)
+    return names, parsed
+
+
 def knockout(
     asked: Asked | Sequence[Asked],
     flows: str | Sequence[str] | None = None,
     window: int | str | None = None,
     *,
     layers: Sequence[int] | None = None,
+    swapped: ImageLike | Sequence[ImageLike] | None = None,
     seed: int = SEED,
     whole_answer: bool = False,
 ) -> pd.DataFrame:
@@ -393,7 +137,8 @@ def knockout(
             the six of the published study, without ``related`` and ``other`` if no boxes of objects were given.
         window: Width in layers, ``bottom`` or ``top``; by default the model's own.
         layers: Centre layers; by default all.
-        seed: Seed of random source sets and of moved boxes.
+        swapped: For flows such as ``image=swapped->question``: another image, or one for each question, whose keys and
+        values the targets read. seed: Seed of random source sets and of moved boxes.
         whole_answer: Score all tokens of the answer, not only the first.
 
     Returns:
@@ -414,14 +159,8 @@ def knockout(
         {'image->question': -6, 'question->last': -96}
     """
     model, every = _together(asked)
-    if flows is None:
-        shown = any(one.question.objects for one in every)
-        flows = [
-            name for name in PUBLISHED_FLOWS if shown or parse_flow(name).parts[0].source not in ("related", "other")
-        ]
-    names = [flows] if isinstance(flows, str) else list(flows)
-    parsed = [parse_flow(name) for name in names]
-    _require_objects(parsed, [one.question for one in every])
+    names, parsed = _read(flows, every, swapped is not None)
+    others = _one_each(swapped, len(every))
     width = str(model.window if window is None else window)
     require_window(width, model.layers, model.name)
     centres = list(range(model.layers)) if layers is None else [int(layer) for layer in layers]
@@ -433,7 +172,7 @@ def knockout(
             batch = every[first : first + AT_ONCE]
             found = knocked_out.knock_out(
                 model.loaded,
-                [one.answered(moved) for one in batch],
+                [one.answered(moved, other) for one, other in zip(batch, others[first:], strict=False)],
                 dict.fromkeys(names, centres),
                 width,
                 ENGINES["knockout"],
@@ -442,6 +181,80 @@ def knockout(
             )
             entries += [(one.question, outcome.columns()) for one, outcome in zip(batch, found, strict=True)]
     return data_frame(KNOCKOUT, question_rows(KNOCKOUT, entries))
+
+
+def _require_heads(heads: Sequence[tuple[int, int]], layers: int, on_layer: int, model: str) -> None:
+    """Refuse heads that the model does not have.
+
+    Raises:
+        CrossflowError: a head does not exist, or none is given.
+    """
+    if not heads:
+        raise CrossflowError("No head was given: give pairs of a layer and a head.")
+    for layer, head in heads:
+        if not (0 <= layer < layers and 0 <= head < on_layer):
+            raise CrossflowError(
+                f"Head {head} of layer {layer} does not exist: {model} has layers 0 to {layers - 1} with heads 0 to "
+                f"{on_layer - 1}."
+            )
+
+
+def knockout_heads(
+    asked: Asked | Sequence[Asked],
+    flows: str | Sequence[str] | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+    *,
+    together: bool = False,
+    swapped: ImageLike | Sequence[ImageLike] | None = None,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """Knock out flows in some attention heads only, and compare with the clean run.
+
+    Args:
+        asked: From `ask`: a question, or several of one model.
+        flows: Flows, as for `knockout`.
+        heads: Query heads, as pairs of a layer and a head, both counted from 0; by default all heads of all layers.
+        together: Knock out all of them at once, instead of each alone.
+        swapped: As for `knockout`.
+        seed: Seed of random source sets and of moved boxes.
+
+    Returns:
+        One row per question, flow and head, with the columns of a study's table of heads; one row per question and flow
+        if the heads are knocked out together.
+
+    Raises:
+        CrossflowError: a flow is invalid or needs what the questions do not have, or a head does not exist.
+
+    Example:
+        >>> import crossflow as cf
+        >>> model = cf.load("mini-llava", device="cpu")
+        >>> scene = "resources/example/pictures/scene6.jpg"
+        >>> asked = cf.ask(model, scene, "Is the box to the left or to the right of the star?")
+        >>> table = cf.knockout_heads(asked, "question->last")
+        >>> table.nsmallest(1, "change_percent")[["layer", "head"]].to_numpy().tolist()
+        [[0, 2]]
+    """
+    model, every = _together(asked)
+    names, parsed = _read(flows, every, swapped is not None)
+    others = _one_each(swapped, len(every))
+    shape = model.layers, heads_of(model.loaded)
+    chosen = list(np.ndindex(shape)) if heads is None else [(int(layer), int(head)) for layer, head in heads]
+    _require_heads(chosen, *shape, model.name)
+    cases = [Case.alone(*head) for head in chosen]
+    if together:
+        subset = np.zeros(shape, dtype=bool)
+        subset[tuple(np.transpose(chosen))] = True
+        cases = [Case.together(subset)]
+    moved = seed if any(flow.is_moved for flow in parsed) else None
+    with faults_as_errors():
+        entries = [
+            (
+                one.question,
+                knock_out_heads(model.loaded, one.answered(moved, other), names, cases, ENGINES["knockout"], seed),
+            )
+            for one, other in zip(every, others, strict=True)
+        ]
+    return data_frame(HEADS, question_rows(HEADS, entries))
 
 
 def logit_lens(asked: Asked | Sequence[Asked]) -> pd.DataFrame:

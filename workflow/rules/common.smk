@@ -13,7 +13,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import ExecMode
 
-from crossflow.analysis.tables import EXPECTED, summaries_of
+from crossflow.analysis.tables import EXPECTED, HEAD_TABLES, summaries_of
 from crossflow.core.code_version import code_version
 from crossflow.core.errors import CrossflowError
 from crossflow.core.progress import TERMINAL

@@ -93,6 +93,11 @@ rule examples:
         )
 
 
+HEAD_TABLES_OF_STUDY = [
+    table for summary in summaries_of(STUDY).values() for table in summary.tables if table in HEAD_TABLES
+]
+
+
 rule explorer:
     """One interactive page of the study: curves, claims, and single questions with their images."""
     input:
@@ -102,6 +107,7 @@ rule explorer:
         FILES["answers"],
         FILES["knockout"],
         IMAGE_FILES.values(),
+        heads=[f"{RESULTS}/summary/{table}.csv" for table in HEAD_TABLES_OF_STUDY],
         page=[f"workflow/crossflow/figures/explorer_page/page.{suffix}" for suffix in ("html", "css", "js")],
     output:
         f"{RESULTS}/explorer.html",
@@ -114,10 +120,11 @@ rule explorer:
         record=record,
         results=results_options(),
         images=IMAGES,
+        heads=["--heads", *HEAD_TABLES_OF_STUDY] if HEAD_TABLES_OF_STUDY else [],
     message:
         "explorer"
     shell:
-        crossflow("explorer {params.results:q} {params.images:q} --output {output:q}")
+        crossflow("explorer {params.results:q} {params.images:q} {params.heads} --output {output:q}")
 
 
 EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]

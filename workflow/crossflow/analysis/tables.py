@@ -279,6 +279,8 @@ SUMMARIES = {
         drops_image,
     ),
 }
+HEAD_TABLES = {"heads": "each head alone", "head_subsets": "random subsets of heads"}
+"""The tables with a mean of every head -> what is knocked out."""
 COLUMNS = {name: columns for summary in SUMMARIES.values() for name, columns in summary.tables.items()}
 """Summary table -> its columns."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 from PIL import Image, ImageDraw
 from tyro.conf import UseAppendAction
 
-from crossflow import api
+from crossflow import asking
 from crossflow.cli.where import Where
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
@@ -67,9 +67,9 @@ def run(
     Raises:
         CrossflowError: the model, the image or the question cannot be used, or a check failed.
     """
-    seen = _drawn() if image is None else api.open_image(image)
+    seen = _drawn() if image is None else asking.open_image(image)
     asked = own_question(question, [box_of(text) for text in box] or [_BALL if image is None else _middle(seen)])
-    given = api.load(
+    given = asking.load(
         model_path or model,
         params=where.params,
         prompt=prompt,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import UseAppendAction
 
-from crossflow import api
+from crossflow import api, asking
 from crossflow.cli.where import Where
 from crossflow.core.files import replacing
 from crossflow.experiments.trace import knock_out_cells
@@ -43,8 +43,8 @@ def run(
     Raises:
         CrossflowError: the model, the image or the question cannot be used.
     """
-    loaded = api.load(model, params=where.params, device=where.device)
-    asked = api.ask(loaded, image, question, box)
+    loaded = asking.load(model, params=where.params, device=where.device)
+    asked = asking.ask(loaded, image, question, box)
     table = api.knockout(asked, flows or None, where.window, layers=layers or None)
     centres, window = table["layer"].unique().tolist(), where.window or loaded.window
     print(f"answer      {asked.answer!r}, p = {asked.probability:.4f} (first token)")

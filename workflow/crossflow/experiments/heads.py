@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window, parse_flow, require_centres
@@ -51,6 +52,17 @@ class Case(NamedTuple):
     window: Window
     heads: tuple[tuple[int, int], ...]
 
+    @classmethod
+    def alone(cls, layer: int, head: int) -> "Case":
+        """A single head."""
+        return cls(layer, head, None, Window(layer, layer), ((layer, head),))
+
+    @classmethod
+    def together(cls, subset: Bool[np.ndarray, "layers heads"]) -> "Case":
+        """A subset of the heads, which may be empty."""
+        heads = tuple((layer, head) for layer, head in np.argwhere(subset).tolist())
+        return cls(None, None, written(subset), Window(0, len(subset) - 1), heads)
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -87,17 +99,9 @@ class HeadSettings:
             heads: Number of query heads of a layer.
         """
         chosen = self.layers or range(layers)
-        singles = [
-            Case(layer, head, None, Window(layer, layer), ((layer, head),)) for layer in chosen for head in range(heads)
-        ]
+        singles = [Case.alone(layer, head) for layer in chosen for head in range(heads)]
         subsets = draw_subsets(self.seed, question_id, self.subsets, self.share, chosen, (layers, heads))
-        every = Window(min(chosen), max(chosen))
-        drawn = [
-            Case(
-                None, None, written(subset), every, tuple((layer, head) for layer, head in np.argwhere(subset).tolist())
-            )
-            for subset in subsets
-        ]
+        drawn = [Case.together(subset) for subset in subsets]
         return drawn if self.only_subsets else singles + drawn
 
 

@@ -1,4 +1,4 @@
-"""The data of the explorer, one page per study: all means and bands, and some questions with their own curves.
+"""The data of the explorer, one page per study: all means and bands, heads, and some questions with their own curves.
 
 The page is one file that needs no network, so it cannot hold everything: at most `MOST_QUESTIONS` of each model,
 spread evenly over the categories, half of them with the largest effects and half from a seeded random sample, are shown
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plotly.offline
@@ -22,7 +22,7 @@ from PIL import Image
 
 from crossflow.analysis.curves import Knockouts
 from crossflow.analysis.results import Results
-from crossflow.analysis.tables import COLUMNS
+from crossflow.analysis.tables import COLUMNS, HEAD_TABLES
 from crossflow.core.errors import BrokenQuestion, require_some_usable
 from crossflow.core.files import replacing
 from crossflow.core.measures import MEASURES
@@ -31,7 +31,7 @@ from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
-from crossflow.figures.style import BOX, look_of
+from crossflow.figures.style import BOX, FALLS_AND_RISES, look_of
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,24 @@ def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, An
         measure = curve_of(row)["measures"]["change_percent"]
         for number in ("low", "high"):
             measure.setdefault(f"band_{number}", []).append(_short(row[number]))
+    return list(found.values())
+
+
+def head_maps(table: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A map of each flow of a summary table of heads: means and ends of intervals by head and layer.
+
+    Args:
+        table: Name of the table, of `HEAD_TABLES`.
+        rows: Its rows.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    heads, layers = (1 + max((int(row[name]) for row in rows), default=0) for name in ("head", "layer"))
+    for row in rows:
+        named = {name: row[name] for name in ("model", "category", "flow")}
+        numbers = {name: [[None] * layers for _ in range(heads)] for name in ("mean", "low", "high")}
+        of_flow = found.setdefault(tuple(named.values()), named | {"table": table, "n": row["n"]} | numbers)
+        for name in numbers:
+            of_flow[name][row["head"]][row["layer"]] = _short(row[name])
     return list(found.values())
 
 
@@ -147,8 +165,13 @@ def page(data: Mapping[str, Any], title: str) -> str:
     )
 
 
-def collect(results: Results, images: Images) -> dict[str, Any]:
+def collect(results: Results, images: Images, heads: Sequence[str]) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
+
+    Args:
+        results: The study's results.
+        images: The images of its questions.
+        heads: The study's summary tables of heads.
 
     Raises:
         CrossflowError: a table is absent or damaged, or no question has an image any more.
@@ -196,9 +219,16 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
         "measures": {measure.name: measure.words for measure in MEASURES},
         "looks": looks(dict.fromkeys(curve["flow"] for curve in curves)),
         "box": BOX,
+        "diverging": [[place / (len(FALLS_AND_RISES) - 1), colour] for place, colour in enumerate(FALLS_AND_RISES)],
         "ticks": ticks,
         "centres": centres,
         "curves": curves,
+        "head_tables": {table: HEAD_TABLES[table] for table in heads},
+        "heads": [
+            each
+            for table in heads
+            for each in head_maps(table, read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table]))
+        ],
         "claims": json.loads((results.results / "claims.json").read_text(encoding="utf-8"))["claims"],
         "questions": questions,
         "notes": notes,
@@ -206,18 +236,21 @@ def collect(results: Results, images: Images) -> dict[str, Any]:
     }
 
 
-def write_explorer(results: Results, images: ImageSource, output: Path) -> None:
+def write_explorer(
+    results: Results, images: ImageSource, output: Path, heads: tuple[Literal["heads", "head_subsets"], ...] = ()
+) -> None:
     """Write one interactive page of a study, which needs no network.
 
     Args:
         results: The study's results.
         images: The images of its questions.
         output: The page (HTML).
+        heads: The study's summary tables of heads, if it has any.
 
     Raises:
         CrossflowError: a table is absent or damaged.
     """
     with images.open() as opened:
-        data = collect(results, opened)
+        data = collect(results, opened, heads)
     with replacing(output) as temporary:
         temporary.write_text(page(data, f"crossflow: the study {results.results.name}"), encoding="utf-8")

@@ -18,11 +18,19 @@ from crossflow.core.flows import SUBSTITUTES, blocking_of, substitute_of
 from crossflow.figures.curves import Row, by_panel, cut_layers, line_of
 from crossflow.figures.panels import Panel, draw_legend, draw_panel, handle_of, legend_handles, limits, ticks
 from crossflow.figures.request import FigureRequest
-from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, Look, arrow, series_looks, window_in_words
+from crossflow.figures.style import (
+    FALLS_AND_RISES,
+    PAGE_WIDTH,
+    SETTINGS,
+    SMALLEST_SPAN,
+    Look,
+    arrow,
+    series_looks,
+    window_in_words,
+)
 
 _UP = "change in answer probability (%)"
-# In a grey print, falls are dark, no change is white and rises are medium: the sign can be read without colour.
-DIVERGING = LinearSegmentedColormap.from_list("falls", ["#08306b", "#2f7fbc", "#ffffff", "#fdae61", "#d9730b"])
+DIVERGING = LinearSegmentedColormap.from_list("falls", FALLS_AND_RISES)
 
 
 def _page(rows: int, columns: int, height: float) -> tuple[Figure, np.ndarray]:

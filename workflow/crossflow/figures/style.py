@@ -105,6 +105,9 @@ LOOKS = {
 
 BOX = "#009EFF"
 """Outline of an object's box, on every image."""
+FALLS_AND_RISES = ["#08306b", "#2f7fbc", "#ffffff", "#fdae61", "#d9730b"]
+"""Colours of maps, from the largest fall to the largest rise. In a grey print, falls are dark, no change is white and
+rises are medium: the sign can be read without colour."""
 SET_COLOURS = {"related": _VERMILLION, "padding": "#282828", "newline": "#BEBEBE"}
 """Position set -> its shade over an image."""
 

@@ -61,6 +61,29 @@ function drawCurves() {
   $("curves-note").textContent = `Means over questions.${bands}` + (missing.length ? ` Without a number: ${missing.join("; ")}.` : "");
 }
 
+function drawHeads() {
+  const maps = data.heads.filter((each) => each.model === state.model && each.category === state.category);
+  $("heads").hidden = maps.length === 0;
+  if (!maps.length) return;
+  const flow = fill($("heads-flow"), [...new Set(maps.map((each) => each.flow))], arrow);
+  const table = fill($("heads-table"), Object.keys(data.head_tables).filter((name) =>
+    maps.some((each) => each.flow === flow && each.table === name)), (name) => data.head_tables[name]);
+  const map = maps.find((each) => each.flow === flow && each.table === table);
+  const intervals = map.low.map((row, head) => row.map((low, layer) =>
+    low === null ? "no interval" : `${low} to ${map.high[head][layer]}`));
+  const most = Math.max(0.1, ...map.mean.flat().map((each) => Math.abs(each ?? 0)));
+  const drawn = { type: "heatmap", z: map.mean, customdata: intervals, zmin: -most, zmax: most,
+    colorscale: data.diverging, xgap: 1, ygap: 1,
+    colorbar: { title: { text: "change (%)", side: "right" }, thickness: 14 },
+    hovertemplate: "layer %{x}, head %{y}: %{z} %<br>95 %: %{customdata}<extra></extra>" };
+  Plotly.react($("heads-map"), [drawn], { ...layout("head"), margin: { l: 64, r: 12, t: 36, b: 48 }, plot_bgcolor: "#ddd",
+    xaxis: { title: { text: "layer" }, zeroline: false, dtick: data.ticks[state.model] },
+    yaxis: { title: { text: "head" }, zeroline: false, autorange: "reversed", dtick: Math.max(1, Math.round(map.mean.length / 8)) } }, options);
+  const what = table === "heads" ? "Mean change of the answer's probability with one head knocked out"
+    : "Change of the answer's probability by one head more, on average over random subsets of the others";
+  $("heads-note").textContent = `${what} (n = ${map.n} questions). Grey: missing. The best of many heads looks better than it is.`;
+}
+
 const shown = (number) => String(Number(number.toPrecision(3)));
 function drawClaims() {
   const table = make("table");
@@ -191,6 +214,7 @@ function choose(changed) {
     $("flows").replaceChildren($("flows").querySelector("legend"), ...boxes);
   }
   drawCurves();
+  drawHeads();
   drawClaims();
   drawQuestions();
   const one = data.questions.find((each) => each.model === state.model && each.category === state.category && each.id === state.chosen);
@@ -198,6 +222,8 @@ function choose(changed) {
 }
 
 for (const id of ["model", "category", "window", "measure"]) $(id).addEventListener("change", () => choose(id));
+for (const id of ["heads-flow", "heads-table"]) $(id).addEventListener("change", drawHeads);
+$("heads-choices").addEventListener("submit", (event) => event.preventDefault());
 $("choices").addEventListener("submit", (event) => event.preventDefault());
 $("search").addEventListener("input", (event) => { state.search = event.target.value; drawQuestions(); });
 choose("start");
