@@ -70,6 +70,8 @@ SUMMARY_ROWS = {
     "fusion": "One row per model, category, window, flow, measure and cut: what is left of the image.",
     "heads": "One row per model, category, flow, layer and head: the change by this head alone.",
     "head_subsets": "One row per model, category, flow, layer and head: what it adds to random subsets of others.",
+    "attention": "One row per model, category, flow and window: rank correlation of attention and fall over layers.",
+    "head_attention": "One row per model, category and flow: the same correlation over all heads.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
