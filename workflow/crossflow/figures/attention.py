@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from crossflow.figures.heads import rows_of_heads
 from crossflow.figures.panels import ticks
 from crossflow.figures.request import FigureRequest
-from crossflow.figures.style import PAGE_WIDTH, SETTINGS, SMALLEST_SPAN, arrow
+from crossflow.figures.style import PAGE_WIDTH, SETTINGS, arrow
 
 _LEAST = 0.01
 """Percent: less attention is drawn here, since a logarithmic axis has no 0."""
+_LINEAR = 0.1
+"""Percent: the axis of changes is linear up to here, and logarithmic beyond."""
 _COLOURS = "viridis"
 
 
@@ -43,7 +45,7 @@ def draw(figure: FigureRequest) -> Figure:
     layers = 1 + max(row["layer"] for row in rows)
     down, across = len(figure.categories), len(flows)
     page = Figure(figsize=(PAGE_WIDTH, down * 1.7 + 0.9), layout="constrained")
-    grid = page.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    grid = page.subplots(down, across, sharex="col", sharey=True, squeeze=False)
     norm = Normalize(0, layers - 1)
     for category, line in zip(figure.categories, grid, strict=True):
         for flow, axes in zip(flows, line, strict=True):
@@ -54,15 +56,17 @@ def draw(figure: FigureRequest) -> Figure:
             axes.scatter(attention, changes, c=_numbers(points, "layer"), cmap=_COLOURS, norm=norm, s=9, linewidths=0)
             axes.set_title(_correlation(found.get((category, flow))), pad=3, fontsize=SETTINGS["font.size"])
         line[0].set_ylabel(f"{category}\nmean change (%)")
-    first = grid[0, 0]
-    first.set_xscale("log")
-    first.set_xlim(_LEAST / 1.3, 130)
-    first.set_xticks([0.01, 0.1, 1, 10, 100], ["≤ 0.01", "0.1", "1", "10", "100"])
-    low, high = first.get_ylim()
-    lacking = max(0.0, SMALLEST_SPAN - (high - low)) / 2
-    first.set_ylim(low - lacking, high + lacking)
     for flow, axes in zip(flows, grid[-1], strict=True):
-        axes.set_xlabel(f"attention on {arrow(flow)} (%)")
+        axes.set_xlabel(f"mean attention on {arrow(flow)} (%)")
+        axes.set_xscale("log")
+        decade = 10 ** np.floor(np.log10(axes.dataLim.x0)) if np.isfinite(axes.dataLim.x0) else _LEAST
+        axes.set_xlim(decade / 1.2, 120)
+        axes.xaxis.set_major_formatter(lambda value, _: f"≤ {value:g}" if value <= _LEAST else f"{value:g}")
+    first = grid[0, 0]
+    first.set_yscale("symlog", linthresh=_LINEAR)
+    first.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
+    changes = _numbers([row for row in rows if row["n"]], "mean")
+    first.set_ylim(1.5 * min(-1.0, *changes), 1.5 * max(_LINEAR, *changes))
     bar = page.colorbar(ScalarMappable(norm, _COLOURS), ax=grid, aspect=40, pad=0.02, ticks=ticks(layers))
     bar.set_label("layer")
     heading = f"{figure.models[0]}, attention beside the effect of each head alone"
