@@ -55,7 +55,7 @@ def test_mini_llava_looks_at_the_star_for_where_the_box_is(repo: Path, image: Im
     model = load_model(ModelSettings(repo / "resources/mini-llava", "vicuna-v1"), CPU)
     answered = _answered(model, image, [STAR, BOX])
     assert answered.generated == "Right"
-    found = knock_out_cells(model, image, answered, 6, "question", range(8), "3")
+    found = knock_out_cells(model, image, answered, 6, "question", range(8), "3").change
     assert found.shape == (8, 6, 6)
     assert np.isfinite(found).all()
     related = _changes(model, answered, "related->question", range(8), "3")
@@ -64,14 +64,14 @@ def test_mini_llava_looks_at_the_star_for_where_the_box_is(repo: Path, image: Im
     assert (row, column) == (0, 0), "the star's cell"
     assert layer == related.argmin()
     assert np.abs(found[4:]).max() < 1
-    some = knock_out_cells(model, image, answered, 6, "question", [2, 5], "3")
+    some = knock_out_cells(model, image, answered, 6, "question", [2, 5], "3").change
     np.testing.assert_allclose(some, found[[2, 5]], atol=1e-4)  # percent; other batches round in other ways
 
 
 def test_a_map_of_one_cell_is_the_whole_images_knockout(tmp_path: Path, image: Image.Image) -> None:
     model = load_tiny(tmp_path / "model", layers=3)
     answered = _answered(model, image, [])
-    found = knock_out_cells(model, image, answered, 1, "question", range(3), "1")
+    found = knock_out_cells(model, image, answered, 1, "question", range(3), "1").change
     assert np.abs(found[:, 0, 0]).max() > 1
     np.testing.assert_allclose(found[:, 0, 0], _changes(model, answered, "image->question", range(3), "1"), atol=1e-4)
 
@@ -87,7 +87,7 @@ def test_a_cell_that_no_token_shows_has_no_number(
         return shown(model, image, question, box)[: 0 if box.x == 0 else None]
 
     monkeypatch.setattr(trace, "_tokens_of", tokens_of)
-    found = knock_out_cells(model, image, answered, 2, "question", [1], "1")
+    found = knock_out_cells(model, image, answered, 2, "question", [1], "1").change
     assert np.isnan(found[:, :, 0]).all()
     assert np.isfinite(found[:, :, 1]).all()
 
