@@ -14,7 +14,7 @@ from crossflow.analysis.bootstrap import clustered_mean
 from crossflow.analysis.results import Results, Row
 from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import BOTTOM, TOP, substitute_of
-from crossflow.core.ranks import rank_correlation
+from crossflow.core.ranks import falls_of, rank_correlation
 from crossflow.core.seeds import derived_seed
 
 
@@ -34,7 +34,7 @@ def correlation_row(
         noise: Largest change by rounding, in percent; NaN if it is unknown.
         seed: Seed of the resamples.
     """
-    fall = np.where(np.abs(change) <= noise, 0.0, -change)
+    fall = falls_of(change, noise)
     found = rank_correlation(attention, fall)
     varies = np.isfinite(found)
     estimate = clustered_mean(found[varies, None], images[varies], seed)

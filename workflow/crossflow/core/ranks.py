@@ -14,6 +14,11 @@ def _centred_ranks(values: Float[np.ndarray, "rows columns"]) -> Float[np.ndarra
     return np.asarray(ranks - (values.shape[1] + 1) / 2)
 
 
+def falls_of(change: Float[np.ndarray, "*shape"], noise: float) -> Float[np.ndarray, "*shape"]:
+    """How far knockouts lower a probability, in the unit of ``change``; 0 for changes of at most ``noise``."""
+    return np.where(np.abs(change) <= noise, 0.0, -change)
+
+
 def rank_correlation(
     first: Float[np.ndarray, "rows columns"], second: Float[np.ndarray, "rows columns"]
 ) -> Float[np.ndarray, " rows"]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from crossflow.core.columns import FLAG, HEAD, NUMBER, WHOLE, Column, Columns
+from crossflow.core.columns import ATTENTION_MAP
 from crossflow.core.flows import Window
 from crossflow.core.tables import schema_of
 from crossflow.engine.attention_mass import mean_weights
@@ -15,18 +15,7 @@ from crossflow.engine.forward import run_clean
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.token_places import TokenPlaces, places_of
 
-ATTENTION_COLUMNS: Columns = {
-    "layer": Column(WHOLE, words="The layer, counted from 0."),
-    "head": HEAD,
-    "position": Column(WHOLE, words="Position in the prompt, counted from 0; all those of the image."),
-    "base": Column(FLAG, words="Whether the token belongs to the view of the whole image, and not of a part of it."),
-    "row": Column(WHOLE, words="Its row among the tokens of the same view; empty for padding, newlines and marks."),
-    "column": Column(WHOLE, words="Its column among them; empty likewise."),
-    "x": Column(NUMBER, words="Centre of what it shows, in pixels of the image from the left; empty likewise."),
-    "y": Column(NUMBER, words="The same from the top."),
-    "weight": Column(NUMBER, words="The target's attention on it, 0 to 1, averaged over the target's positions."),
-}
-ATTENTION = schema_of(ATTENTION_COLUMNS)
+ATTENTION = schema_of(ATTENTION_MAP)
 """One row per layer, head and position of the image."""
 
 
@@ -84,24 +73,21 @@ class AttentionMap(NamedTuple):
     def table(self) -> pd.DataFrame:
         """The columns of `ATTENTION`."""
         layers, heads, positions = self.weights.shape
-        places, times = self.places, layers * heads
-        of_positions = {
-            "position": self.positions,
-            "base": places.base,
-            **{name: np.where(places.shown, getattr(places, name), -1) for name in ("row", "column")},
-            "x": places.x,
-            "y": places.y,
-        }
-        table = pd.DataFrame(
+        layer, head, place = (each.ravel() for each in np.indices((layers, heads, positions)))
+        places, shown = self.places, self.places.shown[place]
+        return pd.DataFrame(
             {
-                "layer": np.arange(layers).repeat(heads * positions),
-                "head": np.tile(np.arange(heads).repeat(positions), layers),
-                **{name: np.tile(values, times) for name, values in of_positions.items()},
+                "layer": layer,
+                "head": head,
+                "position": self.positions[place],
+                "base": places.base[place],
+                "row": pd.Series(places.row[place], dtype="Int64").where(shown),
+                "column": pd.Series(places.column[place], dtype="Int64").where(shown),
+                "x": places.x[place],
+                "y": places.y[place],
                 "weight": self.weights.ravel(),
             }
         )
-        grid = table[["row", "column"]].astype("Int64")
-        return table.assign(**{name: grid[name].where(grid[name] >= 0) for name in grid})
 
     def averaged(self, window: Window) -> Float[np.ndarray, " positions"]:
         """The weights averaged over heads and over the layers of a window."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.ranks import rank_correlation
+from crossflow.core.ranks import falls_of, rank_correlation
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.data.boxes import lies_outside
 from crossflow.data.text import composed
@@ -122,8 +122,7 @@ class CellEffects(NamedTuple):
         centres = len(self.change)
         change, attention = self.change.reshape(centres, -1), self.attention.reshape(centres, -1)
         shown = np.isfinite(change[0])
-        fall = np.where(np.abs(change) <= self.noise, 0.0, -change)
-        return rank_correlation(attention[:, shown], fall[:, shown])
+        return rank_correlation(attention[:, shown], falls_of(change[:, shown], self.noise))
 
 
 def knock_out_cells(
