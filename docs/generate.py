@@ -95,6 +95,11 @@ RESULT_TABLES = (
         "heads/{model}/{category}.parquet", "One row per question, flow and head, or subset of heads.", HEADS_COLUMNS
     ),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
+    ResultTable(
+        "trace/attention.parquet",
+        "One row per layer, head and position of the image (`crossflow trace`).",
+        columns.ATTENTION_MAP,
+    ),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
     ResultTable("provenance/facts.csv", "One row per parameter, version and hash.", provenance.FACTS),
     ResultTable("provenance/times.csv", "One row per job.", provenance.JOBS),
