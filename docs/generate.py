@@ -97,7 +97,7 @@ RESULT_TABLES = (
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
     ResultTable(
         "trace/attention.parquet",
-        "One row per layer, head and position of the image (`crossflow trace`).",
+        "One row per layer, head and position of the image; `crossflow trace` writes it into its own folder.",
         columns.ATTENTION_MAP,
     ),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
