@@ -70,6 +70,8 @@ SUMMARY_ROWS = {
     "fusion": "One row per model, category, window, flow, measure and cut: what is left of the image.",
     "heads": "One row per model, category, flow, layer and head: the change by this head alone.",
     "head_subsets": "One row per model, category, flow, layer and head: what it adds to random subsets of others.",
+    "attention": "One row per model, category, flow and window: rank correlation of attention and fall over layers.",
+    "head_attention": "One row per model, category and flow: the same correlation over all heads.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
@@ -93,6 +95,11 @@ RESULT_TABLES = (
         "heads/{model}/{category}.parquet", "One row per question, flow and head, or subset of heads.", HEADS_COLUMNS
     ),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
+    ResultTable(
+        "trace/attention.parquet",
+        "One row per layer, head and position of the image; `crossflow trace` writes it into its own folder.",
+        columns.ATTENTION_MAP,
+    ),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
     ResultTable("provenance/facts.csv", "One row per parameter, version and hash.", provenance.FACTS),
     ResultTable("provenance/times.csv", "One row per job.", provenance.JOBS),

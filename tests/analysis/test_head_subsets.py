@@ -115,7 +115,7 @@ def _results(folder: Path, change: float) -> Results:
     ]  # fmt: skip
     path = folder / "heads" / "llava" / "ChooseAttr.parquet"
     path.parent.mkdir(parents=True)
-    write_parquet(path, HEADS, rows, {"layers": SHAPE[0], "heads": SHAPE[1]})
+    write_parquet(path, HEADS, rows, {"layers": SHAPE[0], "heads": SHAPE[1], "noise_floor_percent": None})
     return Results(folder, ("llava:3",), ("ChooseAttr",), 0)
 
 

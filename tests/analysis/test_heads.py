@@ -23,6 +23,7 @@ def _table(change: np.ndarray, edges: Sequence[int] | None = None) -> pd.DataFra
             "head": head,
             "change_percent": change[question, layer * HEADS + head],
             "edges": 1 if edges is None else edges[question],
+            "attention": (layer + 1) / (layer + head + 2),
         }
         for question in range(len(change))
         for layer, head in np.ndindex(LAYERS, HEADS)

@@ -36,6 +36,7 @@ def test_the_verb_writes_its_tables_and_the_same_bytes_again(tmp_path: Path) -> 
         "counts.csv",
         "noise.csv",
         "comparisons.csv",
+        "attention.csv",
     } == set(names)
     first = {name: (tmp_path / "summary" / name).read_bytes() for name in names}
     effects = read_csv(tmp_path / "summary/effects.csv", COLUMNS["effects"])

@@ -249,7 +249,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     *(
         (FIGURES[kind].module.removeprefix("crossflow."), _figure(kind))
-        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads", "head-subsets")
+        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads", "head-subsets", "attention")
     ),
     ("figures.examples", ["examples", *_RESULTS, "--root", "world", *_MODEL, "--output", "e.pdf", "e.png"]),
     ("figures.explorer", ["explorer", *_RESULTS, "--root", "world", "--output", "explorer.html"]),

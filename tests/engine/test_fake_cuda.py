@@ -41,7 +41,7 @@ _PLACES = {("to cuda", "packed.Packing.on"): 1}
 WAITS = {
     "clean": _PLACES,
     "knockouts": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 2},
-    "mass": {("to cuda", "attention_mass.attention_mass"): 2},
+    "mass": {("to cuda", "attention_mass.attention_weights"): 1, ("to cuda", "attention_mass.head_mass"): 1},
     "lens": _PLACES | {("to cuda", "logit_lens.track"): 2, ("number", "logit_lens.track"): 2},
     # The prompt and two further passes: each says where its tokens stand, which they are, and which come next.
     "answers": {
@@ -86,7 +86,7 @@ BESIDE = {
         "clean": _GEMMA_RUN,
         "lens": _GEMMA_RUN,
         "knockouts": {("to cuda", "shared_prefix_attention.masks_of"): 4},
-        "mass": {("to cuda", "attention_mass.attention_mass"): 3},
+        "mass": {("to cuda", "attention_mass.attention_weights"): 2, ("to cuda", "attention_mass.head_mass"): 1},
         "answers": _GEMMA_FED
         | {
             ("to cpu", "greedy._Edges.__init__"): 2,

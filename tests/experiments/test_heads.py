@@ -67,7 +67,9 @@ def test_every_head_of_every_layer_has_its_row(made: Path, tmp_path: Path) -> No
     change = (measured.p_knockout - measured.p_clean) / measured.p_clean * 100
     np.testing.assert_allclose(measured.change_percent, change, rtol=1e-9, atol=1e-9)
     assert measured.change_percent.abs().max() > 0.1
-    assert table[table.edges == 0].change_percent.isna().all()
+    assert table[table.edges == 0][["change_percent", "attention"]].isna().all(axis=None)
+    assert measured.attention.between(0, 1).all()
+    assert measured.attention.nunique() == len(measured)
 
 
 def test_the_reference_makes_the_same_table(made: Path, tmp_path: Path) -> None:

@@ -9,12 +9,16 @@ import yaml
 from PIL import Image
 
 from crossflow.cli.main import main
+from crossflow.core.flows import Window
 from crossflow.core.records import Box, ChosenQuestion
+from crossflow.core.tables import read_parquet
 from crossflow.engine.engines import ENGINES
 from crossflow.experiments import trace
 from crossflow.experiments.answers import answer
+from crossflow.experiments.attention_map import ATTENTION, AttentionMap
 from crossflow.experiments.knocked_out import Answered, knock_out
-from crossflow.experiments.trace import cells_of, knock_out_cells, own_question
+from crossflow.experiments.trace import CellEffects, cells_of, knock_out_cells, own_question
+from crossflow.figures.trace import draw_attention
 from crossflow.models.loading import load_model
 from crossflow.models.model import ModelSettings, MultimodalModel
 from tiny import CPU, load_tiny
@@ -55,7 +59,7 @@ def test_mini_llava_looks_at_the_star_for_where_the_box_is(repo: Path, image: Im
     model = load_model(ModelSettings(repo / "resources/mini-llava", "vicuna-v1"), CPU)
     answered = _answered(model, image, [STAR, BOX])
     assert answered.generated == "Right"
-    found = knock_out_cells(model, image, answered, 6, "question", range(8), "3")
+    found = knock_out_cells(model, image, answered, 6, "question", range(8), "3").change
     assert found.shape == (8, 6, 6)
     assert np.isfinite(found).all()
     related = _changes(model, answered, "related->question", range(8), "3")
@@ -64,16 +68,42 @@ def test_mini_llava_looks_at_the_star_for_where_the_box_is(repo: Path, image: Im
     assert (row, column) == (0, 0), "the star's cell"
     assert layer == related.argmin()
     assert np.abs(found[4:]).max() < 1
-    some = knock_out_cells(model, image, answered, 6, "question", [2, 5], "3")
+    some = knock_out_cells(model, image, answered, 6, "question", [2, 5], "3").change
     np.testing.assert_allclose(some, found[[2, 5]], atol=1e-4)  # percent; other batches round in other ways
 
 
 def test_a_map_of_one_cell_is_the_whole_images_knockout(tmp_path: Path, image: Image.Image) -> None:
     model = load_tiny(tmp_path / "model", layers=3)
     answered = _answered(model, image, [])
-    found = knock_out_cells(model, image, answered, 1, "question", range(3), "1")
+    found = knock_out_cells(model, image, answered, 1, "question", range(3), "1").change
     assert np.abs(found[:, 0, 0]).max() > 1
     np.testing.assert_allclose(found[:, 0, 0], _changes(model, answered, "image->question", range(3), "1"), atol=1e-4)
+
+
+def test_a_cells_attention_is_that_on_the_edges_that_hide_it(tmp_path: Path, image: Image.Image) -> None:
+    model = load_tiny(tmp_path / "model", layers=3)
+    answered = _answered(model, image, [])
+    found = knock_out_cells(model, image, answered, 1, "question", range(3), "1")
+    weights = AttentionMap.of(model, answered.prepared, "question", image.size).weights
+    np.testing.assert_allclose(found.attention[:, 0, 0], weights.mean(axis=1).sum(axis=-1), rtol=1e-5)
+
+
+def test_attention_and_effect_are_correlated_over_the_cells_that_tokens_show() -> None:
+    attention = np.arange(24.0).reshape(4, 2, 3)
+    change = -attention * np.array([1, -1, 1e-9, 1])[:, None, None]
+    change[:, 0, 0] = attention[:, 0, 0] = np.nan
+    found = CellEffects(change, attention, 1e-6).correlations
+    np.testing.assert_allclose(found, [1, -1, np.nan, 1])
+
+
+def test_the_map_of_attention_states_the_correlations(tmp_path: Path, image: Image.Image) -> None:
+    model = load_tiny(tmp_path / "model", layers=3)
+    attention = AttentionMap.of(model, model.prepare(own_question(QUESTION, []), image), "last", image.size)
+    densities = [attention.density(Window(layer, layer)) for layer in range(3)]
+    page = draw_attention(densities, np.array([0.25, np.nan, -1]), range(3), image, [STAR], "heading")
+    assert [axes.get_title() for axes in page.axes[:3]] == ["layer 0: +0.25", "layer 1", "layer 2: -1.00"]
+    for axes, density in zip(page.axes, densities, strict=False):
+        np.testing.assert_array_equal(np.asarray(axes.collections[0].get_array()), density.values)
 
 
 def test_a_cell_that_no_token_shows_has_no_number(
@@ -87,7 +117,7 @@ def test_a_cell_that_no_token_shows_has_no_number(
         return shown(model, image, question, box)[: 0 if box.x == 0 else None]
 
     monkeypatch.setattr(trace, "_tokens_of", tokens_of)
-    found = knock_out_cells(model, image, answered, 2, "question", [1], "1")
+    found = knock_out_cells(model, image, answered, 2, "question", [1], "1").change
     assert np.isnan(found[:, :, 0]).all()
     assert np.isfinite(found[:, :, 1]).all()
 
@@ -103,9 +133,12 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     said = capsys.readouterr().out
     assert "answer      'Right'" in said
     assert "related->question" in said
-    for name in ("curves", "map"):
+    for name in ("curves", "map", "attention"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    table, metadata = read_parquet(tmp_path / "attention.parquet", ATTENTION)
+    assert (metadata["target"], metadata["image_size"]) == ("question", [96, 96])
+    assert len(table) == 8 * 4 * 36
     assert Image.open(tmp_path / "patches.png").width > 72
     assert main([*command, *image, "--layers", "2", "6"]) == 0
     said = capsys.readouterr().out

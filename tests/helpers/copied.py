@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 # Rule -> number of jobs, as the study `ci` needs them.
 ACCURACY = {"summary_accuracy": 1, "page_answers": 1}
 SUMMARY = {
-    "summary_effects": 1, "summary_counts": 1, "summary_comparisons": 1, "metrics": 1, "claims": 1,
+    "summary_effects": 1, "summary_counts": 1, "summary_comparisons": 1, "summary_attention": 1, "metrics": 1, "claims": 1,
     "page_effects": 1, "page_counts": 1,
 }  # fmt: skip
 FIGURES = {"figure_to_last": 1, "figure_related_to_question": 1, "figure_overview": 1, "figure_heat_map": 1}

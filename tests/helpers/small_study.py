@@ -38,6 +38,7 @@ def knockout_rows(ids: Sequence[str], flows: Sequence[str] = FLOWS) -> list[dict
                         "layer": layer,
                         "change_percent": None if missing else change,
                         "edges": 0 if missing else 12,
+                        "attention": None if missing else 0.1 * (layer + 1),
                     }
                 )
     return rows

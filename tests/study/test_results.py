@@ -84,8 +84,9 @@ def test_tables_and_figures_of_heads_and_substitutions_belong_to_studies_that_as
     tables = {f"heads/mini-llava/{category}.parquet" for category in study["categories"]}
     each = {"summary/heads.csv", "summary/top_heads.csv"}
     each |= {f"figures/heads-mini-llava.{suffix}" for suffix in ("pdf", "png")}
+    attention = {"summary/head_attention.csv"} | {f"figures/attention-mini-llava.{suffix}" for suffix in ("pdf", "png")}
     subsets = {"summary/head_subsets.csv"} | {f"figures/head-subsets-mini-llava.{suffix}" for suffix in ("pdf", "png")}
-    assert added(heads={"flows": ["image->last"]}) == tables | each
+    assert added(heads={"flows": ["image->last"]}) == tables | each | attention
     assert added(heads={"flows": ["image=mean->last"], "subsets": 4}) == tables | each | subsets
     assert added(heads={"flows": ["image->last"], "subsets": 4, "each": False}) == tables | subsets
     figures = {

@@ -153,7 +153,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     rows: list[Row] = []
     for model in results.windows:
         for category in results.categories:
-            table, shape = results.heads(model, category)
+            table, shape, _ = results.heads(model, category)
             for flow, found in table[table["subset"].notna()].groupby("flow", sort=False):
                 named = {"model": model, "category": category, "flow": flow}
                 where = f"Subsets of heads of {model}, {category}, {flow}"

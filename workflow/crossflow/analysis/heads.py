@@ -28,11 +28,13 @@ class HeadChanges(NamedTuple):
         cells: Layer and head of each column.
         images: Each question's image.
         change: Change of the answer's probability, in percent; questions for which the flow is missing are left out.
+        attention: Share of the targets' attention on the flow's edges in the clean run.
     """
 
     cells: list[tuple[int, int]]
     images: Shaped[np.ndarray, " questions"]
     change: Float[np.ndarray, "questions cells"]
+    attention: Float[np.ndarray, "questions cells"]
 
     @classmethod
     def of(cls, rows: pd.DataFrame, where: str) -> "HeadChanges":
@@ -47,25 +49,33 @@ class HeadChanges(NamedTuple):
         if len(rows) % len(cells) or (found != np.tile(cells, (len(rows) // len(cells), 1))).any():
             raise CrossflowError(f"{where}: a question does not have each head once: delete the table and run again.")
         present = rows["edges"].to_numpy(dtype=int)[:: len(cells)] > 0
-        change = rows["change_percent"].to_numpy(dtype=float).reshape(-1, len(cells))[present]
-        if not np.isfinite(change).all():
-            raise CrossflowError(f"{where}: a knockout that blocks edges has no finite change.")
-        return cls(cells, rows["image_id"].to_numpy(dtype=object)[:: len(cells)][present], change)
+        change, attention = (
+            rows[name].to_numpy(dtype=float).reshape(-1, len(cells))[present]
+            for name in ("change_percent", "attention")
+        )
+        if not (np.isfinite(change).all() and np.isfinite(attention).all()):
+            raise CrossflowError(f"{where}: a knockout that blocks edges has no finite change, or no attention.")
+        return cls(cells, rows["image_id"].to_numpy(dtype=object)[:: len(cells)][present], change, attention)
 
     def halves(self, seed: int) -> tuple["HeadChanges", "HeadChanges"]:
         """The questions of a random half of the images, and those of the others."""
         names = np.unique(self.images.astype(str))
         chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
         first = np.isin(self.images.astype(str), chosen)
-        one, other = (HeadChanges(self.cells, self.images[part], self.change[part]) for part in (first, ~first))
+        one, other = (
+            HeadChanges(self.cells, self.images[part], self.change[part], self.attention[part])
+            for part in (first, ~first)
+        )
         return one, other
 
 
 def head_rows(changes: HeadChanges, seed: int) -> Iterator[Row]:
     """The rows of heads.csv of one flow, without its names."""
     estimate = clustered_mean(changes.change, changes.images, seed)
+    n = len(changes.images)
+    attention = changes.attention.mean(axis=0) if n else np.full(len(changes.cells), np.nan)
     for column, (layer, head) in enumerate(changes.cells):
-        yield {"layer": layer, "head": head, "n": len(changes.images), **estimate.row(column)}
+        yield {"layer": layer, "head": head, "n": n, **estimate.row(column), "attention": attention[column]}
 
 
 def top_rows(changes: HeadChanges, seed: int) -> Iterator[Row]:
@@ -91,7 +101,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
     rows: dict[str, list[Row]] = {"heads": [], "top_heads": []}
     for model in results.windows:
         for category in results.categories:
-            table, _ = results.heads(model, category)
+            table = results.heads(model, category).table
             for flow, found in table[table["subset"].isna()].groupby("flow", sort=False):
                 changes = HeadChanges.of(found, f"Heads of {model}, {category}, {flow}")
                 named = {"model": model, "category": category, "flow": flow}

@@ -6,7 +6,7 @@ Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from crossflow.core.flows import BOTTOM, TOP, parse_flow
+from crossflow.core.flows import BOTTOM, TOP, parse_flow, substitute_of
 
 
 @runtime_checkable
@@ -14,10 +14,13 @@ class PlannedHeads(Protocol):
     """The part of a study of heads that decides.
 
     Attributes:
+        flows: The flows that are knocked out in heads.
         each: Whether each head is knocked out alone.
         subsets: Number of random subsets of heads per question.
     """
 
+    @property
+    def flows(self) -> Sequence[str]: ...
     @property
     def each(self) -> bool: ...
     @property
@@ -68,6 +71,17 @@ def knocks_out_heads(study: Planned) -> bool:
 def knocks_out_subsets(study: Planned) -> bool:
     """Whether the study knocks out random subsets of heads."""
     return study.heads is not None and study.heads.subsets > 0
+
+
+def correlates_attention(study: Planned) -> bool:
+    """Whether the study knocks out a flow, and not only substitutes, in windows of some width."""
+    windows = {window for windows in study.windows.values() for window in windows}
+    return bool(windows - {BOTTOM, TOP}) and not all(map(substitute_of, (*study.flows, *study.controls)))
+
+
+def correlates_head_attention(study: Planned) -> bool:
+    """Whether the study knocks out a flow, and not only substitutes, in each head alone."""
+    return study.heads is not None and study.heads.each and not all(map(substitute_of, study.heads.flows))
 
 
 def hides_image(flow: str) -> bool:

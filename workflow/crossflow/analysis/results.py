@@ -1,9 +1,10 @@
 """The results of a study as its summaries read them: chosen questions, answers, knockouts, logit lens."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -14,6 +15,20 @@ from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 
 Row = dict[str, Any]
+
+
+class HeadTable(NamedTuple):
+    """A model's knockouts in heads.
+
+    Attributes:
+        table: The columns of ``HEADS``.
+        shape: Numbers of layers and of heads of the model.
+        noise: Largest change of a probability by a no-op knockout, in percent; NaN without any.
+    """
+
+    table: pd.DataFrame
+    shape: tuple[int, int]
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -78,10 +93,12 @@ class Results:
                 for category in self.categories:
                     yield self.knockouts(model, window, category)
 
-    def heads(self, model: str, category: str) -> tuple[pd.DataFrame, tuple[int, int]]:
-        """A model's knockouts in heads, with the columns of ``HEADS``, and its numbers of layers and of heads."""
+    def heads(self, model: str, category: str) -> HeadTable:
+        """A model's knockouts in heads."""
         table, metadata = read_parquet(self.results / "heads" / model / f"{category}.parquet", HEADS)
-        return table, (int(metadata["layers"]), int(metadata["heads"]))
+        noise = metadata["noise_floor_percent"]
+        shape = (int(metadata["layers"]), int(metadata["heads"]))
+        return HeadTable(table, shape, math.nan if noise is None else float(noise))
 
     def logit_lens(self, model: str, category: str) -> tuple[pd.DataFrame, int]:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""

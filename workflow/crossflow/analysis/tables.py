@@ -7,7 +7,16 @@ its verb follow. Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crossflow.analysis.planned import Planned, always, drops_image, knocks_out_heads, knocks_out_subsets, reads_lens
+from crossflow.analysis.planned import (
+    Planned,
+    always,
+    correlates_attention,
+    correlates_head_attention,
+    drops_image,
+    knocks_out_heads,
+    knocks_out_subsets,
+    reads_lens,
+)
 from crossflow.core.columns import (
     CATEGORY,
     HEAD,
@@ -197,6 +206,11 @@ HEADS: Columns = {
     "mean": Column(NUMBER, words="Mean change of the answer's probability, in percent of it."),
     "low": Column(NUMBER, words="Lower end of the mean's 95 % interval, clustered by image, in percent."),
     "high": Column(NUMBER, words="Upper end of the mean's 95 % interval, in percent."),
+    "attention": Column(
+        NUMBER,
+        words="Mean share of the targets' attention in the clean run that lies on the flow's edges in this head, 0 to "
+        "1.",
+    ),
 }
 TOP_HEADS: Columns = {
     "model": _MODEL,
@@ -234,6 +248,27 @@ HEAD_SUBSETS: Columns = {
         "it was not fitted to, the same in all rows of a flow: 1 if the effects of heads add up.",
     ),
 }
+_CORRELATION: Columns = {
+    "n": Column(WHOLE, words="Questions behind the mean: those in which attention and change both vary."),
+    "constant": Column(
+        WHOLE,
+        words="Questions that are left out, because attention or change is the same everywhere, apart from rounding: "
+        "they have no rank correlation. Questions for which the flow is missing do not count.",
+    ),
+    "mean": Column(
+        NUMBER,
+        words="Mean over questions of Spearman's rank correlation between the attention on the flow's edges in the "
+        "clean run and the fall of the answer's probability by knocking them out, -1 to 1: positive if more attention "
+        "goes with a larger fall.",
+    ),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "of_means": Column(
+        NUMBER, words="The rank correlation between mean attention and mean fall over all questions, -1 to 1."
+    ),
+}
+ATTENTION: Columns = {"model": _MODEL, "category": CATEGORY, "flow": _FLOW, "window": _WINDOW} | _CORRELATION
+HEAD_ATTENTION: Columns = {"model": _MODEL, "category": CATEGORY, "flow": HEADS["flow"]} | _CORRELATION
 
 
 class Summary(NamedTuple):
@@ -271,6 +306,13 @@ SUMMARIES = {
     ),
     "head-subsets": Summary(
         "crossflow.analysis.head_subsets", {"head_subsets": HEAD_SUBSETS}, ("heads",), knocks_out_subsets
+    ),
+    "attention": Summary("crossflow.analysis.attention", {"attention": ATTENTION}, ("knockout",), correlates_attention),
+    "head-attention": Summary(
+        "crossflow.analysis.head_attention",
+        {"head_attention": HEAD_ATTENTION},
+        ("heads",),
+        correlates_head_attention,
     ),
     "fusion": Summary(
         "crossflow.analysis.fusion_tables",

@@ -8,10 +8,13 @@ from tyro.conf import UseAppendAction
 from crossflow import api, asking
 from crossflow.cli.where import Where
 from crossflow.core.files import replacing
+from crossflow.core.flows import window_named
+from crossflow.core.tables import write_parquet
+from crossflow.experiments.attention_map import ATTENTION, AttentionMap
 from crossflow.experiments.trace import knock_out_cells
 from crossflow.figures import style
 from crossflow.figures.flows import mean_curves
-from crossflow.figures.trace import draw_curves, draw_map
+from crossflow.figures.trace import draw_attention, draw_curves, draw_map
 
 
 def run(
@@ -26,7 +29,7 @@ def run(
     target: Literal["question", "instruction", "last"] = "question",
     output: Path = Path("trace"),
 ) -> None:
-    """Ask one question about one image: print the answer, and draw its flows and map.
+    """Ask one question about one image: print the answer, and draw its flows and maps.
 
     Args:
         where: The file that names models, and the device.
@@ -37,8 +40,8 @@ def run(
         flows: Flows, source->target; by default the published six.
         layers: Centre layers; by default all.
         cells: Number of cells of the map along the longer side.
-        target: The position set from which cells are hidden.
-        output: Folder for the figures.
+        target: The position set from which cells are hidden, and whose attention is drawn.
+        output: Folder for the figures and the table of attention.
 
     Raises:
         CrossflowError: the model, the image or the question cannot be used.
@@ -55,14 +58,36 @@ def run(
     for flow in table["flow"].unique():
         if flow not in curves:
             print(f"{flow:<20}  missing: it blocks no edge")
-    changes = knock_out_cells(loaded.loaded, asked.image, asked.answered(), cells, target, centres, str(window))
+    effects = knock_out_cells(loaded.loaded, asked.image, asked.answered(), cells, target, centres, str(window))
     boxes = [chosen.box for chosen in asked.question.objects]
     title = f"{question}\n{asked.answer or '(nothing)'} (p = {asked.probability:.3f})"
     heading = f"{model}, window {window}"
+    attention = AttentionMap.of(loaded.loaded, asked.prepared, target, asked.image.size)
+    path = output / "attention.parquet"
+    stated = {"question": question, "model": model, "target": target, "image_size": list(asked.image.size)}
+    write_parquet(path, ATTENTION, attention.table(), stated)
+    print(path)
+    windows = [window_named(str(window), layer, loaded.layers) for layer in centres]
+    elsewhere = f"; up to {100 * max(map(attention.elsewhere, windows)):.0f} % on padding and newlines"
+    attending = (
+        f"{heading}: attention of {target} on the image{elsewhere if not attention.places.shown.all() else ''}\n"
+        "above each image: rank correlation, over cells, of attention and effect of hiding"
+    )
     with style.own_settings():
         for name, figure in (
             ("curves", draw_curves(table, asked.image, boxes, title, heading)),
-            ("map", draw_map(changes, centres, asked.image, boxes, f"{heading}: cell → {target}")),
+            ("map", draw_map(effects.change, centres, asked.image, boxes, f"{heading}: cell → {target}")),
+            (
+                "attention",
+                draw_attention(
+                    [attention.density(each) for each in windows],
+                    effects.correlations,
+                    centres,
+                    asked.image,
+                    boxes,
+                    attending,
+                ),
+            ),
         ):
             paths = [output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
             style.save(figure, paths)

@@ -76,3 +76,14 @@ LENS_COLUMNS: Columns = {
 }
 HEAD_LAYER = Column(WHOLE, words="Layer of the head, counted from 0; in no other layer is anything knocked out.")
 HEAD = Column(WHOLE, words="The query head, counted from 0, also where several share a key head.")
+ATTENTION_MAP: Columns = {
+    "layer": Column(WHOLE, words="The layer, counted from 0."),
+    "head": HEAD,
+    "position": Column(WHOLE, words="Position in the prompt, counted from 0; all those of the image."),
+    "base": Column(FLAG, words="Whether the token belongs to the view of the whole image, and not of a part of it."),
+    "row": Column(WHOLE, words="Its row among the tokens of the same view; empty for padding, newlines and marks."),
+    "column": Column(WHOLE, words="Its column among them; empty likewise."),
+    "x": Column(NUMBER, words="Centre of what it shows, in pixels of the image from the left; empty likewise."),
+    "y": Column(NUMBER, words="The same from the top."),
+    "weight": Column(NUMBER, words="The target's attention on it, 0 to 1, averaged over the target's positions."),
+}

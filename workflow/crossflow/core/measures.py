@@ -93,6 +93,11 @@ HEADS_COLUMNS: Columns = {
         "significant first, in hexadecimal (`numpy.packbits`). Empty for a single head.",
     ),
     **{name: KNOCKOUT_COLUMNS[name] for name in ("p_clean", "p_knockout", "change_percent", "logprob_change", "edges")},
+    "attention": Column(
+        NUMBER,
+        words="Share of the targets' attention in the clean run that lies on the flow's edges in these heads, 0 to 1, "
+        "averaged over targets and heads; empty if there is no edge, or no head.",
+    ),
 }
 HEADS = schema_of(HEADS_COLUMNS)
 """One row per question, flow and head, or subset of heads. See `crossflow.experiments.heads`."""

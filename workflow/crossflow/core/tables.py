@@ -167,11 +167,15 @@ def data_frame(schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataF
 
 
 def write_parquet(
-    path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]
+    path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]] | pd.DataFrame, metadata: Mapping[str, Any]
 ) -> None:
     """Write rows under ``schema``, whole or not at all, with ``metadata`` as JSON under the key ``crossflow``."""
-    encoded = json.dumps(metadata, sort_keys=True).encode()
-    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_METADATA: encoded}))
+    stated = schema.with_metadata({_METADATA: json.dumps(metadata, sort_keys=True).encode()})
+    if isinstance(rows, pd.DataFrame):
+        # Only the stated metadata: pandas' own name its version.
+        table = pa.Table.from_pandas(rows, stated, preserve_index=False).replace_schema_metadata(stated.metadata)
+    else:
+        table = pa.Table.from_pylist(list(rows), schema=stated)
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
 

@@ -19,6 +19,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window, parse_flow, require_centres
 from crossflow.core.head_subsets import draw_subsets, written
 from crossflow.core.measures import HEADS
+from crossflow.engine.attention_mass import head_mass
 from crossflow.engine.edges import Row, count_edges
 from crossflow.engine.engines import ENGINES, Engine
 from crossflow.experiments.job import Job
@@ -140,7 +141,7 @@ def knock_out_heads(
         "noise_floor_percent": None,
     }
     if not rows:
-        return columns | {name: [None] * len(columns["flow"]) for name in _MEASURED}
+        return columns | {name: [None] * len(columns["flow"]) for name in (*_MEASURED, "attention")}
     # The same rows in no head show the rounding.
     layers = len(model.layers)
     flowing = rows[:: len(cases)]
@@ -151,11 +152,18 @@ def knock_out_heads(
     measured = measure(clean.reading, reading, scored)
     changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))[len(rows) :]
     place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
+    blocked = {flow: found for flow, found in edges.items() if found}
+    mass = dict(zip(blocked, head_mass(clean, list(blocked.values())).cpu().numpy(), strict=True))
     named = [(flow, number) for flow in flows for number in range(len(cases))]
     return columns | {
         "noise_floor": float(changes.max()),
         "noise_floor_percent": float(np.abs(measured["change_percent"][len(rows) :]).max()),
         **{name: [measured[name][place[each]] if each in place else None for each in named] for name in _MEASURED},
+        "attention": [
+            float(np.mean([mass[flow][cell] for cell in case.heads])) if flow in mass and case.heads else None
+            for flow in flows
+            for case in cases
+        ],
     }
 
 

@@ -7,12 +7,14 @@ centre layer.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
 from crossflow.core.errors import CrossflowError
+from crossflow.core.ranks import falls_of, rank_correlation
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.data.boxes import lies_outside
 from crossflow.data.text import composed
@@ -100,6 +102,29 @@ def _tokens_of(model: MultimodalModel, image: Image.Image, question: ChosenQuest
     return found.positions["related"]
 
 
+class CellEffects(NamedTuple):
+    """What hiding each cell of an image does.
+
+    Attributes:
+        change: Change of the probability of the answer's first token in percent; NaN for a cell that no token shows.
+        attention: Share of the target's attention on the cell's tokens in the clean run, averaged over the window's
+            layers; NaN likewise.
+        noise: Largest change by rounding, in percent.
+    """
+
+    change: Float[np.ndarray, "centres rows columns"]
+    attention: Float[np.ndarray, "centres rows columns"]
+    noise: float
+
+    @property
+    def correlations(self) -> Float[np.ndarray, " centres"]:
+        """Rank correlation of attention and fall over the cells at each centre layer; NaN if one does not vary."""
+        centres = len(self.change)
+        change, attention = self.change.reshape(centres, -1), self.attention.reshape(centres, -1)
+        shown = np.isfinite(change[0])
+        return rank_correlation(attention[:, shown], falls_of(change[:, shown], self.noise))
+
+
 def knock_out_cells(
     model: MultimodalModel,
     image: Image.Image,
@@ -108,7 +133,7 @@ def knock_out_cells(
     target: str,
     centres: Sequence[int],
     window: str,
-) -> Float[np.ndarray, "centres rows columns"]:
+) -> CellEffects:
     """Hide each cell of an image from a target.
 
     Args:
@@ -119,9 +144,6 @@ def knock_out_cells(
         target: The position set from which the cells are hidden.
         centres: Centre layers.
         window: The window: a width, ``bottom`` or ``top``.
-
-    Returns:
-        Change of the probability of the answer's first token in percent; NaN for a cell that no token shows.
     """
     prepared = answered.prepared
     grid = np.array(cells_of(image.size, cells))
@@ -132,5 +154,10 @@ def knock_out_cells(
         edges[f"cell {place}"] = (Edges(sources, prepared.positions[target]),) if len(sources) else ()
     flows = dict.fromkeys(edges, centres)
     (found,) = knock_out(model, [answered._replace(own_edges=edges)], flows, window, ENGINES["knockout"], SEED)
-    changes = np.array(found.columns()["change_percent"], dtype=float)
-    return np.moveaxis(changes.reshape(*grid.shape[:2], len(centres)), -1, 0)
+    columns = found.columns()
+    change, attention = (
+        np.moveaxis(np.array(columns[name], dtype=float).reshape(*grid.shape[:2], len(centres)), -1, 0)
+        for name in ("change_percent", "attention")
+    )
+    noise = columns["noise_floor_percent"]
+    return CellEffects(change, attention, 0.0 if noise is None else noise)

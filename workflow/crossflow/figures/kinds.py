@@ -39,8 +39,9 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _HEADS, _SUBSETS, _LENS, _FUSION = (
-    f"crossflow.figures.{name}" for name in ("curves", "grids", "heads", "head_subsets", "logit_lens", "fusion_depth")
+_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION = (
+    f"crossflow.figures.{name}"
+    for name in ("curves", "grids", "heads", "head_subsets", "attention", "logit_lens", "fusion_depth")
 )
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
@@ -56,6 +57,9 @@ FIGURES = {
     "heads": FigureKind(_HEADS, "heads-{model}", ("heads", "top_heads"), "single attention heads"),
     "head-subsets": FigureKind(
         _SUBSETS, "head-subsets-{model}", ("head_subsets",), "attention heads in random subsets"
+    ),
+    "attention": FigureKind(
+        _ATTENTION, "attention-{model}", ("heads", "head_attention"), "attention beside the effect of single heads"
     ),
     "window-sweep": FigureKind(_GRIDS, "window-sweep-{model}", ("effects",), "several windows", compares=True),
     "model-comparison": FigureKind(_GRIDS, "model-comparison", ("effects",), "several models", compares=True),

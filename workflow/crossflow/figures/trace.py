@@ -1,4 +1,4 @@
-"""The two figures of a trace: the flows' curves beside the image, and the map, a small image per layer."""
+"""The figures of a trace: the flows' curves beside the image, and maps of effect and attention by layer."""
 
 import math
 from collections.abc import Sequence
@@ -6,17 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from crossflow.core.records import Box
+from crossflow.experiments.attention_map import Density
 from crossflow.figures.flows import draw_flows, mean_curves
 from crossflow.figures.style import BOX, PAGE_WIDTH, SMALLEST_SPAN, arrow
 
 _MOST_PANELS = 16
+_ATTENTION = "Greens"
 
 
 def _show(axes, image: Image.Image, boxes: Sequence[Box], grey: bool = False) -> None:  # type: ignore[no-untyped-def]
@@ -55,6 +58,37 @@ def draw_curves(table: pd.DataFrame, image: Image.Image, boxes: Sequence[Box], t
     return figure
 
 
+def _shown(layers: int) -> list[int]:
+    """At most `_MOST_PANELS` of so many layers, evenly spread."""
+    places = np.linspace(0, layers - 1, min(layers, _MOST_PANELS)).round()
+    return [int(place) for place in np.unique(places)]
+
+
+def _panels(
+    image: Image.Image, boxes: Sequence[Box], centres: Sequence[int], heading: str
+) -> tuple[Figure, dict[int, Axes]]:
+    """A page with the grey image once per layer shown, and the axes by their place among ``centres``."""
+    shown = _shown(len(centres))
+    columns = min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
+    rows = math.ceil(len(shown) / columns)
+    width = PAGE_WIDTH / columns
+    figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    found = dict(zip(shown, grid.flat, strict=False))
+    for place, axes in found.items():
+        _show(axes, image, boxes, grey=True)
+        axes.set_title(f"layer {centres[place]}", pad=2)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=7.5)
+    return figure, found
+
+
+def _scale(figure: Figure, colours: ScalarMappable, label: str) -> None:
+    bar = figure.colorbar(colours, ax=figure.axes, location="bottom", aspect=50, shrink=0.6, pad=0.02)
+    bar.set_label(label)
+
+
 def draw_map(
     changes: Float[np.ndarray, "centres rows columns"],
     centres: Sequence[int],
@@ -71,17 +105,10 @@ def draw_map(
         boxes: Of the question's objects.
         heading: Stands above.
     """
-    layers = len(centres)
-    shown = np.unique(np.linspace(0, layers - 1, min(layers, _MOST_PANELS)).round().astype(int)).tolist()
-    columns = min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
-    rows = math.ceil(len(shown) / columns)
-    width = PAGE_WIDTH / columns
-    figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, panels = _panels(image, boxes, centres, heading)
     most = max(SMALLEST_SPAN, float(np.nanmax(np.abs(changes)))) if np.isfinite(changes).any() else SMALLEST_SPAN
     norm = TwoSlopeNorm(0, -most, most)
-    for axes, place in zip(grid.flat, shown, strict=False):
-        _show(axes, image, boxes, grey=True)
+    for place, axes in panels.items():
         axes.imshow(
             changes[place],
             extent=(-0.5, image.width - 0.5, image.height - 0.5, -0.5),
@@ -90,10 +117,39 @@ def draw_map(
             alpha=0.65,
             interpolation="nearest",
         )
-        axes.set_title(f"layer {centres[place]}", pad=2)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(norm, "RdBu"), ax=grid, location="bottom", aspect=50, shrink=0.6, pad=0.02)
-    bar.set_label("change in answer probability (%)")
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=7.5)
+    _scale(figure, ScalarMappable(norm, "RdBu"), "change in answer probability (%)")
+    return figure
+
+
+def draw_attention(
+    densities: Sequence[Density],
+    correlations: Float[np.ndarray, " centres"],
+    centres: Sequence[int],
+    image: Image.Image,
+    boxes: Sequence[Box],
+    heading: str,
+) -> Figure:
+    """The image once per centre layer, as in `draw_map`, coloured by the clean run's attention.
+
+    Args:
+        densities: From `crossflow.experiments.attention_map.AttentionMap.density`, for each centre layer.
+        correlations: Of attention and effect over the cells of the map, for each centre layer.
+        centres: The centre layers.
+        image: The image.
+        boxes: Of the question's objects.
+        heading: Stands above.
+    """
+    figure, panels = _panels(image, boxes, centres, heading)
+    # A few tokens draw most of the attention: the square root shows the others too.
+    norm = PowerNorm(0.5, 0, max(float(np.nanmax(density.values)) for density in densities))
+    for place, axes in panels.items():
+        density = densities[place]
+        axes.pcolormesh(
+            density.x - 0.5, density.y - 0.5, density.values, cmap=_ATTENTION, norm=norm, alpha=0.65, zorder=0.5
+        )
+        axes.set_xlim(-0.5, image.width - 0.5)
+        axes.set_ylim(image.height - 0.5, -0.5)
+        if np.isfinite(correlations[place]):
+            axes.set_title(f"layer {centres[place]}: {correlations[place]:+.2f}", pad=2)
+    _scale(figure, ScalarMappable(norm, _ATTENTION), "attention that a hundredth of the image draws (%)")
     return figure
