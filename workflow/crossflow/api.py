@@ -48,6 +48,7 @@ from crossflow.engine.forward import run_clean
 from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import answers, knocked_out
 from crossflow.experiments.logit_lens import last_states, track_options
+from crossflow.experiments.sinks import SinkSets, with_sinks
 from crossflow.experiments.trace import SEED, box_of, own_question
 from crossflow.fetch import hub
 from crossflow.figures.flows import draw_flows, mean_curves
@@ -122,7 +123,7 @@ class Asked:
 
     @cached_property
     def positions(self) -> pd.DataFrame:
-        """The prompt: one row per position.
+        """The prompt: one row per position. Its sinks are computed at first use.
 
         Columns: ``position`` (from 0), ``token`` (its number in the vocabulary), ``text``, and one column of booleans
         per position set, named as in flows.
@@ -137,11 +138,13 @@ class Asked:
             ['On', 'which', 'side', 'of', 'the', 'picture', 'is', 'the', 'cross', '?']
         """
         tokens = self.prepared.inputs["input_ids"][0].tolist()
-        length, sets = self.prepared.positions.length, self.prepared.positions.sets
+        with faults_as_errors():
+            (prepared,) = with_sinks(self.model.loaded, [self.prepared])
+        positions = prepared.positions
         tokenizer = self.model.loaded.processor.tokenizer
-        members = {name: np.isin(np.arange(length), sets[name]) for name in SET_NAMES}
+        members = {name: np.isin(np.arange(positions.length), positions[name]) for name in SET_NAMES}
         texts = [tokenizer.decode([token]) for token in tokens]
-        return pd.DataFrame({"position": range(length), "token": tokens, "text": texts} | members)
+        return pd.DataFrame({"position": range(positions.length), "token": tokens, "text": texts} | members)
 
     @cached_property
     def states(self) -> Float[Tensor, "states positions width"]:
@@ -427,13 +430,16 @@ def knockout(
     centres = list(range(model.layers)) if layers is None else [int(layer) for layer in layers]
     require_centres(centres, model.layers, model.name)
     moved = seed if any(flow.is_moved for flow in parsed) else None
+    sinks = SinkSets(model.loaded, names, model.name)
     entries: list[tuple[ChosenQuestion, dict[str, Any]]] = []
     with faults_as_errors():
         for first in range(0, len(every), AT_ONCE):
             batch = every[first : first + AT_ONCE]
+            answered = [one.answered(moved) for one in batch]
+            prompts = sinks.added_to([one.prepared for one in answered])
             found = knocked_out.knock_out(
                 model.loaded,
-                [one.answered(moved) for one in batch],
+                [one._replace(prepared=prompt) for one, prompt in zip(answered, prompts, strict=True)],
                 dict.fromkeys(names, centres),
                 width,
                 ENGINES["knockout"],
