@@ -6,7 +6,8 @@ those with ``phi_d >= THRESHOLD`` at the prompt's first position, and a sink is 
 in one of them. The first position attends to itself alone, so the dimensions are the same in all prompts that begin
 with the same token; visual tokens precede the question, so they are sinks whatever it asks.
 
-States are those after the middle layer: massive activations appear after the first layers and last until the last ones.
+States are those after the middle layer: massive activations appear after the first layers and last until the last ones
+(M. Sun et al., Massive Activations in Large Language Models, COLM 2024, arXiv 2402.17762).
 ``phi`` is at most the square root of the width, so that a model narrower than ``THRESHOLD ** 2`` has no sinks.
 
 Source: S. Kang et al., See What You Are Told: Visual Attention Sink in Large Multimodal Models (ICLR 2025,
