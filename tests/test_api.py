@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 import crossflow as cf
 from crossflow.cli.main import main
+from crossflow.core.flows import SINK_SETS
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import ANSWERS, LENS, read_parquet
@@ -145,6 +146,9 @@ def test_the_positions_show_the_sets_that_flows_name(asked: cf.Asked) -> None:
     basic = ["system", "image", "separator", "question", "instruction", "last"]
     assert (table[basic].sum(axis=1) == 1).all()
     assert 0 < table["related"].sum() < table["image"].sum()
+    # The model is 128 wide, too narrow for sinks.
+    assert not table[list(SINK_SETS)].to_numpy().any()
+    assert (cf.knockout(asked, "image_sinks->last", layers=[0])["edges"] == 0).all()
 
 
 def test_a_question_in_words_has_its_own_ids_and_the_models_answer_as_gold(asked: cf.Asked, repo: Path) -> None:

@@ -231,8 +231,8 @@ RUNS: list[tuple[str, list[str]]] = [
     ("experiments.knockouts", _knockout("1", *_FLOWS, *_CONTROLS, "--whole-answer")),
     ("experiments.knockouts", _knockout("3", "--flows", "image->last", "--engine", "reference")),
     ("experiments.knockouts", _knockout("top", "--flows", "image->last", "image->all")),
-    ("experiments.knockouts", _knockout("2", "--flows", "image=swapped->question", "image=mean->question")),
-    ("experiments.heads", ["heads", *_ANSWERED, "--flows", "image->last", "--subsets", "2", "--output", "results/heads/tiny"]),
+    ("experiments.knockouts", _knockout("2", "--flows", "image=swapped->question", "image=mean->question", "image_sinks->last")),
+    ("experiments.heads", ["heads", *_ANSWERED, "--flows", "image->last", "text_sinks->last", "--subsets", "2", "--output", "results/heads/tiny"]),
     *(
         (summary.module.removeprefix("crossflow."), ["summary", "--summary", name, *_RESULTS])
         for name, summary in SUMMARIES.items()

@@ -76,6 +76,9 @@ def test_flows_are_read_into_parts() -> None:
     assert parse_flow("question->last").substitute is None
     assert parse_flow("related~moved->question").is_moved
     assert not parse_flow("related->question").is_moved
+    assert parse_flow("image->last+image_without_sinks=mean~random1->question").needs_sinks
+    assert parse_flow("only:question->text_sinks->last").needs_sinks
+    assert not parse_flow("only:image->question->last").needs_sinks
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,7 @@ def test_flows_are_read_into_parts() -> None:
         "image=other->last",
         "image~random1=swapped->last",
         "question=mean->last",
+        "text_sinks=mean->last",
         "image=swapped->question+image=mean->last",
         "only:image=swapped->question",
         "",

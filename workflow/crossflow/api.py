@@ -12,7 +12,7 @@ columns of a study's result tables, `plot` and `show` draw. Unusable input raise
 that the command line prints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from crossflow.engine.planning import AT_ONCE
 from crossflow.experiments import knocked_out
 from crossflow.experiments.heads import Case, heads_of, knock_out_heads
 from crossflow.experiments.logit_lens import last_states, track_options
+from crossflow.experiments.sinks import SinkSets
 from crossflow.experiments.trace import SEED
 from crossflow.figures.flows import draw_flows, mean_curves
 from crossflow.figures.overlay import draw_overlay
@@ -119,6 +120,19 @@ def _read(flows: str | Sequence[str] | None, every: Sequence[Asked], swapped: bo
     return names, parsed
 
 
+def _batches(
+    model: Model, every: Sequence[Asked], flows: Sequence[Flow], others: Sequence[ImageLike | None], seed: int
+) -> Iterator[list[knocked_out.Answered]]:
+    """Questions that run together, with moved boxes, other images and sinks where flows need them."""
+    moved = seed if any(flow.is_moved for flow in flows) else None
+    sinks = SinkSets(model.loaded, [flow.name for flow in flows], model.name)
+    for first in range(0, len(every), AT_ONCE):
+        asked = zip(every[first : first + AT_ONCE], others[first:], strict=False)
+        answered = [one.answered(moved, other) for one, other in asked]
+        prompts = sinks.added_to([one.prepared for one in answered])
+        yield [one._replace(prepared=prompt) for one, prompt in zip(answered, prompts, strict=True)]
+
+
 def knockout(
     asked: Asked | Sequence[Asked],
     flows: str | Sequence[str] | None = None,
@@ -160,26 +174,24 @@ def knockout(
     """
     model, every = _together(asked)
     names, parsed = _read(flows, every, swapped is not None)
-    others = _one_each(swapped, len(every))
     width = str(model.window if window is None else window)
     require_window(width, model.layers, model.name)
     centres = list(range(model.layers)) if layers is None else [int(layer) for layer in layers]
     require_centres(centres, model.layers, model.name)
-    moved = seed if any(flow.is_moved for flow in parsed) else None
+    batches = _batches(model, every, parsed, _one_each(swapped, len(every)), seed)
     entries: list[tuple[ChosenQuestion, dict[str, Any]]] = []
     with faults_as_errors():
-        for first in range(0, len(every), AT_ONCE):
-            batch = every[first : first + AT_ONCE]
+        for batch in batches:
             found = knocked_out.knock_out(
                 model.loaded,
-                [one.answered(moved, other) for one, other in zip(batch, others[first:], strict=False)],
+                batch,
                 dict.fromkeys(names, centres),
                 width,
                 ENGINES["knockout"],
                 seed,
                 whole_answer,
             )
-            entries += [(one.question, outcome.columns()) for one, outcome in zip(batch, found, strict=True)]
+            entries += [(one.prepared.question, outcome.columns()) for one, outcome in zip(batch, found, strict=True)]
     return data_frame(KNOCKOUT, question_rows(KNOCKOUT, entries))
 
 
@@ -236,7 +248,6 @@ def knockout_heads(
     """
     model, every = _together(asked)
     names, parsed = _read(flows, every, swapped is not None)
-    others = _one_each(swapped, len(every))
     shape = model.layers, heads_of(model.loaded)
     chosen = list(np.ndindex(shape)) if heads is None else [(int(layer), int(head)) for layer, head in heads]
     _require_heads(chosen, *shape, model.name)
@@ -245,14 +256,12 @@ def knockout_heads(
         subset = np.zeros(shape, dtype=bool)
         subset[tuple(np.transpose(chosen))] = True
         cases = [Case.together(subset)]
-    moved = seed if any(flow.is_moved for flow in parsed) else None
+    batches = _batches(model, every, parsed, _one_each(swapped, len(every)), seed)
     with faults_as_errors():
         entries = [
-            (
-                one.question,
-                knock_out_heads(model.loaded, one.answered(moved, other), names, cases, ENGINES["knockout"], seed),
-            )
-            for one, other in zip(every, others, strict=True)
+            (one.prepared.question, knock_out_heads(model.loaded, one, names, cases, ENGINES["knockout"], seed))
+            for batch in batches
+            for one in batch
         ]
     return data_frame(HEADS, question_rows(HEADS, entries))
 

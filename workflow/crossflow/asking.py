@@ -22,6 +22,7 @@ from crossflow.core.records import ChosenQuestion
 from crossflow.data.images import Images, in_rgb, upright
 from crossflow.engine.forward import run_clean
 from crossflow.experiments import answers, knocked_out
+from crossflow.experiments.sinks import with_sinks
 from crossflow.experiments.trace import box_of, own_question
 from crossflow.fetch import hub
 from crossflow.models.folder import ModelSource, folder_of
@@ -95,7 +96,7 @@ class Asked:
 
     @cached_property
     def positions(self) -> pd.DataFrame:
-        """The prompt: one row per position.
+        """The prompt: one row per position. Its sinks are computed at first use.
 
         Columns: ``position`` (from 0), ``token`` (its number in the vocabulary), ``text``, and one column of booleans
         per position set, named as in flows.
@@ -110,11 +111,13 @@ class Asked:
             ['On', 'which', 'side', 'of', 'the', 'picture', 'is', 'the', 'cross', '?']
         """
         tokens = self.prepared.inputs["input_ids"][0].tolist()
-        length, sets = self.prepared.positions.length, self.prepared.positions.sets
+        with faults_as_errors():
+            (prepared,) = with_sinks(self.model.loaded, [self.prepared])
+        positions = prepared.positions
         tokenizer = self.model.loaded.processor.tokenizer
-        members = {name: np.isin(np.arange(length), sets[name]) for name in SET_NAMES}
+        members = {name: np.isin(np.arange(positions.length), positions[name]) for name in SET_NAMES}
         texts = [tokenizer.decode([token]) for token in tokens]
-        return pd.DataFrame({"position": range(length), "token": tokens, "text": texts} | members)
+        return pd.DataFrame({"position": range(positions.length), "token": tokens, "text": texts} | members)
 
     @cached_property
     def states(self) -> Float[Tensor, "states positions width"]:

@@ -47,10 +47,12 @@ CONTROL_FLOWS = (
 )
 BASIC_SETS = ("system", "image", "separator", "question", "instruction", "last")
 """The sets that cut a prompt in order."""
-VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid")
+VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid", "image_sinks", "image_without_sinks")
 """Views of the visual tokens."""
-TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object")
+TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object", "text_sinks")
 """Views of the text."""
+SINK_SETS = ("image_sinks", "image_without_sinks", "text_sinks")
+"""Views that follow from a forward of the model. See `crossflow.engine.sinks`."""
 SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
 """Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
 MOVED, RANDOM = "moved", "random"
@@ -92,6 +94,12 @@ class Flow(NamedTuple):
     def is_moved(self) -> bool:
         """Whether it needs moved boxes."""
         return any(part.control == MOVED for part in self.parts)
+
+    @property
+    def needs_sinks(self) -> bool:
+        """Whether it names a set of `SINK_SETS`."""
+        named = {name for part in self.parts for name in (part.source, part.target, *part.spared)}
+        return not named.isdisjoint(SINK_SETS)
 
     @property
     def substitute(self) -> str | None:

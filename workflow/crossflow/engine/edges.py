@@ -5,7 +5,7 @@ block.
 
 Controls ask whether it matters *which* sources are hidden, and not only how many. A random source set has as many
 tokens as the flow's own, contains none of them, and is visible to every target, so that it blocks as many edges. The
-random sets of ``related`` and ``other`` come from the rest of the un-padded image; if that is too small, and for all
+random sets of `OF_THE_IMAGE` come from the rest of the un-padded image; if that is too small, and for all
 other sets, from every position before the targets. If that is too small as well, as for the image of most prompts,
 the control is missing. ``related~moved`` are the tokens of the objects' boxes moved to another place of the image
 (`crossflow.data.boxes`).
@@ -22,6 +22,9 @@ from crossflow.core.seeds import derived_seed
 from crossflow.models.positions import Positions
 
 Indices = Int[np.ndarray, " _"]
+
+OF_THE_IMAGE = ("related", "other", "image_sinks", "image_without_sinks")
+"""Sets that divide the un-padded image: their random sets come from the rest of it."""
 
 
 class Edges(NamedTuple):
@@ -103,11 +106,11 @@ def _random_sources(positions: Positions, part: Part, targets: Indices, seed: in
     """Random positions before every target, as many as the source has and none of its own; empty if too few."""
     own = positions[part.source]
     before = np.arange(targets[0] if len(targets) else 0)
-    shown = np.setdiff1d(np.union1d(positions["related"], positions["other"]), positions["padding"])
+    shown = np.intersect1d(before, positions.shown)
     if part.substitute == MEAN:
-        pools = [np.intersect1d(before, shown)]  # the mean exists at visual tokens only
-    elif part.source in ("related", "other"):
-        pools = [np.intersect1d(before, shown), before]
+        pools = [shown]  # the mean exists at visual tokens only
+    elif part.source in OF_THE_IMAGE:
+        pools = [shown, before]
     else:
         pools = [before]
     for pool in (np.setdiff1d(pool, own) for pool in pools):

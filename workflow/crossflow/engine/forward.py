@@ -16,8 +16,8 @@ from torch import Tensor
 from crossflow.core.errors import CrossflowError
 from crossflow.engine.donors import Donor, LayerDonor
 from crossflow.engine.encoding import encode_together
-from crossflow.engine.packed import Feed, Inputs, Packing, feed, run_packed, stretches
-from crossflow.models.attention import Call, Mode, Plain, using
+from crossflow.engine.packed import Apart, Feed, Inputs, Packing, feed, run_packed
+from crossflow.models.attention import Call, Mode, using
 from crossflow.models.model import MultimodalModel, Prepared
 
 
@@ -125,22 +125,21 @@ class CleanRun:
         return torch.stack([*(record.hidden[0] for record in self.layers), self.after[0]])
 
 
-class _Recording:
-    """Each prompt attends to itself; keys and values are kept, and the queries at some places."""
+class _Recording(Apart):
+    """Keeps keys and values, and the queries at some places."""
 
     def __init__(self, feeds: Sequence[Feed], later: Tensor) -> None:
-        self.feeds = feeds
+        super().__init__(feeds)
         self.later = later
         self.calls: dict[int, list[Call]] = {}
         self.queries: dict[int, Tensor] = {}
 
     def attend(self, call: Call) -> Tensor:
-        calls = stretches(call, [each.length for each in self.feeds], [each.mask(call.layer) for each in self.feeds])
-        mixed = torch.cat([Plain().attend(each) for each in calls], dim=2)
+        calls = self.split(call)
         self.queries[call.layer] = call.query.index_select(2, self.later)
         # The calls' own queries are views, which would keep all of them alive.
         self.calls[call.layer] = [each.without_queries() for each in calls]
-        return mixed
+        return self.joined(calls)
 
 
 def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs: Inputs | None = None) -> Readout:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crossflow.core.errors import CrossflowError
-from crossflow.models.attention import Call, Mode, using
+from crossflow.models.attention import Call, Mode, Plain, using
 from crossflow.models.model import CACHE_ARGUMENTS, MultimodalModel
 
 Inputs = Mapping[str, Tensor]
@@ -193,19 +193,22 @@ Enter = Callable[[int, Tensor | None], tuple[Tensor | None, Tensor | None]]
 places."""
 
 
-def run_packed(model: MultimodalModel, packing: Packing, mode: Mode, enter: Enter) -> Tensor | None:
-    """Run a packed sequence through all decoder layers; ``(1, tokens, width)``, before the final norm.
+def run_packed(
+    model: MultimodalModel, packing: Packing, mode: Mode, enter: Enter, stop: int | None = None
+) -> Tensor | None:
+    """Run a packed sequence through the decoder layers; ``(1, tokens, width)``, before the final norm.
 
     Args:
         model: The model.
         packing: The feeds.
         mode: The attention.
         enter: Called before every layer; it may note the sequence or lengthen it.
+        stop: Number of layers; by default all.
     """
     hidden: Tensor | None = None
     places: Tensor | None = None
     with using(mode), torch.inference_mode():
-        for index, layer in enumerate(model.layers):
+        for index, layer in enumerate(model.layers[:stop]):
             if index and hidden is not None:
                 added = packing.added(index, places)
                 hidden = hidden if added is None else hidden + added
@@ -229,3 +232,25 @@ def stretches(call: Call, spans: Sequence[int], masks: Sequence[Tensor | None]) 
         Call(call.module, query, key, value, mask, call.scaling)
         for query, key, value, mask in zip(*parts, masks, strict=True)
     ]
+
+
+class Apart:
+    """Each prompt of a packed sequence attends to itself.
+
+    Attributes:
+        feeds: The prompts, whole and in the order of the sequence.
+    """
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self.feeds = feeds
+
+    def split(self, call: Call) -> list[Call]:
+        """The call of each prompt."""
+        return stretches(call, [each.length for each in self.feeds], [each.mask(call.layer) for each in self.feeds])
+
+    def joined(self, calls: Sequence[Call]) -> Tensor:
+        """The attention output of the sequence, from the call of each prompt."""
+        return torch.cat([Plain().attend(each) for each in calls], dim=2)
+
+    def attend(self, call: Call) -> Tensor:
+        return self.joined(self.split(call))

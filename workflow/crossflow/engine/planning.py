@@ -25,7 +25,7 @@ AT_ONCE = 8
 """Most questions that run together."""
 
 # Targets that start before the end of the image: their rows may be as long as the prompt.
-_BEFORE_TEXT = {"system", "image", *VISUAL_SETS}
+_BEFORE_TEXT = {"system", "image", *VISUAL_SETS, "text_sinks"}
 
 
 @dataclass(frozen=True)

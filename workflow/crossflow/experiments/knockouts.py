@@ -31,6 +31,7 @@ from crossflow.experiments.job import (
 )
 from crossflow.experiments.knocked_out import Answered, knock_out, request_of
 from crossflow.experiments.selection import Select, Selected, select_answered
+from crossflow.experiments.sinks import SinkSets
 from crossflow.models.loading import load_model
 from crossflow.models.model import MultimodalModel
 
@@ -132,6 +133,8 @@ def write_tables(
         for category, each in chosen.items()
     }
 
+    sinks = {category: SinkSets(model, flows, category) for category in chosen}
+
     @lru_cache(maxsize=1)
     def means(category: str) -> Mapping[Layout, Donor]:
         """Computed when a category's first questions run; those of one category fill much memory."""
@@ -151,10 +154,12 @@ def write_tables(
         return Part.of(category, determined, items, 1 if alone else together[category], partial(run, category))
 
     def run(category: str, batch: Sequence[Item], given: Sequence[Given]) -> list[Outcome]:
-        answered = []
-        for item, (first, *others) in zip(batch, given, strict=True):
-            prepared = still_usable(first, item.question)
-            answered.append(Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category))))
+        usable = [still_usable(first, item.question) for item, (first, *_) in zip(batch, given, strict=True)]
+        prompts = sinks[category].added_to(usable)
+        answered = [
+            Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category)))
+            for item, prepared, (_, *others) in zip(batch, prompts, given, strict=True)
+        ]
         return [
             partial(_checked, item, columns, model.settings.dtype)
             for item, columns in zip(batch, experiment.run(answered), strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
@@ -135,6 +135,10 @@ class Prepared:
         tokens = self.inputs["input_ids"][0, : int(self.positions["image"][-1]) + 1]
         numbers = [each.cpu().numpy() for each in (tokens, *grids)]
         return tuple(each.tobytes() for each in (*numbers, self.visual.newline, self.visual.base))
+
+    def with_sinks(self, sinks: Int[np.ndarray, " _"] | None) -> "Prepared":
+        """The same question with the position sets of its sinks; see `Positions.with_sinks`."""
+        return replace(self, positions=self.positions.with_sinks(sinks))
 
     def to(self, device: torch.device) -> "Prepared":
         """The same question on another device; the copy from pinned memory is asynchronous."""

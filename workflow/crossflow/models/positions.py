@@ -10,18 +10,18 @@ tokens that some architectures put before and after an image (``<|vision_start|>
 and ``separator``. Marks between an image's tiles (``<row_1_col_2>``) belong to ``image``, because they read the tiles
 before them, and to ``newline``, because they show nothing themselves. All other sets are views of these positions:
 visual tokens by what they show (`crossflow.models.visual_tokens`), text tokens by the characters that they overlap
-(`crossflow.models.prompts`).
+(`crossflow.models.prompts`), and both by whether they are sinks (`crossflow.engine.sinks`), which only the model tells.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
 
-from crossflow.core.errors import BrokenQuestion
-from crossflow.core.flows import BASIC_SETS, SET_NAMES
+from crossflow.core.errors import BrokenQuestion, CrossflowError
+from crossflow.core.flows import BASIC_SETS, SET_NAMES, SINK_SETS
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.prompts import Span, TokenizedPrompt
 from crossflow.models.visual_tokens import VisualTokens
@@ -35,7 +35,8 @@ class Positions:
 
     Attributes:
         length: Number of positions.
-        sets: Name -> its positions, ascending; empty if the prompt has none. The names are `SET_NAMES`.
+        sets: Name -> its positions, ascending; empty if the prompt has none. The names are `SET_NAMES`; `SINK_SETS` are
+            absent until `with_sinks` adds them.
         moved: Visual tokens of the objects' boxes in another place of the image, without those of ``related``; empty if
             the boxes were not moved.
     """
@@ -45,7 +46,37 @@ class Positions:
     moved: Indices
 
     def __getitem__(self, name: str) -> Indices:
+        """The positions of a set.
+
+        Raises:
+            CrossflowError: the set follows from a forward that has not been run.
+        """
+        if name in SINK_SETS and name not in self.sets:
+            raise CrossflowError(
+                f"The position set {name} follows from a forward of the model that was not run: add it with "
+                "crossflow.experiments.sinks.with_sinks."
+            )
         return self.sets[name]
+
+    @property
+    def shown(self) -> Indices:
+        """The visual tokens that show some of the image: no newline and no padding."""
+        return np.setdiff1d(np.union1d(self["related"], self["other"]), self["padding"])
+
+    def with_sinks(self, sinks: Indices | None) -> "Positions":
+        """The same prompt with `SINK_SETS`.
+
+        Args:
+            sinks: The positions that are sinks; None if the model has none, which leaves all these sets empty.
+        """
+        found = dict.fromkeys(SINK_SETS, np.arange(0))
+        if sinks is not None:
+            found = {
+                "image_sinks": np.intersect1d(sinks, self["image"]),
+                "image_without_sinks": np.setdiff1d(self.shown, sinks),
+                "text_sinks": np.setdiff1d(sinks, self["image"]),
+            }
+        return replace(self, sets={**self.sets, **found})
 
 
 def _basic_sets(prompt: TokenizedPrompt) -> dict[str, Indices]:
@@ -105,7 +136,7 @@ def _text_sets(prompt: TokenizedPrompt, question: ChosenQuestion, asked: Indices
 
 
 def positions_of(prompt: TokenizedPrompt, question: ChosenQuestion, visual: VisualTokens) -> Positions:
-    """All position sets of one prompt.
+    """The position sets of one prompt, without those that follow from a forward.
 
     Raises:
         BrokenQuestion: image, question and last position do not follow one another in this order.
@@ -114,4 +145,4 @@ def positions_of(prompt: TokenizedPrompt, question: ChosenQuestion, visual: Visu
     sets = basic | _visual_sets(prompt, visual) | _text_sets(prompt, question, basic["question"])
     sets["all"] = np.arange(prompt.image.stop, len(prompt.ids))
     moved = prompt.image.start + np.flatnonzero(visual.moved & ~visual.related)
-    return Positions(len(prompt.ids), {name: sets[name] for name in SET_NAMES}, moved)
+    return Positions(len(prompt.ids), {name: sets[name] for name in SET_NAMES if name in sets}, moved)
