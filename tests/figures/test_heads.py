@@ -19,7 +19,7 @@ LAYERS, ON_LAYER = 3, 4
 def _request(folder: Path, model: str = "m") -> FigureRequest:
     rows: list[dict[str, Any]] = [
         {"model": "m", "category": category, "flow": flow, "layer": layer, "head": head, "n": 7}
-        | {"mean": -10.0 * layer - head, "low": -50.0, "high": 1.0}
+        | {"mean": -10.0 * layer - head, "low": -50.0, "high": 1.0, "attention": 0.5}
         for category in ("one", "two")
         for flow in ("image->last", "question->last")
         for layer in range(LAYERS)

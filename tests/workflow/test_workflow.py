@@ -129,7 +129,16 @@ def test_the_causal_study_finds_in_mini_llava_what_the_documentation_says(repo: 
     assert (best.layer, best["head"]) == (0, 1)
     assert best.high < -1
     figures = {path.name for path in (results / "figures").iterdir()}
-    assert {"substitution-mini-llava-w3.png", "fusion-depth-mini-llava.pdf", "heads-mini-llava.png"} <= figures
+    correlated = pd.read_csv(results / "summary/head_attention.csv").set_index(["category", "flow"])
+    # The heads that the answer needs attend to the question; those that the question needs do not stand out.
+    assert correlated.loc[("ChooseAttr", "question->last"), "low"] > 0.3
+    assert correlated.loc[("ChooseAttr", "image->question"), "high"] < 0.1
+    assert {
+        "substitution-mini-llava-w3.png",
+        "fusion-depth-mini-llava.pdf",
+        "heads-mini-llava.png",
+        "attention-mini-llava.png",
+    } <= figures
 
 
 @pytest.mark.parametrize(("shares", "names"), [(1, [""]), (2, ["", "_2"])])
