@@ -47,13 +47,16 @@ CONTROL_FLOWS = (
 )
 BASIC_SETS = ("system", "image", "separator", "question", "instruction", "last")
 """The sets that cut a prompt in order."""
-VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid", "image_sinks", "image_without_sinks")
+VISUAL_SETS = ("related", "other", "padding", "newline", "base", "grid")
 """Views of the visual tokens."""
-TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object", "text_sinks")
+TEXT_SETS = ("role", "true_option", "false_option", "options", "question_without_options", "object")
 """Views of the text."""
 SINK_SETS = ("image_sinks", "image_without_sinks", "text_sinks")
 """Views that follow from a forward of the model. See `crossflow.engine.sinks`."""
-SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all")
+IMAGE_SETS = ("image", *VISUAL_SETS, *SINK_SETS[:2])
+"""Sets of visual tokens only."""
+# A flow's look follows from the places of its sets: new ones are added at the end.
+SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all", *SINK_SETS)
 """Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
 MOVED, RANDOM = "moved", "random"
 SWAPPED, MEAN = "swapped", "mean"
@@ -138,10 +141,9 @@ def parse_flow(name: str) -> Flow:
         _known(name, part.source, part.target)
         if part.control == MOVED and part.source != "related":
             raise CrossflowError(f"Flow {name!r}: ~moved works only for the source related.")
-        if part.substitute == MEAN and part.source not in ("image", *VISUAL_SETS):
+        if part.substitute == MEAN and part.source not in IMAGE_SETS:
             raise CrossflowError(
-                f"Flow {name!r}: =mean works only for visual tokens ({', '.join(('image', *VISUAL_SETS))}); texts "
-                "differ in length."
+                f"Flow {name!r}: =mean works only for visual tokens ({', '.join(IMAGE_SETS)}); texts differ in length."
             )
         parts.append(part)
     if len({part.substitute for part in parts} - {None}) > 1:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
-from crossflow.core.flows import SWAPPED, VISUAL_SETS, parse_flow
+from crossflow.core.flows import IMAGE_SETS, SWAPPED, parse_flow
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.loading import sketch_model
 from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
@@ -25,7 +25,7 @@ AT_ONCE = 8
 """Most questions that run together."""
 
 # Targets that start before the end of the image: their rows may be as long as the prompt.
-_BEFORE_TEXT = {"system", "image", *VISUAL_SETS, "text_sinks"}
+_BEFORE_TEXT = {"system", "text_sinks", *IMAGE_SETS}
 
 
 @dataclass(frozen=True)
