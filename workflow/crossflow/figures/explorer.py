@@ -165,7 +165,7 @@ def page(data: Mapping[str, Any], title: str) -> str:
     )
 
 
-def collect(results: Results, images: Images, heads: Sequence[str]) -> dict[str, Any]:
+def collect(results: Results, images: Images, heads: Sequence[str] = ()) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
 
     Args:
