@@ -37,6 +37,7 @@ class Planned(Protocol):
         baselines: Further answers without the image.
         lens: Whether the logit lens is read.
         heads: What is knocked out in some heads only; None if nothing is.
+        patching: Where the residual stream of pairs is patched; None if nowhere.
     """
 
     @property
@@ -51,6 +52,8 @@ class Planned(Protocol):
     def lens(self) -> bool: ...
     @property
     def heads(self) -> PlannedHeads | None: ...
+    @property
+    def patching(self) -> object | None: ...
 
 
 def always(study: Planned) -> bool:
@@ -71,6 +74,11 @@ def knocks_out_heads(study: Planned) -> bool:
 def knocks_out_subsets(study: Planned) -> bool:
     """Whether the study knocks out random subsets of heads."""
     return study.heads is not None and study.heads.subsets > 0
+
+
+def patches(study: Planned) -> bool:
+    """Whether the study patches the residual stream of pairs."""
+    return study.patching is not None
 
 
 def correlates_attention(study: Planned) -> bool:
