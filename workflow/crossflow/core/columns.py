@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
 """What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
-machines), empty for NaN; a number of which one digit gives the size; true or false; a list of whole numbers (parquet
-only)."""
+machines), empty for NaN; a number of which one digit gives the size; true or false, or empty; a list of whole numbers
+(parquet only)."""
 
 
 class Column(NamedTuple):

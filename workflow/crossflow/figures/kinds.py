@@ -39,9 +39,9 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION = (
+_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION, _PATCHING = (
     f"crossflow.figures.{name}"
-    for name in ("curves", "grids", "heads", "head_subsets", "attention", "logit_lens", "fusion_depth")
+    for name in ("curves", "grids", "heads", "head_subsets", "attention", "logit_lens", "fusion_depth", "patching")
 )
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
@@ -70,6 +70,8 @@ FIGURES = {
     "fusion-depth": FigureKind(
         _FUSION, "fusion-depth-{model}", ("fusion", "fusion_depth"), "what the image gives below and above a layer"
     ),
+    "patching": FigureKind(_PATCHING, "patching-{model}", ("patching",), "position sets patched with a pair's states"),
+    "patching-map": FigureKind(_PATCHING, "patching-map-{model}", ("patching",), "the same, by direction"),
 }
 
 

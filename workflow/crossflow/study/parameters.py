@@ -7,7 +7,7 @@ sentence and checks what a schema cannot express. Imports nothing heavy: the wor
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -66,6 +66,7 @@ class Patching:
         return ["--sets", *self.sets, "--stride", str(self.stride), "--engine", study.engine]
 
 
+@runtime_checkable
 class Experiment(Protocol):
     """An experiment that a study asks for by a key of its own.
 
