@@ -24,6 +24,7 @@ from crossflow.cli.verbs import VERBS
 from crossflow.core import columns
 from crossflow.core.columns import Columns
 from crossflow.core.measures import HEADS_COLUMNS, KNOCKOUT_COLUMNS
+from crossflow.core.patching import PAIR_OUTCOMES, PATCHING_COLUMNS
 from crossflow.core.tables import ANSWER_COLUMNS
 from crossflow.data import published_overlap
 from crossflow.fetch import gqa_images
@@ -72,6 +73,9 @@ SUMMARY_ROWS = {
     "head_subsets": "One row per model, category, flow, layer and head: what it adds to random subsets of others.",
     "attention": "One row per model, category, flow and window: rank correlation of attention and fall over layers.",
     "head_attention": "One row per model, category and flow: the same correlation over all heads.",
+    "patching": "One row per model, category, direction, position set and layer: what share of the difference it holds.",
+    "patching_depth": "One row per model, category and position set: where it holds half of the difference, or how much.",
+    "pairs": "One row per model and category: what became of the pairs.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
@@ -93,6 +97,16 @@ RESULT_TABLES = (
     ),
     ResultTable(
         "heads/{model}/{category}.parquet", "One row per question, flow and head, or subset of heads.", HEADS_COLUMNS
+    ),
+    ResultTable(
+        "patching/{model}/{category}.parquet",
+        "One row per question, direction, position set and layer.",
+        PATCHING_COLUMNS,
+    ),
+    ResultTable(
+        "patching/{model}/{category}.pairs.csv",
+        "One row per answered question: what became of its pair.",
+        PAIR_OUTCOMES,
     ),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
     ResultTable(
