@@ -47,7 +47,12 @@ def _of_table(path: Path, images: Path, category: str) -> tuple[list[ChosenQuest
     return found, Counter()
 
 
-def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+def questions_of(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    """All questions of a category, and how often each reason rejects others.
+
+    Raises:
+        CrossflowError: the source is not named as one, its category is unknown, or a file is missing or broken.
+    """
     given = {name for name, value in vars(source).items() if value is not None}
     if given == {"table", "images"} and source.table and source.images:
         return _of_table(source.table, source.images, category)
@@ -84,7 +89,7 @@ def write_questions(
     """
     if number != "all" and number < 1:
         raise CrossflowError(f"The number of questions is {number}; give a number above 0, or all.")
-    found, reasons = _find(source, category)
+    found, reasons = questions_of(source, category)
     write_rejections(rejections, category, reasons)
     if not found:
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "it has no questions"

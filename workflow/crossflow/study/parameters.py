@@ -46,6 +46,11 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Patching:
+    """What a study patches between each question and its pair."""
+
+
+@dataclass(frozen=True)
 class Study:
     """The study that params.yaml names.
 
@@ -57,6 +62,8 @@ class Study:
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
         heads: What is knocked out in some attention heads only; None if nothing is.
+        patching: What is patched between each question and its pair; None if nothing is.
+        drawn: Whether the data set is the mini world.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -76,6 +83,8 @@ class Study:
     baselines: list[str]
     whole_answer: bool
     heads: Heads | None
+    patching: Patching | None
+    drawn: bool
     jobs_per_model: int
 
     @property
@@ -185,6 +194,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
         list(study.get("baselines", [])),
         study.get("whole_answer", False),
         heads,
+        Patching(**study["patching"]) if "patching" in study else None,
+        dataset["kind"] == "shapes",
         study.get("jobs_per_model", 1),
     )
 

@@ -47,12 +47,17 @@ def result_files(study: Study) -> dict[str, list[str]]:
     drawn += [f"examples-{model}-{category}" for model in models for category in categories]
     folders = {
         "questions": [""],
+        "pairs": [""] if study.patching else [],
         "answers": [f"{model}/" for model in models],
         "knockout": [f"{model}/w{window}/" for model in models for window in study.windows[model]],
         "lens": [f"{model}/" for model in models if study.lens],
         "heads": [f"{model}/" for model in models if study.heads],
     }
-    suffixes = {"questions": (".csv", ".rejections.csv"), "answers": (".parquet", ".skipped.csv")}
+    suffixes = {
+        "questions": (".csv", ".rejections.csv"),
+        "pairs": (".csv", ".rejections.csv", ".zip") if study.drawn else (".csv", ".rejections.csv"),
+        "answers": (".parquet", ".skipped.csv"),
+    }
     by_category = {
         stage: [
             f"{results}/{stage}/{folder}{category}{suffix}"
