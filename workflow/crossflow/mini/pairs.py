@@ -1,4 +1,4 @@
-"""The pairs of the mini world's questions, as a table and a zip of their images."""
+"""The pairs of the mini world's questions, as a table and a zip of their images; see `crossflow.mini.changes`."""
 
 import zipfile
 from collections import Counter
