@@ -92,8 +92,10 @@ def _exchanged(first: Toy, second: Toy, *names: str) -> tuple[Toy, Toy]:
 
 
 def _with_places_exchanged(scene: Scene, one: int, other: int) -> Scene:
-    exchanged = _exchanged(scene.toys[one], scene.toys[other], "x", "y")
-    return with_toys(scene, dict(zip((one, other), exchanged, strict=True)))
+    """The scene with two toys in each other's place; toys of one size take over the radius too, so they have room."""
+    first, second = scene.toys[one], scene.toys[other]
+    place = ("x", "y", "radius") if first.size == second.size else ("x", "y")
+    return with_toys(scene, dict(zip((one, other), _exchanged(first, second, *place), strict=True)))
 
 
 def _moved(scene: Scene, indices: Sequence[int], limits: Limits = ANYWHERE) -> Iterator[Scene]:
