@@ -101,6 +101,7 @@ class Study:
         whole_answer: Whether all tokens of an answer are scored.
         heads: What is knocked out in some attention heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
+        drawn: Whether the data set is the mini world.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -121,6 +122,7 @@ class Study:
     whole_answer: bool
     heads: Heads | None
     patching: Patching | None
+    drawn: bool
     jobs_per_model: int
 
     @property
@@ -248,6 +250,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         study.get("whole_answer", False),
         heads,
         patching,
+        dataset["kind"] == "shapes",
         study.get("jobs_per_model", 1),
     )
 
