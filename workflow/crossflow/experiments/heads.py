@@ -124,7 +124,7 @@ def knock_out_heads(
     """
     question, positions = answered.prepared.question, answered.prepared.positions
     edges = {
-        flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors)
+        flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors, {})
         for flow in flows
     }
     rows = [
@@ -177,6 +177,10 @@ class _InHeads:
     def __init__(self, settings: HeadSettings, model: MultimodalModel) -> None:
         if settings.layers:
             require_centres(settings.layers, len(model.layers), model.settings.path)
+        if modules := [flow for flow in settings.flows if any(part.module for part in parse_flow(flow).parts)]:
+            raise CrossflowError(
+                f"Flow {modules[0]!r} replaces the output of a module, which is not divided into heads."
+            )
         if settings.only_subsets and not settings.subsets:
             raise CrossflowError("Neither each head alone nor random subsets of heads are to be knocked out.")
         self._settings = settings
