@@ -121,8 +121,13 @@ def knock_out_heads(
 
     Returns:
         The question's part of a table of heads, and its noise floor; a flow without edges has rows with ``edges`` 0.
+
+    Raises:
+        CrossflowError: a flow replaces the output of a module.
     """
     question, positions = answered.prepared.question, answered.prepared.positions
+    if modules := [flow for flow in flows if any(part.module for part in parse_flow(flow).parts)]:
+        raise CrossflowError(f"Flow {modules[0]!r} replaces the output of a module, which is not divided into heads.")
     edges = {
         flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors, {})
         for flow in flows
@@ -177,10 +182,6 @@ class _InHeads:
     def __init__(self, settings: HeadSettings, model: MultimodalModel) -> None:
         if settings.layers:
             require_centres(settings.layers, len(model.layers), model.settings.path)
-        if modules := [flow for flow in settings.flows if any(part.module for part in parse_flow(flow).parts)]:
-            raise CrossflowError(
-                f"Flow {modules[0]!r} replaces the output of a module, which is not divided into heads."
-            )
         if settings.only_subsets and not settings.subsets:
             raise CrossflowError("Neither each head alone nor random subsets of heads are to be knocked out.")
         self._settings = settings
