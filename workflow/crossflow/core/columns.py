@@ -6,10 +6,11 @@ In a CSV table, a number stays a number until the table is written, and is one a
 
 from typing import NamedTuple
 
-TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
+TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG = "text", "whole", "number", "magnitude", "flag"
 """What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
-machines), empty for NaN; a number of which one digit gives the size; true or false; a list of whole numbers (parquet
-only)."""
+machines), empty for NaN; a number of which one digit gives the size; true or false."""
+LIST, TEXTS, NUMBERS = "list", "texts", "numbers"
+"""What a cell of a parquet table may hold besides: a list of whole numbers, of texts, of numbers."""
 
 
 class Column(NamedTuple):

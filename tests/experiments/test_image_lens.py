@@ -1,0 +1,154 @@
+"""The lens over the image and the question: its job, its numbers against transformers' own, and a planted word."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from crossflow.cli.main import main
+from crossflow.core.flows import parse_flow
+from crossflow.core.image_lens import IMAGE_LENS, LENS_MAPS, LENS_WORDS, PLACES, TOKENS
+from crossflow.core.tables import ANSWERS, read_parquet
+from crossflow.data.chosen import write_chosen
+from crossflow.data.images import Images
+from crossflow.engine.attention_mass import attention_weights
+from crossflow.engine.edges import edges_of
+from crossflow.engine.forward import run_clean
+from crossflow.experiments import image_lens
+from crossflow.experiments.image_lens import places_in
+from crossflow.experiments.token_lens import Words, read_positions
+from crossflow.models.model import MultimodalModel, Prepared
+from tiny import draw_world, load_tiny, prepare_some
+
+LAYERS = 3
+GEOMETRIES = {
+    "tiled": {"architecture": "llava_next", "layers": LAYERS},
+    "grouped": {"architecture": "llava", "layers": LAYERS, "width": 32, "key_value_heads": 2},
+}
+
+
+@pytest.fixture(scope="module", params=list(GEOMETRIES))
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MultimodalModel, Prepared]:
+    root = tmp_path_factory.mktemp("image-lens")
+    model = load_tiny(root / "model", **GEOMETRIES[request.param])
+    (prepared,) = prepare_some(model, root / "world", draw_world(root / "world", 5)["ChooseAttr"][:1])
+    return model, prepared
+
+
+def _theirs(model: MultimodalModel, prepared: Prepared) -> np.ndarray:
+    """Probabilities from transformers' hidden states; those after the last layer have passed the norm."""
+    with torch.inference_mode():
+        *states, last = model.network(**prepared.inputs, output_hidden_states=True).hidden_states
+        normed = [*map(model.norm, states), last]
+        return torch.stack([model.network.lm_head(each[0]).double().softmax(-1) for each in normed]).numpy()
+
+
+def test_the_lens_reads_what_transformers_states_say(asked: tuple[MultimodalModel, Prepared]) -> None:
+    model, prepared = asked
+    first = int(prepared.positions["image"][0])
+    every = np.arange(first, prepared.length)
+    found = read_positions(model, run_clean(model, prepared, first), every, [3, 7], 4)
+    theirs = _theirs(model, prepared)[:, first:]
+    assert found.probabilities.shape == (LAYERS + 1, len(every), 2)
+    np.testing.assert_allclose(found.probabilities, theirs[..., [3, 7]], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found.theirs, np.sort(theirs, axis=-1)[..., :-5:-1], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(theirs, found.likeliest, axis=-1), found.theirs, rtol=0, atol=2e-6
+    )
+
+
+def test_at_the_end_the_lens_is_the_models_own_prediction(asked: tuple[MultimodalModel, Prepared]) -> None:
+    model, prepared = asked
+    last = prepared.positions["last"]
+    clean = run_clean(model, prepared, int(last[0]))
+    own = clean.logits.double().softmax(-1).numpy()
+    found = read_positions(model, clean, last, [], 10**6)
+    assert found.likeliest.shape == (LAYERS + 1, 1, len(own))
+    np.testing.assert_allclose(found.theirs[-1, 0], own[found.likeliest[-1, 0]], rtol=0, atol=1e-6)
+
+
+def test_slices_do_not_matter(asked: tuple[MultimodalModel, Prepared]) -> None:
+    model, prepared = asked
+    image = prepared.positions["image"]
+    clean = run_clean(model, prepared, int(image[0]))
+    whole, sliced = (read_positions(model, clean, image, [3], 1, at_once) for at_once in (2**24, 1))
+    np.testing.assert_allclose(sliced.probabilities, whole.probabilities, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(sliced.likeliest, whole.likeliest)
+
+
+def test_the_random_tokens_are_those_of_the_knockouts_control(asked: tuple[MultimodalModel, Prepared]) -> None:
+    _, prepared = asked
+    sets, question_id = prepared.positions, prepared.question.question_id
+    found = places_in(prepared, 5)
+    assert tuple(found) == PLACES
+    (edges,) = edges_of(parse_flow("related~random1->question"), sets, 5, question_id)
+    np.testing.assert_array_equal(found["random"], edges.sources)
+    assert len(found["random"]) == len(sets["related"]) > 0
+    assert not np.isin(found["random"], np.union1d(sets["related"], sets["padding"])).any()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("image-lens-job")
+    load_tiny(root / "model", **GEOMETRIES["grouped"])
+    write_chosen(root / "questions.csv", draw_world(root / "world", 5)["ChooseAttr"][:4])
+    assert main(["answers", *_job(root), "--output", str(root / "answers")]) == 0
+    assert _run(root, root / "lens") == 0
+    return root
+
+
+def _job(root: Path) -> list[str]:
+    job = ["--questions", str(root / "questions.csv"), "--root", str(root / "world")]
+    return [*job, "--model-path", str(root / "model"), "--prompt", "vicuna-v1", "--device", "cpu"]
+
+
+def _run(root: Path, output: Path) -> int:
+    options = ["--answers", str(root / "answers"), "--select", "all", "--words", "3", "--maps", "2"]
+    return main(["image-lens", *_job(root), *options, "--output", str(output)])
+
+
+def test_every_place_token_and_layer_has_its_row(made: Path) -> None:
+    table, metadata = read_parquet(made / "lens/questions.parquet", IMAGE_LENS)
+    assert len(table) == 4 * len(PLACES) * len(TOKENS) * (LAYERS + 1)
+    assert (metadata["layers"], metadata["selected"], metadata["excluded"]) == (LAYERS, 4, 0)
+    for _, rows in table.groupby(["question_id", "place", "token"]):
+        assert rows["layer"].tolist() == list(range(LAYERS + 1))
+    missing = table["positions"].eq(0) | table["word"].isna()
+    assert table["probability"].isna().equals(missing)
+    assert table["top"].isna().equals(missing)
+    assert table.loc[~missing, "probability"].between(0, 1).all()
+    answers, _ = read_parquet(made / "answers/questions.parquet", ANSWERS)
+    words = table[table["token"] == "answer"].groupby("question_id")["word"].first()
+    assert words.to_dict() == dict(zip(answers["question_id"], answers["generated"], strict=True))
+
+
+def test_words_at_the_last_position_end_with_the_answer(made: Path) -> None:
+    table, _ = read_parquet(made / "lens/questions.words.parquet", LENS_WORDS)
+    answers, _ = read_parquet(made / "answers/questions.parquet", ANSWERS)
+    best = table[(table["layer"] == LAYERS) & (table["rank"] == 1)].set_index("question_id")
+    for row in answers.itertuples():
+        assert best.loc[row.question_id, "token_id"] == row.first_token
+        assert best.loc[row.question_id, "probability"] == pytest.approx(row.p_clean, abs=1e-6)
+    for _, rows in table.groupby(["question_id", "layer"]):
+        assert rows["rank"].tolist() == list(range(1, 51))
+        assert rows["probability"].is_monotonic_decreasing
+
+
+def test_maps_are_of_the_first_questions_and_agree_with_the_curves(made: Path) -> None:
+    maps, _ = read_parquet(made / "lens/questions.maps.parquet", LENS_MAPS)
+    table, _ = read_parquet(made / "lens/questions.parquet", IMAGE_LENS)
+    asked = list(dict.fromkeys(table["question_id"]))
+    assert list(dict.fromkeys(maps["question_id"])) == asked[:2]
+    assert {len(words) for words in maps["words"]} == {3}
+    assert maps.groupby("layer")["attention_last"].count().tolist() == [len(maps) // (LAYERS + 1)] * LAYERS + [0]
+    answers = table[table["token"] == "answer"].set_index(["question_id", "layer", "place"])
+    sizes = answers["positions"]
+    for (question, layer), rows in maps.groupby(["question_id", "layer"]):
+        # Without padding and newlines, the related and the other tokens are the image.
+        related, other = ((question, layer, place) for place in ("related", "other"))
+        assert len(rows) == sizes[related] + sizes[other]
+        parts = sum(answers.loc[place, "probability"] * sizes[place] for place in (related, other) if sizes[place])
+        assert rows["p_answer"].sum() == pytest.approx(parts, abs=1e-9)
+        assert rows["p_object"].notna().all()

@@ -1,0 +1,78 @@
+"""Columns of the tables of the lens over the image and the question."""
+
+from crossflow.core.columns import (
+    FLAG,
+    IMAGE_ID,
+    NUMBER,
+    NUMBERS,
+    QUESTION_ID,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    Column,
+    Columns,
+)
+from crossflow.core.tables import schema_of
+
+PLACES = ("related", "other", "random", "question")
+"""Where the lens is read: position sets, and as many random visual tokens as `related`."""
+TOKENS = ("object", "answer", "false_option")
+"""Whose first token is read."""
+TOP = 50
+"""Words at the last position that are kept."""
+
+_LAYER = Column(WHOLE, words="Decoder layers passed: 0 for what enters the first layer, up to the number of layers.")
+
+PLACE_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "layer": _LAYER,
+    "place": Column(
+        TEXT,
+        words="Where the lens is read: the position set `related`, `other` or `question`, or `random`: as many random "
+        "visual tokens as `related`, from the rest of the un-padded image.",
+    ),
+    "token": Column(
+        TEXT,
+        words="Whose first token is read: `object`: the name of the question's (first) object; `answer`: the model's "
+        "own answer; `false_option`, in the answer's capitalisation.",
+    ),
+    "word": Column(TEXT, words="The name, answer or option; empty if the question has none, as are the numbers then."),
+    "positions": Column(WHOLE, words="Number of the place's tokens; with 0, the numbers are empty."),
+    "probability": Column(NUMBER, words="Probability of the token after this layer, mean over the place, 0 to 1."),
+    "top": Column(NUMBER, words="Share of the place's tokens at which it is the most likely token, 0 to 1."),
+}
+WORD_COLUMNS: Columns = {
+    "question_id": QUESTION_ID,
+    "image_id": IMAGE_ID,
+    "layer": _LAYER,
+    "rank": Column(WHOLE, words=f"1 for the most likely token at the last position after this layer, up to {TOP}."),
+    "token_id": Column(WHOLE, words="The token, by its number in the vocabulary."),
+    "word": Column(TEXT, words="Its text; a space before it belongs to the token."),
+    "probability": Column(NUMBER, words="Its probability, 0 to 1."),
+}
+MAP_COLUMNS: Columns = {
+    "layer": _LAYER,
+    "position": Column(WHOLE, words="Position in the prompt, counted from 0; all those of the image."),
+    "base": Column(FLAG, words="Whether the token belongs to the view of the whole image, and not of a part of it."),
+    "left": Column(
+        NUMBER, words="Box of what it shows, in pixels of the image; empty for padding, newlines and marks."
+    ),
+    "top": Column(NUMBER, words="Upper edge of this box."),
+    "width": Column(NUMBER, words="Width of this box."),
+    "height": Column(NUMBER, words="Height of this box."),
+    "words": Column(TEXTS, words="The most likely tokens after this layer, as text; a space before one belongs to it."),
+    "probabilities": Column(NUMBERS, words="Their probabilities, 0 to 1."),
+    "p_object": Column(NUMBER, words="Probability of the first token of the object's name; empty without a name."),
+    "p_answer": Column(NUMBER, words="Probability of the first token of the model's own answer."),
+    "attention_last": Column(
+        NUMBER,
+        words="Attention of the last position on it, 0 to 1, mean over heads, in the layer that follows: the layer "
+        "that reads this state. Empty after the last layer.",
+    ),
+    "attention_question": Column(NUMBER, words="The same of the question's tokens, mean over them."),
+}
+IMAGE_LENS, LENS_WORDS = schema_of(PLACE_COLUMNS), schema_of(WORD_COLUMNS)
+LENS_MAP = schema_of(MAP_COLUMNS)
+MAPS_COLUMNS: Columns = {"question_id": QUESTION_ID, "image_id": IMAGE_ID} | MAP_COLUMNS
+LENS_MAPS = schema_of(MAPS_COLUMNS)
