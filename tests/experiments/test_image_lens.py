@@ -3,23 +3,26 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from crossflow.cli.main import main
 from crossflow.core.flows import parse_flow
 from crossflow.core.image_lens import IMAGE_LENS, LENS_MAPS, LENS_WORDS, PLACES, TOKENS
+from crossflow.core.records import Box
 from crossflow.core.tables import ANSWERS, read_parquet
 from crossflow.data.chosen import write_chosen
-from crossflow.data.images import Images
+from crossflow.engine import planning
 from crossflow.engine.attention_mass import attention_weights
 from crossflow.engine.edges import edges_of
 from crossflow.engine.forward import run_clean
 from crossflow.experiments import image_lens
 from crossflow.experiments.image_lens import places_in
+from crossflow.experiments.lens_map import LensMap
 from crossflow.experiments.token_lens import Words, read_positions
 from crossflow.models.model import MultimodalModel, Prepared
+from loaded_families import question_about
 from tiny import draw_world, load_tiny, prepare_some
 
 LAYERS = 3
@@ -54,9 +57,7 @@ def test_the_lens_reads_what_transformers_states_say(asked: tuple[MultimodalMode
     assert found.probabilities.shape == (LAYERS + 1, len(every), 2)
     np.testing.assert_allclose(found.probabilities, theirs[..., [3, 7]], rtol=0, atol=2e-6)
     np.testing.assert_allclose(found.theirs, np.sort(theirs, axis=-1)[..., :-5:-1], rtol=0, atol=2e-6)
-    np.testing.assert_allclose(
-        np.take_along_axis(theirs, found.likeliest, axis=-1), found.theirs, rtol=0, atol=2e-6
-    )
+    np.testing.assert_allclose(np.take_along_axis(theirs, found.likeliest, axis=-1), found.theirs, rtol=0, atol=2e-6)
 
 
 def test_at_the_end_the_lens_is_the_models_own_prediction(asked: tuple[MultimodalModel, Prepared]) -> None:
@@ -152,3 +153,100 @@ def test_maps_are_of_the_first_questions_and_agree_with_the_curves(made: Path) -
         parts = sum(answers.loc[place, "probability"] * sizes[place] for place in (related, other) if sizes[place])
         assert rows["p_answer"].sum() == pytest.approx(parts, abs=1e-9)
         assert rows["p_object"].notna().all()
+
+
+def test_a_killed_job_resumes_and_writes_the_same_bytes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "AT_ONCE", 2)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert _run(made, whole) == 0
+    entry, ran = image_lens.ImageLens.entry, []
+
+    def killed(self: image_lens.ImageLens, *arguments: object) -> object:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(arguments)
+        return entry(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(image_lens.ImageLens, "entry", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(made, resumed)
+    (journal,) = resumed.glob("*.jsonl")
+    assert len(journal.read_text().splitlines()) == 1 + 2
+    assert _run(made, resumed) == 0
+    tables = list(whole.glob("*.parquet"))
+    assert len(tables) == 3
+    for table in tables:
+        assert (resumed / table.name).read_bytes() == table.read_bytes()
+
+
+PLANTED, FROM = 8, 2
+"""The patch that says a word, in reading order, and the layer from whose end on it does."""
+
+
+def test_a_planted_word_is_read_at_its_place_and_from_its_layer_on_alone(tmp_path: Path) -> None:
+    model = load_tiny(tmp_path, **GEOMETRIES["grouped"])
+    network, question = model.network, question_about(Box(24, 12, 12, 12))
+    (word,) = model.processor.tokenizer.encode("ball", add_special_tokens=False)
+    tower, projector = network.model.vision_tower, network.model.multi_modal_projector
+    with torch.no_grad():
+        # The tower knows places only, and marks one; the projector writes the mark into the first dimension.
+        tower.embeddings.patch_embedding.weight.zero_()
+        mark = tower.embeddings.position_embedding.weight[1 + PLANTED].clone()
+        tower.embeddings.position_embedding.weight.zero_()
+        tower.embeddings.position_embedding.weight[1 + PLANTED] = mark
+        for layer in tower.encoder.layers:
+            layer.self_attn.out_proj.weight.zero_()
+            layer.mlp.fc2.weight.zero_()
+        for linear, row in (
+            (projector.linear_1, mark),
+            (projector.linear_2, torch.eye(len(projector.linear_2.weight))[0]),
+        ):
+            linear.weight.zero_()
+            linear.weight[0] = row
+        # One layer turns it into the word.
+        for number, layer in enumerate(model.layers):
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+            if number == FROM - 1:
+                for linear in (layer.mlp.gate_proj, layer.mlp.up_proj):
+                    linear.weight[0] = torch.eye(linear.weight.shape[1])[0]
+                layer.mlp.down_proj.weight[:, 0] = 10 * network.lm_head.weight[word]
+    image = Image.new("RGB", (72, 72), "red")
+    table = LensMap.asked(model, model.prepare(question, image), "ball", word, 1, image.size).table()
+    says = table[table["words"].str[0] == "ball"]
+    assert says["layer"].tolist() == list(range(FROM, LAYERS + 1))
+    assert says[["left", "top", "width", "height"]].to_numpy() == pytest.approx(
+        np.tile([24, 12, 12, 12], (2, 1)), abs=0.5
+    )
+    assert says["p_object"].min() > 0.5
+    assert table.drop(says.index)["p_object"].max() < 0.1
+
+
+def test_the_map_holds_the_attention_that_reads_each_state(asked: tuple[MultimodalModel, Prepared]) -> None:
+    model, prepared = asked
+    sets, size = prepared.positions, prepared.question.image_size
+    assert size is not None
+    table = LensMap.asked(model, prepared, "red", 5, 2, size).table().set_index("layer")
+    for layer, weights in enumerate(attention_weights(run_clean(model, prepared, 0))):
+        for target in ("last", "question"):
+            mean = weights[:, sets[target]][..., sets["image"]].double().mean(dim=(0, 1))
+            np.testing.assert_allclose(table.loc[layer, f"attention_{target}"], mean, rtol=0, atol=1e-7)
+        np.testing.assert_array_equal(table.loc[layer, "position"], sets["image"])
+        without_place = prepared.visual.newline | prepared.visual.padding
+        np.testing.assert_array_equal(table.loc[layer, "left"].isna(), without_place)
+
+
+def test_a_word_keeps_the_space_before_it_and_a_row_without_a_token_has_a_name() -> None:
+    pieces = {1: "▁dog", 2: "dog", 3: "Ġdog", 4: None}
+
+    class Tokenizer:
+        def decode(self, tokens: list[int]) -> str:
+            return {1: "dog", 2: "dog", 3: " dog", 4: ""}[tokens[0]]
+
+        def convert_ids_to_tokens(self, token: int) -> str | None:
+            return pieces[token]
+
+    assert [Words(Tokenizer()).of(token) for token in pieces] == [" dog", "dog", " dog", "<4>"]
