@@ -1,5 +1,6 @@
 """The lens over the image and the question: its job, its numbers against transformers' own, and a planted word."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from crossflow.engine.forward import run_clean
 from crossflow.experiments import image_lens
 from crossflow.experiments.image_lens import places_in
 from crossflow.experiments.lens_map import LensMap
-from crossflow.experiments.token_lens import Words, read_positions
+from crossflow.experiments.token_lens import Words, read_positions, words_of
 from crossflow.models.model import MultimodalModel, Prepared
 from loaded_families import question_about
 from tiny import draw_world, load_tiny, prepare_some
@@ -52,10 +53,12 @@ def test_the_lens_reads_what_transformers_states_say(asked: tuple[MultimodalMode
     model, prepared = asked
     first = int(prepared.positions["image"][0])
     every = np.arange(first, prepared.length)
-    found = read_positions(model, run_clean(model, prepared, first), every, [3, 7], 4)
+    found = read_positions(model, run_clean(model, prepared, first), every, [[3], [7, 9]], 4)
     theirs = _theirs(model, prepared)[:, first:]
     assert found.probabilities.shape == (LAYERS + 1, len(every), 2)
-    np.testing.assert_allclose(found.probabilities, theirs[..., [3, 7]], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        found.probabilities, np.stack([theirs[..., 3], theirs[..., 7] + theirs[..., 9]], axis=-1), rtol=0, atol=2e-6
+    )
     np.testing.assert_allclose(found.theirs, np.sort(theirs, axis=-1)[..., :-5:-1], rtol=0, atol=2e-6)
     np.testing.assert_allclose(np.take_along_axis(theirs, found.likeliest, axis=-1), found.theirs, rtol=0, atol=2e-6)
 
@@ -74,7 +77,7 @@ def test_slices_do_not_matter(asked: tuple[MultimodalModel, Prepared]) -> None:
     model, prepared = asked
     image = prepared.positions["image"]
     clean = run_clean(model, prepared, int(image[0]))
-    whole, sliced = (read_positions(model, clean, image, [3], 1, at_once) for at_once in (2**24, 1))
+    whole, sliced = (read_positions(model, clean, image, [[3]], 1, at_once) for at_once in (2**24, 1))
     np.testing.assert_allclose(sliced.probabilities, whole.probabilities, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(sliced.likeliest, whole.likeliest)
 
@@ -96,7 +99,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load_tiny(root / "model", **GEOMETRIES["grouped"])
     write_chosen(root / "questions.csv", draw_world(root / "world", 5)["ChooseAttr"][:4])
     assert main(["answers", *_job(root), "--output", str(root / "answers")]) == 0
-    assert _run(root, root / "lens") == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(planning, "AT_ONCE", 2)
+        assert _run(root, root / "lens") == 0
     return root
 
 
@@ -159,8 +164,6 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "AT_ONCE", 2)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert _run(made, whole) == 0
     entry, ran = image_lens.ImageLens.entry, []
 
     def killed(self: image_lens.ImageLens, *arguments: object) -> object:
@@ -172,14 +175,14 @@ def test_a_killed_job_resumes_and_writes_the_same_bytes(
     with monkeypatch.context() as patched:
         patched.setattr(image_lens.ImageLens, "entry", killed)
         with pytest.raises(KeyboardInterrupt):
-            _run(made, resumed)
-    (journal,) = resumed.glob("*.jsonl")
+            _run(made, tmp_path)
+    (journal,) = tmp_path.glob("*.jsonl")
     assert len(journal.read_text().splitlines()) == 1 + 2
-    assert _run(made, resumed) == 0
-    tables = list(whole.glob("*.parquet"))
+    assert _run(made, tmp_path) == 0
+    tables = list((made / "lens").glob("*.parquet"))
     assert len(tables) == 3
     for table in tables:
-        assert (resumed / table.name).read_bytes() == table.read_bytes()
+        assert (tmp_path / table.name).read_bytes() == table.read_bytes()
 
 
 PLANTED, FROM = 8, 2
@@ -215,7 +218,7 @@ def test_a_planted_word_is_read_at_its_place_and_from_its_layer_on_alone(tmp_pat
                     linear.weight[0] = torch.eye(linear.weight.shape[1])[0]
                 layer.mlp.down_proj.weight[:, 0] = 10 * network.lm_head.weight[word]
     image = Image.new("RGB", (72, 72), "red")
-    table = LensMap.asked(model, model.prepare(question, image), "ball", word, 1, image.size).table()
+    table = LensMap.asked(model, model.prepare(question, image), "red", 1, image.size).table()
     says = table[table["words"].str[0] == "ball"]
     assert says["layer"].tolist() == list(range(FROM, LAYERS + 1))
     assert says[["left", "top", "width", "height"]].to_numpy() == pytest.approx(
@@ -229,7 +232,7 @@ def test_the_map_holds_the_attention_that_reads_each_state(asked: tuple[Multimod
     model, prepared = asked
     sets, size = prepared.positions, prepared.question.image_size
     assert size is not None
-    table = LensMap.asked(model, prepared, "red", 5, 2, size).table().set_index("layer")
+    table = LensMap.asked(model, prepared, "red", 2, size).table().set_index("layer")
     for layer, weights in enumerate(attention_weights(run_clean(model, prepared, 0))):
         for target in ("last", "question"):
             mean = weights[:, sets[target]][..., sets["image"]].double().mean(dim=(0, 1))
@@ -250,3 +253,13 @@ def test_a_word_keeps_the_space_before_it_and_a_row_without_a_token_has_a_name()
             return pieces[token]
 
     assert [Words(Tokenizer()).of(token) for token in pieces] == [" dog", "dog", " dog", "<4>"]
+
+
+def test_a_word_is_read_in_all_its_forms_and_unknown_words_are_not(asked: tuple[MultimodalModel, Prepared]) -> None:
+    tokenizer = asked[0].processor.tokenizer
+    question = replace(question_about(Box(0, 0, 9, 9)), false_option="zeppelin")
+    found = words_of(Words(tokenizer), tokenizer, question, "Red")
+    assert {name: (each.word, tokenizer.convert_ids_to_tokens(each.tokens)) for name, each in found.items()} == {
+        "object": ("ball", ["Ball", "ball"]),
+        "answer": ("Red", ["Red", "red"]),
+    }

@@ -17,7 +17,7 @@ from crossflow.core.tables import schema_of
 PLACES = ("related", "other", "random", "question")
 """Where the lens is read: position sets, and as many random visual tokens as `related`."""
 TOKENS = ("object", "answer", "false_option")
-"""Whose first token is read."""
+"""The words whose probability is read: that of their first tokens."""
 TOP = 50
 """Words at the last position that are kept."""
 
@@ -35,12 +35,17 @@ PLACE_COLUMNS: Columns = {
     "token": Column(
         TEXT,
         words="Whose first token is read: `object`: the name of the question's (first) object; `answer`: the model's "
-        "own answer; `false_option`, in the answer's capitalisation.",
+        "own answer; `false_option`. Probabilities of its forms add up: lower case and capitalised, with a space "
+        "before it and without.",
     ),
-    "word": Column(TEXT, words="The name, answer or option; empty if the question has none, as are the numbers then."),
+    "word": Column(
+        TEXT,
+        words="The name, answer or option; empty if the question has none, or no token of its own for it, as are the "
+        "numbers then.",
+    ),
     "positions": Column(WHOLE, words="Number of the place's tokens; with 0, the numbers are empty."),
-    "probability": Column(NUMBER, words="Probability of the token after this layer, mean over the place, 0 to 1."),
-    "top": Column(NUMBER, words="Share of the place's tokens at which it is the most likely token, 0 to 1."),
+    "probability": Column(NUMBER, words="Its probability after this layer, mean over the place's tokens, 0 to 1."),
+    "top": Column(NUMBER, words="Share of the place's tokens whose most likely token is one of these forms, 0 to 1."),
 }
 WORD_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
@@ -63,8 +68,10 @@ MAP_COLUMNS: Columns = {
     "height": Column(NUMBER, words="Height of this box."),
     "words": Column(TEXTS, words="The most likely tokens after this layer, as text; a space before one belongs to it."),
     "probabilities": Column(NUMBERS, words="Their probabilities, 0 to 1."),
-    "p_object": Column(NUMBER, words="Probability of the first token of the object's name; empty without a name."),
-    "p_answer": Column(NUMBER, words="Probability of the first token of the model's own answer."),
+    "p_object": Column(
+        NUMBER, words="Probability of the object's name, as `object` in the table above; empty without it."
+    ),
+    "p_answer": Column(NUMBER, words="Probability of the answer, as `answer` in the table above."),
     "attention_last": Column(
         NUMBER,
         words="Attention of the last position on it, 0 to 1, mean over heads, in the layer that follows: the layer "

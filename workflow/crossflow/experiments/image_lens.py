@@ -37,7 +37,7 @@ from crossflow.experiments.job import (
 )
 from crossflow.experiments.lens_map import LensMap
 from crossflow.experiments.selection import Select, Selected, select_answered
-from crossflow.experiments.token_lens import Reading, ReadToken, Words, read_positions, tokens_of
+from crossflow.experiments.token_lens import Reading, ReadWord, Words, read_positions, words_of
 from crossflow.models.loading import load_model
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
@@ -81,32 +81,32 @@ def places_in(prepared: Prepared, seed: int) -> dict[str, Indices]:
 
 
 def _curves(
-    reading: Reading, read: Indices, tokens: Mapping[str, ReadToken | None], places: Mapping[str, Indices]
+    reading: Reading, read: Indices, words: Mapping[str, ReadWord], places: Mapping[str, Indices]
 ) -> dict[str, list[Any]]:
     """A question's part of `IMAGE_LENS`.
 
     Args:
         reading: Of some positions.
         read: These positions, ascending.
-        tokens: See `tokens_of`; those that the question has are the reading's tokens, in this order.
+        words: The reading's words, from `words_of`.
         places: The positions of each place.
     """
     states = len(reading.probabilities)
     columns: dict[str, list[Any]] = {name: [] for name in IMAGE_LENS.names[2:]}
-    present = [name for name in TOKENS if tokens[name]]
+    names = list(words)
     for place in PLACES:
         at = reading.at(np.searchsorted(read, places[place]))
         for name in TOKENS:
-            token = tokens[name]
+            word = words.get(name)
             probability: list[float | None] = [None] * states
             top: list[float | None] = [None] * states
-            if token and len(places[place]):
-                probability = at.probabilities[..., present.index(name)].mean(axis=1).tolist()
-                top = (at.likeliest[..., 0] == token.token).mean(axis=1).tolist()
+            if word and len(places[place]):
+                probability = at.probabilities[..., names.index(name)].mean(axis=1).tolist()
+                top = np.isin(at.likeliest[..., 0], word.tokens).mean(axis=1).tolist()
             columns["layer"] += range(states)
             columns["place"] += [place] * states
             columns["token"] += [name] * states
-            columns["word"] += [token.word if token else None] * states
+            columns["word"] += [word.word if word else None] * states
             columns["positions"] += [len(places[place])] * states
             columns["probability"] += probability
             columns["top"] += top
@@ -149,23 +149,22 @@ class ImageLens:
             answer: Its row of the answers table.
             mapped: Whether it has a map.
         """
-        model, prepared, words = self._model, clean.prepared, self._settings.words
+        model, prepared = self._model, clean.prepared
         sets, question = prepared.positions, prepared.question
-        tokens = tokens_of(model.processor.tokenizer, question, answer.generated, int(answer.first_token))
-        present = {name: token.token for name, token in tokens.items() if token}
+        words = words_of(self._words, model.processor.tokenizer, question, answer.generated)
         read = np.concatenate([sets["image"], sets["question"]])
-        reading = read_positions(model, clean, read, list(present.values()), words if mapped else 1)
+        sought = [word.tokens for word in words.values()]
+        reading = read_positions(model, clean, read, sought, self._settings.words if mapped else 1)
         last = read_positions(model, clean, sets["last"], [], TOP)
         found = None
         if mapped:
             _, image = self._images.open_for(question)
-            places = {name: place for place, name in enumerate(present)}
             of_image = reading.at(np.arange(len(sets["image"])))
-            found = LensMap.of(model, clean, of_image, places, self._words, image.size).columns()
+            found = LensMap.of(model, clean, of_image, list(words), self._words, image.size).columns()
         probabilities = torch.softmax(clean.logits.double(), dim=-1)
         return {
             "p_clean": float(probabilities[int(answer.first_token)]),
-            "curves": _curves(reading, read, tokens, places_in(prepared, self._settings.seed)),
+            "curves": _curves(reading, read, words, places_in(prepared, self._settings.seed)),
             "words": _last_words(last, self._words),
             "map": found,
         }

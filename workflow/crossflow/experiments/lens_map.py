@@ -1,5 +1,6 @@
 """What each visual token of a question says after every layer, and who reads it: a table, and a map of the image."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from crossflow.engine.attention_mass import mean_weights
 from crossflow.engine.edges import Indices
 from crossflow.engine.forward import CleanRun, run_clean
-from crossflow.experiments.token_lens import Reading, Words, read_positions, tokens_of
+from crossflow.experiments.token_lens import Reading, Words, read_positions, words_of
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.token_places import TokenPlaces, places_of
 
@@ -38,8 +39,8 @@ class LensMap(NamedTuple):
         positions: The positions of the image.
         places: Where they lie in it.
         size: Width and height of the image.
-        reading: Of the positions; its tokens are those of `tokens_of` that the question has.
-        read: The place of each of them among the reading's tokens.
+        reading: Of the positions.
+        read: The names of the reading's words, in their order.
         words: Texts of the model's tokens.
         attention: Target -> its attention on the positions in each layer, 0..1, mean over heads and targets.
     """
@@ -48,7 +49,7 @@ class LensMap(NamedTuple):
     places: TokenPlaces
     size: tuple[int, int]
     reading: Reading
-    read: dict[str, int]
+    read: Sequence[str]
     words: Words
     attention: dict[str, Float[np.ndarray, "layers positions"]]
 
@@ -58,7 +59,7 @@ class LensMap(NamedTuple):
         model: MultimodalModel,
         clean: CleanRun,
         reading: Reading,
-        read: dict[str, int],
+        read: Sequence[str],
         words: Words,
         size: tuple[int, int],
     ) -> "LensMap":
@@ -82,13 +83,7 @@ class LensMap(NamedTuple):
 
     @classmethod
     def asked(
-        cls,
-        model: MultimodalModel,
-        prepared: Prepared,
-        generated: str,
-        first_token: int,
-        words: int,
-        size: tuple[int, int],
+        cls, model: MultimodalModel, prepared: Prepared, generated: str, most: int, size: tuple[int, int]
     ) -> "LensMap":
         """Run a question that was answered.
 
@@ -96,21 +91,16 @@ class LensMap(NamedTuple):
             model: The model.
             prepared: The question.
             generated: The model's answer.
-            first_token: Its first token.
-            words: Words per visual token.
+            most: Words per visual token.
             size: Width and height of the image.
         """
         tokenizer = model.processor.tokenizer
-        tokens = {
-            name: token.token
-            for name, token in tokens_of(tokenizer, prepared.question, generated, first_token).items()
-            if token
-        }
+        words = Words(tokenizer)
+        sought = words_of(words, tokenizer, prepared.question, generated)
         image = prepared.positions["image"]
         clean = run_clean(model, prepared, int(image[0]))
-        reading = read_positions(model, clean, image, list(tokens.values()), words)
-        read = {name: place for place, name in enumerate(tokens)}
-        return cls.of(model, clean, reading, read, Words(tokenizer), size)
+        reading = read_positions(model, clean, image, [word.tokens for word in sought.values()], most)
+        return cls.of(model, clean, reading, list(sought), words, size)
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns of `crossflow.core.image_lens.LENS_MAP`: one row per state and position of the image."""
@@ -123,7 +113,7 @@ class LensMap(NamedTuple):
         def probability(name: str) -> list[float | None]:
             if name not in self.read:
                 return [None] * (states * positions)
-            return or_none(self.reading.probabilities[..., self.read[name]])
+            return or_none(self.reading.probabilities[..., self.read.index(name)])
 
         def attention(name: str) -> list[float | None]:
             return or_none(np.concatenate([self.attention[name], np.full((1, positions), np.nan)]))

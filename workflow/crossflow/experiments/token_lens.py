@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from crossflow.core.records import ChosenQuestion
 from crossflow.engine.edges import Indices
 from crossflow.engine.forward import CleanRun
-from crossflow.experiments.option_tokens import first_token_of, option_tokens
+from crossflow.experiments.option_tokens import first_token_of
 from crossflow.models.model import MultimodalModel
 
 _AT_ONCE = 2**24
@@ -30,12 +30,12 @@ class Reading(NamedTuple):
     """What the lens reads; states are layer 0 to the number of layers.
 
     Attributes:
-        probabilities: Of the tokens that were asked for, 0..1.
+        probabilities: Of the words that were asked for, 0..1.
         likeliest: The most likely tokens, in descending order.
         theirs: The probabilities of these.
     """
 
-    probabilities: Float[np.ndarray, "states positions tokens"]
+    probabilities: Float[np.ndarray, "states positions words"]
     likeliest: Int[np.ndarray, "states positions most"]
     theirs: Float[np.ndarray, "states positions most"]
 
@@ -48,7 +48,7 @@ def read_positions(
     model: MultimodalModel,
     clean: CleanRun,
     positions: Indices,
-    tokens: Sequence[int],
+    words: Sequence[Sequence[int]],
     most: int,
     at_once: int = _AT_ONCE,
 ) -> Reading:
@@ -58,7 +58,7 @@ def read_positions(
         model: The model.
         clean: Its clean run, recorded from the first of the positions on.
         positions: The positions.
-        tokens: Tokens whose probabilities are read.
+        words: Tokens of each word; a word's probability is the sum of its tokens'.
         most: How many of the most likely tokens are read; all if the vocabulary has fewer.
         at_once: Most logits that exist at a time.
     """
@@ -72,36 +72,11 @@ def read_positions(
                 logits = model.logits(model.norm(states[part]))
                 probabilities = torch.softmax(logits.double(), dim=-1)
                 theirs, likeliest = probabilities.topk(min(most, vocabulary), dim=-1)
-                parts.append([probabilities[:, list(tokens)], likeliest, theirs])
+                sums = [probabilities[:, list(tokens)].sum(dim=-1) for tokens in words]
+                read = torch.stack(sums, dim=-1) if sums else probabilities[:, :0]
+                parts.append([read, likeliest, theirs])
             found.append([torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True)])
     return Reading(*map(np.stack, zip(*found, strict=True)))
-
-
-class ReadToken(NamedTuple):
-    """A token that the lens looks for: the first of a word."""
-
-    word: str
-    token: int
-
-
-def tokens_of(
-    tokenizer: Any, question: ChosenQuestion, generated: str, first_token: int
-) -> dict[str, ReadToken | None]:
-    """The tokens that the lens looks for, by their names in `crossflow.core.image_lens.TOKENS`; None where none is.
-
-    Args:
-        tokenizer: The model's.
-        question: The question.
-        generated: The model's own answer.
-        first_token: Its first token.
-    """
-    name = question.objects[0].name if question.objects else ""
-    options = option_tokens(tokenizer, generated, question.true_option, question.false_option)
-    return {
-        "object": ReadToken(name, first_token_of(tokenizer, name)) if name else None,
-        "answer": ReadToken(generated, first_token),
-        "false_option": ReadToken(question.false_option, options.false) if options and question.false_option else None,
-    }
 
 
 class Words:
@@ -126,3 +101,40 @@ class Words:
         if token not in self._found:
             self._found[token] = self._decoded(token)
         return self._found[token]
+
+
+class ReadWord(NamedTuple):
+    """A word that the lens looks for.
+
+    Attributes:
+        word: The word.
+        tokens: The first tokens of its forms: in lower case and capitalised, with a space before it and without.
+    """
+
+    word: str
+    tokens: tuple[int, ...]
+
+
+def _read_word(words: Words, tokenizer: Any, word: str) -> ReadWord:
+    forms = [form for each in (word.lower(), word.capitalize(), word) for form in (each, f" {each}")]
+    first = [first_token_of(tokenizer, form) for form in forms]
+    # Some tokenizers make a token of the space.
+    return ReadWord(
+        word, tuple(sorted({token for token in first if token != tokenizer.unk_token_id and words.of(token).strip()}))
+    )
+
+
+def words_of(words: Words, tokenizer: Any, question: ChosenQuestion, generated: str) -> dict[str, ReadWord]:
+    """The words that the lens looks for, by their names in `crossflow.core.image_lens.TOKENS`; lacking ones are absent.
+
+    Args:
+        words: The texts of tokens.
+        tokenizer: The model's.
+        question: The question.
+        generated: The model's own answer.
+    """
+    name = question.objects[0].name if question.objects else ""
+    options = (question.true_option, question.false_option)
+    found = {"object": name, "answer": generated, "false_option": question.false_option if all(options) else None}
+    read = {key: _read_word(words, tokenizer, word) for key, word in found.items() if word}
+    return {key: word for key, word in read.items() if word.tokens}
