@@ -75,6 +75,17 @@ LENS_COLUMNS: Columns = {
     ),
     "probability": Column(NUMBER, words="Probability of this token at the last position after this layer, 0 to 1."),
 }
+LENS_PLACE = Column(
+    TEXT,
+    words="Where the lens is read: the position set `related`, `other` or `question`, or `random`: as many random "
+    "visual tokens as `related`, from the rest of the un-padded image.",
+)
+LENS_TOKEN = Column(
+    TEXT,
+    words="Whose first token is read: `object`: the name of the question's (first) object; `answer`: the model's "
+    "own answer; `false_option`. Probabilities of its forms add up: lower case and capitalised, with a space "
+    "before it and without.",
+)
 HEAD_LAYER = Column(WHOLE, words="Layer of the head, counted from 0; in no other layer is anything knocked out.")
 HEAD = Column(WHOLE, words="The query head, counted from 0, also where several share a key head.")
 ATTENTION_MAP: Columns = {

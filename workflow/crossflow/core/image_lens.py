@@ -3,6 +3,9 @@
 from crossflow.core.columns import (
     FLAG,
     IMAGE_ID,
+    LENS_COLUMNS,
+    LENS_PLACE,
+    LENS_TOKEN,
     NUMBER,
     NUMBERS,
     QUESTION_ID,
@@ -21,23 +24,12 @@ TOKENS = ("object", "answer", "false_option")
 TOP = 50
 """Words at the last position that are kept."""
 
-_LAYER = Column(WHOLE, words="Decoder layers passed: 0 for what enters the first layer, up to the number of layers.")
-
 PLACE_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "layer": _LAYER,
-    "place": Column(
-        TEXT,
-        words="Where the lens is read: the position set `related`, `other` or `question`, or `random`: as many random "
-        "visual tokens as `related`, from the rest of the un-padded image.",
-    ),
-    "token": Column(
-        TEXT,
-        words="Whose first token is read: `object`: the name of the question's (first) object; `answer`: the model's "
-        "own answer; `false_option`. Probabilities of its forms add up: lower case and capitalised, with a space "
-        "before it and without.",
-    ),
+    "layer": LENS_COLUMNS["layer"],
+    "place": LENS_PLACE,
+    "token": LENS_TOKEN,
     "word": Column(
         TEXT,
         words="The name, answer or option; empty if the question has none, or no token of its own for it, as are the "
@@ -50,14 +42,14 @@ PLACE_COLUMNS: Columns = {
 WORD_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
-    "layer": _LAYER,
+    "layer": LENS_COLUMNS["layer"],
     "rank": Column(WHOLE, words=f"1 for the most likely token at the last position after this layer, up to {TOP}."),
     "token_id": Column(WHOLE, words="The token, by its number in the vocabulary."),
     "word": Column(TEXT, words="Its text; a space before it belongs to the token."),
     "probability": Column(NUMBER, words="Its probability, 0 to 1."),
 }
 MAP_COLUMNS: Columns = {
-    "layer": _LAYER,
+    "layer": LENS_COLUMNS["layer"],
     "position": Column(WHOLE, words="Position in the prompt, counted from 0; all those of the image."),
     "base": Column(FLAG, words="Whether the token belongs to the view of the whole image, and not of a part of it."),
     "left": Column(
