@@ -7,7 +7,8 @@ Needs: the chosen questions, the images, a model; for knockouts, also the answer
 Makes: results/{study}/answers/{model}/{category}.parquet, and .skipped.csv with the questions that are broken;
        results/{study}/lens/{model}/{category}.parquet, unless the study says `lens: false`;
        results/{study}/knockout/{model}/w{window}/{category}.parquet;
-       results/{study}/heads/{model}/{category}.parquet, if the study has the key `heads`.
+       results/{study}/heads/{model}/{category}.parquet, if the study has the key `heads`; likewise for every other
+       experiment that a study asks for by a key of its own (`crossflow.study.parameters.Study.experiments`).
 """
 
 
@@ -109,23 +110,24 @@ for suffix, share in STUDY.shares.items():
                 " --output {params.folder:q}"
             )
 
-    if STUDY.heads:
+    for name, experiment in STUDY.experiments.items():
 
         rule:
-            # Knock out flows in single attention heads of one model, or in random subsets of them.
+            # An experiment that the study asks for by a key of its own.
             name:
-                f"heads{suffix}"
+                f"{name}{suffix}"
             input:
                 [file for category in share for file in IMAGE_FILES[category]],
                 lambda wildcards: MODEL_FILES[wildcards.model],
                 answers=tables_of("answers/{model}", share),
                 questions=tables_of("questions", share, ".csv"),
+                pairs=tables_of("pairs", share, ".csv") if experiment.pairs else [],
             output:
-                tables_of("heads/{model}", share),
+                [table for end in experiment.suffixes for table in tables_of(f"{name}/{{model}}", share, end)],
             log:
-                f"{LOGS}/heads/{{model}}{suffix}.log",
+                f"{LOGS}/{name}/{{model}}{suffix}.log",
             benchmark:
-                f"{LOGS}/heads/{{model}}{suffix}.benchmark.tsv"
+                f"{LOGS}/{name}/{{model}}{suffix}.benchmark.tsv"
             conda:
                 GPU_ENV
             threads: device_threads()
@@ -133,22 +135,21 @@ for suffix, share in STUDY.shares.items():
                 **GPU_JOB,
                 gpu=1,
             params:
-                code=code("experiments.heads"),
-                record=f"{RESULTS}/provenance/heads/{{model}}{suffix}.json",
+                code=code(f"experiments.{name}"),
+                record=f"{RESULTS}/provenance/{name}/{{model}}{suffix}.json",
+                verb=name.replace("_", "-"),
                 images=IMAGES,
                 model=model_options(inputs.KNOCKOUT_SETTINGS),
-                flows=STUDY.heads.flows,
-                heads=STUDY.heads.options,
-                seed=STUDY.seed,
+                options=experiment.options(STUDY),
                 select=STUDY.answers,
-                engine=STUDY.engine,
                 answers=lambda wildcards, input: folder_of(input.answers),
+                pairs=lambda wildcards, input: ["--pairs", folder_of(input.pairs)] if input.pairs else [],
                 folder=lambda wildcards, output: folder_of(output),
             message:
-                f"heads: {{wildcards.model}}{named}"
+                f"{name.replace('_', ' ')}: {{wildcards.model}}{named}"
             shell:
                 crossflow(
-                    "heads --questions {input.questions:q} --answers {params.answers:q} {params.images:q} {params.model:q}"
-                    " --flows {params.flows:q} {params.heads} --select {params.select} --seed {params.seed}"
-                    " --engine {params.engine} --output {params.folder:q}"
+                    "{params.verb} --questions {input.questions:q} --answers {params.answers:q} {params.images:q}"
+                    " {params.model:q} {params.options:q} {params.pairs:q} --select {params.select}"
+                    " --output {params.folder:q}"
                 )

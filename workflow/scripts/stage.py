@@ -1,6 +1,6 @@
 """One stage of dvc.yaml: ask snakemake for the stage's files, and keep only those of the study.
 
-    python workflow/scripts/stage.py data|questions|answers|knockout|lens|heads|figures|record
+    python workflow/scripts/stage.py data|questions|answers|knockout|lens|EXPERIMENT|figures|record
 
 dvc.yaml starts it by beside_dvc.py. snakemake decides what has to run; DVC keeps what comes out. Options for snakemake
 can be given in the variable CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
@@ -34,7 +34,7 @@ def stages(study: parameters.Study) -> dict[str, list[str]]:
         "answers": files["answers"],
         "knockout": files["knockout"],
         "lens": files["lens"],
-        "heads": files["heads"],
+        **{name: files[name] for name in parameters.EXPERIMENTS},
         "figures": [*files["summary"], *files["claims"], *files["pages"], *files["figures"], *files["explorer"]],
         "record": files["record"],
     }
@@ -78,7 +78,7 @@ def main(stage: str) -> int:
             lock.unlink()
     # Folders that DVC keeps must be there, even where a study needs nothing in them.
     folder_of_study = Path("results", str(config["study"]))
-    for folder in (MADE, folder_of_study / "lens", folder_of_study / "heads"):
+    for folder in (MADE, *(folder_of_study / name for name in ("lens", *parameters.EXPERIMENTS))):
         folder.mkdir(parents=True, exist_ok=True)
     if wanted[stage]:
         options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))

@@ -52,16 +52,11 @@ def word_rows(table: pd.DataFrame) -> Iterator[Row]:
     questions = table["question_id"].nunique()
     sums = table.groupby(["layer", "word", "question_id"])["probability"].sum()
     words = sums.groupby(["layer", "word"]).agg(["sum", "size"]).reset_index()
-    words = words.sort_values(["layer", "sum", "word"], ascending=[True, False, True])
-    for layer, found in words.groupby("layer"):
-        for rank, row in enumerate(found.head(TOP).itertuples(), 1):
-            yield {
-                "layer": layer,
-                "rank": rank,
-                "word": row.word,
-                "mean": row.sum / questions,
-                "share": row.size / questions,
-            }
+    words["mean"], words["share"] = words["sum"] / questions, words["size"] / questions
+    words = words.sort_values(["layer", "mean", "word"], ascending=[True, False, True])
+    words["rank"] = words.groupby("layer").cumcount() + 1
+    kept = words.loc[words["rank"] <= TOP, ["layer", "rank", "word", "mean", "share"]]
+    yield from ({str(name): value for name, value in row.items()} for row in kept.to_dict("records"))
 
 
 def tables(results: Results) -> dict[str, Iterable[Row]]:

@@ -37,6 +37,8 @@ class Planned(Protocol):
         baselines: Further answers without the image.
         lens: Whether the logit lens is read.
         heads: What is knocked out in some heads only; None if nothing is.
+        patching: Where the residual stream of pairs is patched; None if nowhere.
+        image_lens: How the lens over image and question is read; None if it is not.
     """
 
     @property
@@ -51,6 +53,10 @@ class Planned(Protocol):
     def lens(self) -> bool: ...
     @property
     def heads(self) -> PlannedHeads | None: ...
+    @property
+    def patching(self) -> object | None: ...
+    @property
+    def image_lens(self) -> object | None: ...
 
 
 def always(study: Planned) -> bool:
@@ -63,6 +69,11 @@ def reads_lens(study: Planned) -> bool:
     return study.lens
 
 
+def reads_image_lens(study: Planned) -> bool:
+    """Whether the study reads the lens over the image and the question."""
+    return study.image_lens is not None
+
+
 def knocks_out_heads(study: Planned) -> bool:
     """Whether the study knocks out each head alone."""
     return study.heads is not None and study.heads.each
@@ -71,6 +82,11 @@ def knocks_out_heads(study: Planned) -> bool:
 def knocks_out_subsets(study: Planned) -> bool:
     """Whether the study knocks out random subsets of heads."""
     return study.heads is not None and study.heads.subsets > 0
+
+
+def patches(study: Planned) -> bool:
+    """Whether the study patches the residual stream of pairs."""
+    return study.patching is not None
 
 
 def correlates_attention(study: Planned) -> bool:

@@ -108,7 +108,8 @@ class Results:
 
     def image_lens(self, model: str, category: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
         """A model's lens over image and question: its places, with the columns of ``IMAGE_LENS``, its words at the last
-        position, with those of ``LENS_WORDS``, and the number of its decoder layers."""
+        position, with those of ``LENS_WORDS``, and the number of its decoder layers.
+        """
         folder = self.results / "image_lens" / model
         places, metadata = read_parquet(folder / f"{category}.parquet", IMAGE_LENS)
         return places, read_parquet(folder / f"{category}.words.parquet", LENS_WORDS)[0], int(metadata["layers"])

@@ -15,6 +15,7 @@ from crossflow.analysis.planned import (
     drops_image,
     knocks_out_heads,
     knocks_out_subsets,
+    reads_image_lens,
     reads_lens,
 )
 from crossflow.core.columns import (
@@ -339,6 +340,12 @@ SUMMARIES = {
         {"head_attention": HEAD_ATTENTION},
         ("heads",),
         correlates_head_attention,
+    ),
+    "image-lens": Summary(
+        "crossflow.analysis.image_lens",
+        {"image_lens": IMAGE_LENS, "top_words": TOP_WORDS},
+        ("image_lens",),
+        reads_image_lens,
     ),
     "fusion": Summary(
         "crossflow.analysis.fusion_tables",

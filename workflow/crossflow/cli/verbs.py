@@ -17,6 +17,7 @@ VERBS = {
     "answers": "crossflow.experiments.answers:write_answers",
     "knockout": "crossflow.experiments.knockouts:write_knockouts",
     "heads": "crossflow.experiments.heads:write_heads",
+    "patching": "crossflow.experiments.patching:write_patching",
     "image-lens": "crossflow.experiments.image_lens:write_image_lens",
     "summary": "crossflow.analysis.summary:write_summary",
     "metrics": "crossflow.analysis.metrics:write_metrics",

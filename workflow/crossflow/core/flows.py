@@ -58,6 +58,8 @@ IMAGE_SETS = ("image", *VISUAL_SETS, *SINK_SETS[:2])
 # A flow's look follows from the places of its sets: new ones are added at the end.
 SET_NAMES = (*BASIC_SETS, *VISUAL_SETS, *TEXT_SETS, "all", *SINK_SETS)
 """Every position set; ``all`` is every position after the image. See `crossflow.models.positions`."""
+PATCHED_SETS = ("image", "related", "other", "separator", "question", "instruction", "last")
+"""The sets at which pairs can differ, so that patching may change something: none lies before the image."""
 MOVED, RANDOM = "moved", "random"
 SWAPPED, MEAN = "swapped", "mean"
 SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean over images"}

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 
 from crossflow.core.flows import MEAN, MOVED, Flow, Part, Window, window_named
 from crossflow.core.seeds import derived_seed
+from crossflow.engine.patches import Patch
 from crossflow.models.positions import Positions
 
 Indices = Int[np.ndarray, " _"]
@@ -58,6 +59,7 @@ class Row(NamedTuple):
         window: The layers in which the edges are blocked.
         edges: The blocked edges; no set of targets is empty.
         heads: The query heads in which they are blocked, as pairs of a layer and a head; None = all.
+        patch: What replaces the residual stream that enters the first layer of the window; None = nothing.
     """
 
     flow: str
@@ -65,6 +67,7 @@ class Row(NamedTuple):
     window: Window
     edges: tuple[Edges, ...]
     heads: tuple[tuple[int, int], ...] | None = None
+    patch: Patch | None = None
 
     @property
     def start(self) -> int:
@@ -83,6 +86,18 @@ def rows_of(
     """One row per centre layer; all layers of the model unless ``centres`` are given."""
     for centre in range(layers) if centres is None else centres:
         yield Row(flow, centre, window_named(window, centre, layers), tuple(edges))
+
+
+def patched_row(patch: Patch, start: int, layer: int) -> Row:
+    """The row that patches what enters a layer.
+
+    Args:
+        patch: The patch.
+        start: A position at or before the first patched one, such that none before it attends to it or to a later one.
+        layer: The layer; the number of layers stands for what leaves the last.
+    """
+    # An empty window: the suffix begins at the layer, and no edge is blocked in any.
+    return Row("", layer, Window(layer, layer - 1), (Edges(np.arange(0), np.array([start])),), patch=patch)
 
 
 def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:

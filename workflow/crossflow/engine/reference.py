@@ -1,4 +1,4 @@
-"""The definition of a knockout: one full multimodal forward per row, with the row's edges masked.
+"""The definition of a row: one full multimodal forward for each, with its edges masked, or its patch applied.
 
 Slow, and simple enough to be checked by reading. `crossflow.engine.shared_prefix` must agree with it.
 """
@@ -19,5 +19,8 @@ def run_reference(model: MultimodalModel, clean: CleanRun, rows: Sequence[Row]) 
     Raises:
         CrossflowError: a row leaves a position without a key.
     """
-    readings = [full_forward(model, clean.prepared, Blocking.of(row, clean.donors)) for row in rows]
+    readings = [
+        full_forward(model, clean.prepared, Blocking.of(row, clean.donors), patch=(row.patch, row.window.first))
+        for row in rows
+    ]
     return Readout(*map(torch.cat, zip(*readings, strict=True)))

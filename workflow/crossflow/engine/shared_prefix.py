@@ -8,6 +8,8 @@ of several questions, are concatenated into one sequence:
 - keys and values of the positions before min(T) are the clean run's, shared by all knockouts and never copied;
 - in the layers of its window, a knockout's edges are removed from the mask that the model itself requested.
 
+A patch is a suffix that joins at its layer with the other run's residual stream at some positions.
+
 The layers are the model's own, called for the packed suffixes (`crossflow.engine.packed`).
 """
 
@@ -43,7 +45,8 @@ class _Sequence:
 
     def __init__(self, model: MultimodalModel, groups: Sequence[SuffixGroup], packing: Packing) -> None:
         self.groups = groups
-        layers = range(len(model.layers))
+        # After the last layer, patches of what leaves it join.
+        layers = range(len(model.layers) + 1)
         self._spans = [[group.tokens(layer) for group in groups] for layer in layers]
         # All places and variants in one copy to the device.
         places = [
@@ -100,7 +103,7 @@ def _on(parts: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
 
 def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tuple[Tensor, Tensor]]:
     """Run knockouts together; returns the parts of a `Readout` for each, in the order of ``batch``."""
-    if any(row.window.first >= len(model.layers) for _, row in batch):
+    if any(row.window.first >= len(model.layers) + (row.patch is not None) for _, row in batch):
         raise CrossflowError("A knockout's window lies outside the model's layers.")
     cleans = {id(clean): clean for clean, _ in batch}
     members: dict[tuple[Any, ...], list[int]] = {}
@@ -116,7 +119,7 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
     ]
     packing = Packing([clean.feed for clean in cleans.values()])
     sequence = _Sequence(model, groups, packing)
-    hidden = run_packed(model, packing, sequence, sequence.enter)
+    hidden, _ = sequence.enter(len(model.layers), run_packed(model, packing, sequence, sequence.enter))
     assert hidden is not None
     readings: list[Any] = [None] * len(batch)
     spans = [len(group.rows) * group.suffix for group in groups]

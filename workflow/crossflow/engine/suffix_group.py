@@ -11,12 +11,13 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crossflow.engine.blocking import no_key_left
 from crossflow.engine.edges import Row, blocked
 from crossflow.engine.forward import CleanRun
+from crossflow.engine.patches import Patch
 from crossflow.engine.shared_prefix_attention import Masks, Partial, attend_split, by_head, masks_of
 
 
@@ -141,16 +142,22 @@ class SuffixGroup:
             hidden: The group's part of the sequence so far.
         """
         present = self._present(layer)
-        fresh = self._firsts[present] == layer
         place = 0
-        for is_fresh, run in groupby(fresh):
-            count = len(list(run))
+        for (is_fresh, _), run in groupby(
+            present, lambda each: (self._firsts[each] == layer, id(self.rows[each].patch))
+        ):
+            numbers = list(run)
             if is_fresh:
-                yield self.clean.layers[layer].hidden[:, self.start - self.clean.first :].repeat(1, count, 1)
+                yield self._entering(layer, self.rows[numbers[0]].patch).repeat(1, len(numbers), 1)
             else:
                 assert hidden is not None
-                yield hidden[:, place : place + count * self.suffix]
-                place += count * self.suffix
+                yield hidden[:, place : place + len(numbers) * self.suffix]
+                place += len(numbers) * self.suffix
+
+    def _entering(self, layer: int, patch: Patch | None) -> Float[Tensor, "1 suffix width"]:
+        """The clean residual stream of one suffix, patched."""
+        own = self.clean.entering[layer][:, self.start - self.clean.first :]
+        return own if patch is None else patch.into(own, layer, self.start)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layer: int, acting: Tensor, scaling: float

@@ -7,14 +7,14 @@ sentence and checks what a schema cannot express. Imports nothing heavy: the wor
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import CONTROL_FLOWS, parse_flow, with_controls
+from crossflow.core.flows import CONTROL_FLOWS, PATCHED_SETS, SET_NAMES, parse_flow, with_controls
 from crossflow.data.categories import CATEGORIES
 
 
@@ -35,14 +35,75 @@ class Heads:
     subsets: int = 0
     share: float = 0.5
     layers: tuple[int, ...] = ()
+    suffixes: ClassVar = (".parquet",)
+    pairs: ClassVar = False
 
-    @property
-    def options(self) -> list[str]:
-        """What the verb `heads` gets beside the flows: only what changes its numbers."""
-        found = [] if self.each else ["--only-subsets"]
+    def options(self, study: "Study") -> list[str]:
+        """Options of the verb `heads`: only what changes its numbers."""
+        found = ["--flows", *self.flows, "--seed", str(study.seed), "--engine", study.engine]
+        found += [] if self.each else ["--only-subsets"]
         if self.subsets:
             found += ["--subsets", str(self.subsets), "--share", str(self.share)]
         return [*found, "--layers", *map(str, self.layers)] if self.layers else found
+
+
+@dataclass(frozen=True)
+class Patching:
+    """Where a study patches the residual stream of pairs.
+
+    Attributes:
+        sets: Position sets.
+        stride: Distance between the patched layers.
+    """
+
+    sets: tuple[str, ...] = PATCHED_SETS
+    stride: int = 1
+    suffixes: ClassVar = (".parquet", ".pairs.csv")
+    pairs: ClassVar = True
+
+    def options(self, study: "Study") -> list[str]:
+        """Options of the verb `patching`."""
+        return ["--sets", *self.sets, "--stride", str(self.stride), "--engine", study.engine]
+
+
+@dataclass(frozen=True)
+class ImageLens:
+    """How a study reads the logit lens over the image and the question.
+
+    Attributes:
+        words: Words per visual token in a map.
+        maps: Questions per category with a map.
+    """
+
+    words: int = 5
+    maps: int = 4
+    suffixes: ClassVar = (".parquet", ".words.parquet", ".maps.parquet")
+    pairs: ClassVar = False
+
+    def options(self, study: "Study") -> list[str]:
+        """Options of the verb `image-lens`."""
+        return ["--words", str(self.words), "--maps", str(self.maps), "--seed", str(study.seed)]
+
+
+class Experiment(Protocol):
+    """An experiment that a study asks for by a key of its own.
+
+    Attributes:
+        suffixes: Of its tables: results/{study}/{key}/{model}/{category}{suffix}.
+        pairs: Whether it reads the pairs of the questions.
+    """
+
+    def options(self, study: "Study") -> list[str]:
+        """Options of its verb, besides those that all experiments share."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
+    @property
+    def pairs(self) -> bool: ...
+
+
+EXPERIMENTS = ("heads", "patching", "image_lens")
+"""The keys of a study that ask for an experiment; its module, its verb and its folder of results have the same name."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +118,8 @@ class Study:
         baselines: Further answers without the image.
         whole_answer: Whether all tokens of an answer are scored.
         heads: What is knocked out in some attention heads only; None if nothing is.
+        patching: Where the residual stream of pairs is patched; None if nowhere.
+        image_lens: How the lens over image and question is read; None if it is not.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -76,7 +139,15 @@ class Study:
     baselines: list[str]
     whole_answer: bool
     heads: Heads | None
+    patching: Patching | None
+    image_lens: ImageLens | None
     jobs_per_model: int
+
+    @property
+    def experiments(self) -> dict[str, Experiment]:
+        """The experiments of `EXPERIMENTS` that the study asks for."""
+        asked = {name: getattr(self, name) for name in EXPERIMENTS}
+        return {name: experiment for name, experiment in asked.items() if experiment is not None}
 
     @property
     def shares(self) -> dict[str, list[str]]:
@@ -130,6 +201,16 @@ def _flow(name: str, asked_by: str) -> None:
         raise CrossflowError(f"params.yaml, {asked_by}: {error}") from None
 
 
+def _read_patching(given: Mapping[str, Any] | None, at: str) -> Patching:
+    given = given or {}
+    patching = Patching(tuple(given.get("sets", PATCHED_SETS)), given.get("stride", 1))
+    if unknown := [name for name in patching.sets if name not in SET_NAMES]:
+        raise CrossflowError(
+            f"params.yaml, {at}.sets: unknown position set {unknown[0]!r}; choose from {', '.join(SET_NAMES)}."
+        )
+    return patching
+
+
 def _read_heads(given: Mapping[str, Any], at: str) -> Heads:
     for flow in given["flows"]:
         _flow(flow, f"{at}.flows")
@@ -166,6 +247,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
     for flow in further:
         _flow(flow, f"{at}.controls.flows")
     heads = _read_heads(study["heads"], f"{at}.heads") if "heads" in study else None
+    patching = _read_patching(study["patching"], f"{at}.patching") if "patching" in study else None
+    image_lens = ImageLens(**study["image_lens"]) if "image_lens" in study else None
     draws = 0 if controls is None else controls.get("draws", 3)
     number = study.get("questions_per_category")
     return Study(
@@ -185,6 +268,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
         list(study.get("baselines", [])),
         study.get("whole_answer", False),
         heads,
+        patching,
+        image_lens,
         study.get("jobs_per_model", 1),
     )
 

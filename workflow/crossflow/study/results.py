@@ -7,10 +7,7 @@ from pathlib import Path
 from crossflow.analysis.tables import EXPECTED, summaries_of
 from crossflow.core.errors import CrossflowError
 from crossflow.figures.kinds import figures_of
-from crossflow.study.parameters import Study
-
-_OF_MODELS = ("answers", "knockout", "lens", "heads")
-"""The stages whose jobs load a model."""
+from crossflow.study.parameters import EXPERIMENTS, Study
 
 
 def curves(study: Study) -> list[str]:
@@ -50,9 +47,13 @@ def result_files(study: Study) -> dict[str, list[str]]:
         "answers": [f"{model}/" for model in models],
         "knockout": [f"{model}/w{window}/" for model in models for window in study.windows[model]],
         "lens": [f"{model}/" for model in models if study.lens],
-        "heads": [f"{model}/" for model in models if study.heads],
+        **{name: [f"{model}/" for model in models if name in study.experiments] for name in EXPERIMENTS},
     }
-    suffixes = {"questions": (".csv", ".rejections.csv"), "answers": (".parquet", ".skipped.csv")}
+    suffixes = {
+        "questions": (".csv", ".rejections.csv"),
+        "answers": (".parquet", ".skipped.csv"),
+        **{name: experiment.suffixes for name, experiment in study.experiments.items()},
+    }
     by_category = {
         stage: [
             f"{results}/{stage}/{folder}{category}{suffix}"
@@ -87,8 +88,9 @@ def record_of(result: str) -> str:
 def records(study: Study) -> list[str]:
     """Where the jobs of a study record versions, machine and time."""
     jobs = [f"answers/{model}" for model in study.models]
-    jobs += [f"heads/{model}" for model in study.models if study.heads]
+    jobs += [f"{name}/{model}" for name in study.experiments for model in study.models]
     jobs += [f"knockout/{model}/w{window}" for model in study.models for window in study.windows[model]]
     of_models = [f"results/{study.name}/provenance/{job}{share}.json" for job in jobs for share in study.shares]
-    others = (files for stage, files in result_files(study).items() if stage not in _OF_MODELS)
+    with_model = {"answers", "knockout", "lens", *EXPERIMENTS}
+    others = (files for stage, files in result_files(study).items() if stage not in with_model)
     return [*of_models, *dict.fromkeys(map(record_of, chain.from_iterable(others)))]
