@@ -95,13 +95,18 @@ LOOKS = {
     "answer_capitalized": Look(_VERMILLION, _SOLID, "s"),
     "false_option": Look(_SKY, _DASHED, "^"),
     "false_option_capitalized": Look(_ORANGE, _DOTTED, "D"),
+    # Places of the lens over image and question.
+    "related": Look(_VERMILLION, _SOLID, "v"),
+    "other": Look(_ORANGE, _DASHED, "P"),
+    "random": Look(_BLACK, _DASH_DOT, "s"),
+    "question": Look(_BLUE, _SOLID, "o"),
     # What a cut leaves of the image: window and measure.
     "top, probability": Look(_BLUE, _SOLID, "o"),
     "top, accuracy": Look(_SKY, _DASHED, "s"),
     "bottom, probability": Look(_VERMILLION, _SOLID, "v"),
     "bottom, accuracy": Look(_ORANGE, _DASHED, "P"),
 }
-"""Flow, token of the logit lens, or window and measure of a cut -> its look in every figure."""
+"""Flow, token or place of a lens, or window and measure of a cut -> its look in every figure."""
 
 BOX = "#009EFF"
 """Outline of an object's box, on every image."""
