@@ -7,7 +7,7 @@ sentence and checks what a schema cannot express. Imports nothing heavy: the wor
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -85,6 +85,7 @@ class ImageLens:
         return ["--words", str(self.words), "--maps", str(self.maps), "--seed", str(study.seed)]
 
 
+@runtime_checkable
 class Experiment(Protocol):
     """An experiment that a study asks for by a key of its own.
 
