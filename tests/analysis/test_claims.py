@@ -57,7 +57,8 @@ def test_on_planted_truth_every_claim_is_supported_and_the_controls_stay_in_the_
         assert {claim for claim, verdict in verdicts.items() if verdict != SUPPORTED} == set()
         assert len(verdicts) == (7 if category == TOGETHER else 6)
     assert all(0 < float(claims.loss(case.curves["related~random->question"].change).max()) < 0.01 for case in cases)
-    assert claims.overall(found) == dict.fromkeys(range(1, 8), SUPPORTED)
+    # Without pairs, the claim about patching is not tested.
+    assert claims.overall(found) == dict.fromkeys(range(1, 8), SUPPORTED) | {8: NOT_TESTED}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_single_image_decides_nothing() -> None:
 def test_a_claim_whose_flows_the_study_lacks_is_not_tested() -> None:
     case = _case({flow: shape for flow, shape in PLANTED.items() if flow != "image->last"})
     verdicts = _verdicts([judge(case) for judge in claims.JUDGES])
-    assert [claim for claim, verdict in verdicts.items() if verdict == NOT_TESTED] == [1, 2, 7]
+    assert [claim for claim, verdict in verdicts.items() if verdict == NOT_TESTED] == [1, 2, 7, 8]
 
 
 def test_controls_at_fewer_layers_are_not_held_against_every_layer() -> None:
@@ -176,7 +177,7 @@ def test_the_verdicts_are_written_for_programs_and_for_people() -> None:
     found = list(claims.judge_model(cases))
     content = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert [claim["claim"] for claim in content["claims"]] == list(CLAIMS)
-    assert [claim["verdict"] for claim in content["claims"]] == [SUPPORTED] * 6 + [NOT_TESTED]
+    assert [claim["verdict"] for claim in content["claims"]] == [SUPPORTED] * 6 + [NOT_TESTED] * 2
     first = content["claims"][0]["findings"][0]
     assert (first["model"], first["category"], first["n"]) == ("mini", "a", 120)
     assert first["criteria"][0]["low"] < first["criteria"][0]["value"] < first["criteria"][0]["high"]

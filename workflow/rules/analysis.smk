@@ -1,6 +1,6 @@
 """The summary tables, and the verdicts on the study's claims.
 
-Needs: all questions, answers, knockouts and logit lenses of the study.
+Needs: all results of the study's experiments.
 Makes: results/{study}/summary/*.csv, one job for each entry of `crossflow.analysis.tables.SUMMARIES`;
        results/{study}/metrics.json, claims.json and claims.md;
        results/{study}/comparison.csv, only on request: `snakemake compare` fails if a table differs from the one in
@@ -69,6 +69,7 @@ rule claims:
     input:
         FILES["knockout"],
         FILES["lens"],
+        FILES["patching"],
     output:
         json=f"{RESULTS}/claims.json",
         text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
@@ -81,10 +82,11 @@ rule claims:
         record=record,
         results=results_options(),
         lens=["--lens"] if STUDY.lens else [],
+        patching=["--patching"] if STUDY.patching else [],
     message:
         "claims"
     shell:
-        crossflow("claims {params.results:q} {params.lens} --output {output.json:q}")
+        crossflow("claims {params.results:q} {params.lens} {params.patching} --output {output.json:q}")
 
 
 rule compare:

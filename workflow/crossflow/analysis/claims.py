@@ -30,6 +30,7 @@ from jaxtyping import Float
 from crossflow.analysis.bootstrap import percentiles, resampled_means, unbiased
 from crossflow.analysis.curves import Curve
 from crossflow.analysis.paired import on_common_ground
+from crossflow.analysis.patching import BOTH, FROM, LAST, UNTIL, Moved, half_passed, moved_by_set, pooled
 from crossflow.analysis.results import Results
 from crossflow.core.seeds import derived_seed
 
@@ -97,6 +98,7 @@ class Case(NamedTuple):
         tracks: Token -> its probability after every layer with the final norm, ``(questions, states)``; None without
         the logit lens.
         images: Images of the questions in ``tracks``.
+        patched: Position set -> how far patches of it moved the margins of pairs; None without patching.
     """
 
     model: str
@@ -107,6 +109,7 @@ class Case(NamedTuple):
     tracks: Mapping[str, Float[np.ndarray, "questions states"]] | None
     images: np.ndarray
     seed: int
+    patched: Mapping[str, Moved] | None = None
 
 
 def loss(curves: Curves) -> Numbers:
@@ -286,6 +289,33 @@ def lower_case_before_capitalised(case: Case) -> JudgedClaim:
     return JudgedClaim(7, case.model, case.window, case.category, verdict, len(case.images), criteria)
 
 
+def difference_moves_to_the_last_position(case: Case) -> JudgedClaim:
+    """Claim 8."""
+    sets = ("image", "question", LAST)
+    if case.patched is None or not set(sets) <= case.patched.keys():
+        return JudgedClaim(8, case.model, case.window, case.category, NOT_TESTED, 0, ())
+    image, question, last = (case.patched[name] for name in sets)
+    asked = (
+        CriterionSpec(
+            "largest share at the question (%)",
+            lambda image, question, last: 100 * (question[:, :-1] / question[:, -1:]).max(axis=-1), ">", STRONG,
+        ),
+        CriterionSpec(
+            "layers from where the image's share falls to a half to where that of the last position rises to it",
+            lambda image, question, last: (
+                half_passed(FROM, layers, last[:, :-1] / last[:, -1:]).clip(max=case.layers)
+                - half_passed(UNTIL, layers, image[:, :-1] / image[:, -1:]).clip(max=case.layers)
+            ),
+            ">", 0.0, chooses=False,
+        ),
+    )  # fmt: skip
+    layers = image.layers
+    drawn = derived_seed(case.seed, case.model, case.category, "claim", "8")
+    criteria = _criteria([each.columns for each in (image, question, last)], image.images, drawn, asked)
+    verdict = together([criterion.verdict for criterion in criteria])
+    return JudgedClaim(8, case.model, case.window, case.category, verdict, len(image.images), criteria)
+
+
 JUDGES = (
     question_reaches_last,
     image_acts_through_question,
@@ -293,6 +323,7 @@ JUDGES = (
     image_before_question,
     last_to_last_is_negligible,
     lower_case_before_capitalised,
+    difference_moves_to_the_last_position,
 )
 
 
@@ -331,7 +362,11 @@ def pool(cases: Sequence[Case]) -> Case:
             token: np.concatenate([case.tracks[token] for case in cases if case.tracks is not None]) for token in FORMS
         }
     images = np.concatenate([case.images for case in cases])
-    return cases[0]._replace(category=TOGETHER, curves=curves, tracks=tracks, images=images)
+    patched = None
+    if all(case.patched is not None for case in cases):
+        of_sets = [case.patched for case in cases if case.patched is not None]
+        patched = {name: pooled([found[name] for found in of_sets]) for name in of_sets[0]}
+    return cases[0]._replace(category=TOGETHER, curves=curves, tracks=tracks, images=images, patched=patched)
 
 
 def tracks_of(table: pd.DataFrame, states: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -351,11 +386,12 @@ def tracks_of(table: pd.DataFrame, states: int) -> tuple[dict[str, np.ndarray], 
     return tracks, images
 
 
-def case_of(results: Results, model: str, window: str, category: str, lens: bool) -> Case:
+def case_of(results: Results, model: str, window: str, category: str, lens: bool, patching: bool = False) -> Case:
     """The data for judging the claims in one category.
 
     Args:
         lens: Whether the study reads the logit lens.
+        patching: Whether it patches pairs.
 
     Raises:
         CrossflowError: a table is absent or damaged.
@@ -364,7 +400,11 @@ def case_of(results: Results, model: str, window: str, category: str, lens: bool
     tracks, images = None, np.array([], dtype=object)
     if lens:
         tracks, images = tracks_of(results.logit_lens(model, category)[0], table.layers + 1)
-    return Case(model, window, category, table.layers, table.curves, tracks, images, results.seed)
+    patched = None
+    if patching:
+        found = moved_by_set(results.patching(model, category))
+        patched = {name: moved for (direction, name), moved in found.items() if direction == BOTH}
+    return Case(model, window, category, table.layers, table.curves, tracks, images, results.seed, patched)
 
 
 def judge_model(cases: Sequence[Case]) -> Iterator[JudgedClaim]:

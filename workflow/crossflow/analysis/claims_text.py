@@ -68,12 +68,19 @@ CLAIMS = {
         f"In the logit lens with the final norm, the mean probability of both forms reaches {APPEARS:g} at some layer, "
         "the capitalised form at greater depth.",
     ),
+    8: Claim(
+        "What distinguishes two answers passes from the visual tokens through the question to the last position (this "
+        "project's own claim; by activation patching of pairs).",
+        f"Patched with the states of the pair's run, the question moves the margin by more than {STRONG:g} % of the "
+        "difference after some layer, and the share of the image falls to a half after fewer layers than that of the "
+        "last position rises to it.",
+    ),
 }
 
 _INTRODUCTION = f"""\
-This page tests each claim of the published study against this study's tables. The *loss* of a curve is the fall of the
-answer's mean probability, in percent, at the layer where it falls most. Its *depth* is the mean layer, weighted by the
-fall at each layer, from 0 (first layer) to 1 (last).
+This page tests each claim of the published study, and one of this project, against this study's tables. The *loss* of a
+curve is the fall of the answer's mean probability, in percent, at the layer where it falls most. Its *depth* is the
+mean layer, weighted by the fall at each layer, from 0 (first layer) to 1 (last).
 
 Every number has a 95 % interval from {RESAMPLES:,} resamples of images. Choosing the layer with the largest fall among
 many noisy layers biases a loss upwards; the resamples estimate this bias, and it is subtracted.
@@ -155,20 +162,23 @@ def as_markdown(findings: Sequence[JudgedClaim], study: str) -> str:
     return "\n".join(lines)
 
 
-def write_claims(results: Results, output: Path, lens: bool = False) -> None:
+def write_claims(results: Results, output: Path, lens: bool = False, patching: bool = False) -> None:
     """Test the study's claims against the tables, in each model's first window.
 
     Args:
         results: The study's results.
         output: claims.json; claims.md is written beside it.
         lens: Whether the study reads the logit lens.
+        patching: Whether it patches pairs.
 
     Raises:
         CrossflowError: a table is absent or damaged.
     """
     found: list[JudgedClaim] = []
     for model, (window, *_) in results.windows.items():
-        found += judge_model([case_of(results, model, window, category, lens) for category in results.categories])
+        found += judge_model(
+            [case_of(results, model, window, category, lens, patching) for category in results.categories]
+        )
     found.sort(key=lambda judged: judged.claim)
     write_json(output, as_json(found))
     with replacing(output.with_suffix(".md")) as temporary:

@@ -13,6 +13,7 @@ from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS, SKIPPED
 from crossflow.core.errors import CrossflowError
 from crossflow.core.image_lens import IMAGE_LENS, LENS_MAPS, LENS_WORDS
 from crossflow.core.measures import HEADS, KNOCKOUT
+from crossflow.core.patching import PAIR_OUTCOMES, PATCHING
 from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
 
 Row = dict[str, Any]
@@ -100,6 +101,14 @@ class Results:
         noise = metadata["noise_floor_percent"]
         shape = (int(metadata["layers"]), int(metadata["heads"]))
         return HeadTable(table, shape, math.nan if noise is None else float(noise))
+
+    def patching(self, model: str, category: str) -> pd.DataFrame:
+        """A model's patches of pairs, with the columns of ``PATCHING``."""
+        return read_parquet(self.results / "patching" / model / f"{category}.parquet", PATCHING)[0]
+
+    def pair_outcomes(self, model: str, category: str) -> list[Row]:
+        """What became of a model's pairs, with the columns of ``PAIR_OUTCOMES``."""
+        return read_csv(self.results / "patching" / model / f"{category}.pairs.csv", PAIR_OUTCOMES)
 
     def logit_lens(self, model: str, category: str) -> tuple[pd.DataFrame, int]:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""

@@ -15,6 +15,7 @@ from crossflow.analysis.planned import (
     drops_image,
     knocks_out_heads,
     knocks_out_subsets,
+    patches,
     reads_image_lens,
     reads_lens,
 )
@@ -272,6 +273,59 @@ _CORRELATION: Columns = {
 }
 ATTENTION: Columns = {"model": _MODEL, "category": CATEGORY, "flow": _FLOW, "window": _WINDOW} | _CORRELATION
 HEAD_ATTENTION: Columns = {"model": _MODEL, "category": CATEGORY, "flow": HEADS["flow"]} | _CORRELATION
+_PATCHED_CATEGORY = Column(TEXT, words="The category of the questions; `all`: of all categories.")
+_SET = Column(TEXT, words="The position set at which the residual stream is patched.")
+PATCHING: Columns = {
+    "model": _MODEL,
+    "category": _PATCHED_CATEGORY,
+    "direction": Column(
+        TEXT,
+        words="`noising`: the own image's run is patched with the pair's states; `denoising`: the reverse; `both`: the "
+        "mean of the two.",
+    ),
+    "set": _SET,
+    "layer": Column(WHOLE, words="Decoder layers passed before the patch: 0 for the embeddings."),
+    "n": Column(WHOLE, words="Pairs behind the share."),
+    "missing": Column(WHOLE, words="Pairs for which the set is missing."),
+    "share": Column(
+        NUMBER,
+        words="(m_base - m_patched) / (m_base - m_other), a ratio of means of the margin between the two answers: 0 if "
+        "the patch changes nothing, 1 if it does what the other image does.",
+    ),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+}
+PATCHING_DEPTH: Columns = {
+    "model": _MODEL,
+    "category": _PATCHED_CATEGORY,
+    "set": _SET,
+    "point": Column(
+        TEXT,
+        words="What is stated of the set: `until` where it holds half of the difference or more (visual tokens), "
+        "`from` where on (the last position), or how much of it at `most`.",
+    ),
+    "n": Column(WHOLE, words="Pairs behind the finding."),
+    "layer": Column(
+        NUMBER, words="After how many layers the share passes a half, or of `most` is largest; empty if it does not."
+    ),
+    "layer_low": Column(NUMBER, words="Lower end of its 95 % interval, in layers; none for `most`."),
+    "layer_high": Column(NUMBER, words="Upper end of its 95 % interval, in layers; none for `most`."),
+    "share": Column(NUMBER, words="The largest share over the layers, with the bias of this choice subtracted."),
+    "share_low": _FRACTION_LOW,
+    "share_high": _FRACTION_HIGH,
+    "sentence": Column(TEXT, words="The finding in words, or why it is missing."),
+}
+PAIRS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "questions": Column(WHOLE, words="Questions that were answered."),
+    "pairs": Column(WHOLE, words="Those that have a pair."),
+    "both_right": Column(NUMBER, words="Share of the pairs that ran whose two answers both begin rightly, 0 to 1."),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "patched": Column(WHOLE, words="Pairs that were patched."),
+    "left_out": Column(TEXT, words="Why the other questions were not, with their number."),
+}
 
 IMAGE_LENS: Columns = {
     "model": _MODEL,
@@ -340,6 +394,12 @@ SUMMARIES = {
         {"head_attention": HEAD_ATTENTION},
         ("heads",),
         correlates_head_attention,
+    ),
+    "patching": Summary(
+        "crossflow.analysis.patching",
+        {"patching": PATCHING, "patching_depth": PATCHING_DEPTH, "pairs": PAIRS},
+        ("patching",),
+        patches,
     ),
     "image-lens": Summary(
         "crossflow.analysis.image_lens",

@@ -47,7 +47,7 @@ PAIR_OUTCOMES: Columns = {
     "right": Column(FLAG, words="Whether the most likely token with the own image begins the gold answer."),
     "pair_right": Column(
         FLAG,
-        words="Whether the most likely token with the pair's image begins the pair's answer; `false` without a run.",
+        words="Whether the most likely token with the pair's image begins its answer; both are empty without a run.",
     ),
     "outcome": Column(TEXT, words=f"`{PATCHED}`, or why the pair was not patched."),
 }

@@ -39,9 +39,19 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION, _IMAGE_LENS = (
+_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION, _PATCHING, _IMAGE_LENS = (
     f"crossflow.figures.{name}"
-    for name in ("curves", "grids", "heads", "head_subsets", "attention", "logit_lens", "fusion_depth", "image_lens")
+    for name in (
+        "curves",
+        "grids",
+        "heads",
+        "head_subsets",
+        "attention",
+        "logit_lens",
+        "fusion_depth",
+        "patching",
+        "image_lens",
+    )
 )
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
@@ -73,6 +83,8 @@ FIGURES = {
     "fusion-depth": FigureKind(
         _FUSION, "fusion-depth-{model}", ("fusion", "fusion_depth"), "what the image gives below and above a layer"
     ),
+    "patching": FigureKind(_PATCHING, "patching-{model}", ("patching",), "position sets patched with a pair's states"),
+    "patching-map": FigureKind(_PATCHING, "patching-map-{model}", ("patching",), "the same, by direction"),
 }
 
 

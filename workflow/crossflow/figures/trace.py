@@ -205,7 +205,7 @@ def draw_words(lens: LensMap, image: Image.Image, boxes: Sequence[Box], heading:
                 parse_math=False,
                 path_effects=[withStroke(linewidth=0.8, foreground="white")],
             )
-        axes.pcolormesh(x - 0.5, y - 0.5, values, cmap=_WORDS, norm=norm, alpha=0.6, zorder=0.5)
+        axes.pcolormesh(x - 0.5, y - 0.5, values, cmap=_WORDS, norm=norm, alpha=0.5, zorder=0.5)
         axes.set_xlim(-0.5, image.width - 0.5)
         axes.set_ylim(image.height - 0.5, -0.5)
     _scale(figure, ScalarMappable(norm, _WORDS), "probability of the most likely word")
