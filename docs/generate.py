@@ -25,6 +25,7 @@ from crossflow.core import columns
 from crossflow.core.columns import Columns
 from crossflow.core.image_lens import MAP_COLUMNS, MAPS_COLUMNS, PLACE_COLUMNS, WORD_COLUMNS
 from crossflow.core.measures import HEADS_COLUMNS, KNOCKOUT_COLUMNS
+from crossflow.core.patching import PAIR_OUTCOMES, PATCHING_COLUMNS
 from crossflow.core.tables import ANSWER_COLUMNS
 from crossflow.data import published_overlap
 from crossflow.fetch import gqa_images
@@ -75,6 +76,9 @@ SUMMARY_ROWS = {
     "head_subsets": "One row per model, category, flow, layer and head: what it adds to random subsets of others.",
     "attention": "One row per model, category, flow and window: rank correlation of attention and fall over layers.",
     "head_attention": "One row per model, category and flow: the same correlation over all heads.",
+    "patching": "One row per model, category, direction, position set and layer: its share of the difference.",
+    "patching_depth": "One row per model, category and position set: where it holds half of the difference.",
+    "pairs": "One row per model and category: what became of the pairs.",
     "image_lens": "One row per model, category, place, token and layer: the lens over image and question.",
     "top_words": "One row per model, category, layer and rank: the most likely words at the last position.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
@@ -84,6 +88,10 @@ SUMMARY_ROWS = {
 RESULT_TABLES = (
     ResultTable("questions/{category}.csv", "One row per chosen question.", columns.QUESTIONS),
     ResultTable("questions/{category}.rejections.csv", "One row per reason for rejection.", columns.REJECTIONS),
+    ResultTable("pairs/{category}.csv", "One row per question that has a pair: the pair.", columns.QUESTIONS),
+    ResultTable(
+        "pairs/{category}.rejections.csv", "One row per reason why questions have no pair.", columns.REJECTIONS
+    ),
     ResultTable("answers/{model}/{category}.parquet", "One row per question: the model's answers.", ANSWER_COLUMNS),
     ResultTable("answers/{model}/{category}.skipped.csv", "One row per question that cannot be used.", columns.SKIPPED),
     ResultTable(
@@ -98,6 +106,16 @@ RESULT_TABLES = (
     ),
     ResultTable(
         "heads/{model}/{category}.parquet", "One row per question, flow and head, or subset of heads.", HEADS_COLUMNS
+    ),
+    ResultTable(
+        "patching/{model}/{category}.parquet",
+        "One row per question, direction, position set and layer.",
+        PATCHING_COLUMNS,
+    ),
+    ResultTable(
+        "patching/{model}/{category}.pairs.csv",
+        "One row per answered question: what became of its pair.",
+        PAIR_OUTCOMES,
     ),
     ResultTable(
         "image_lens/{model}/{category}.parquet", "One row per question, place, token and layer.", PLACE_COLUMNS
@@ -132,6 +150,9 @@ RESULT_TABLES = (
     ResultTable("published/differences.csv", "One row per question that differs.", published_overlap.DIFFERENCES),
     ResultTable(
         "data/gqa/fetched/{study}/{category}.csv", "One row per downloaded image, from the root.", gqa_images.COLUMNS
+    ),
+    ResultTable(
+        "data/gqa/fetched/{study}/pairs/{category}.csv", "The same for the images of pairs.", gqa_images.COLUMNS
     ),
 )
 

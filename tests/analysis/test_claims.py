@@ -11,6 +11,7 @@ from crossflow.analysis import claims
 from crossflow.analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOGETHER, UNDECIDED, Case, JudgedClaim
 from crossflow.analysis.claims_text import CLAIMS, as_json, as_markdown
 from made_up import Shape, bump, knockout_table, nothing
+from planted_patches import planted_patches
 
 # Information goes from the image to the question in layers 2 to 5, first from all of it and then from the objects,
 # and from the question to the last position around layer 8; nowhere else.
@@ -49,16 +50,16 @@ def _verdicts(found: list[JudgedClaim]) -> dict[int, str]:
 def test_on_planted_truth_every_claim_is_supported_and_the_controls_stay_in_the_noise() -> None:
     categories = ("ChooseAttr", "QueryAttr")
     cases = [
-        _case(PLANTED, _tracks(6, 10), seed=seed, category=name, prefix=name) for seed, name in enumerate(categories)
+        _case(PLANTED, _tracks(6, 10), seed=seed, category=name, prefix=name)._replace(patched=planted_patches())
+        for seed, name in enumerate(categories)
     ]
     found = list(claims.judge_model(cases))
     for category in (*categories, TOGETHER):
         verdicts = _verdicts([finding for finding in found if finding.category == category])
         assert {claim for claim, verdict in verdicts.items() if verdict != SUPPORTED} == set()
-        assert len(verdicts) == (7 if category == TOGETHER else 6)
+        assert len(verdicts) == (8 if category == TOGETHER else 7)
     assert all(0 < float(claims.loss(case.curves["related~random->question"].change).max()) < 0.01 for case in cases)
-    # Without pairs, the claim about patching is not tested.
-    assert claims.overall(found) == dict.fromkeys(range(1, 8), SUPPORTED) | {8: NOT_TESTED}
+    assert claims.overall(found) == dict.fromkeys(range(1, 9), SUPPORTED)
 
 
 @pytest.mark.parametrize(

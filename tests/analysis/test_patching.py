@@ -22,11 +22,10 @@ from crossflow.analysis.results import Results
 from crossflow.analysis.tables import COLUMNS
 from crossflow.core.patching import DENOISING, DIRECTIONS, NOISING, PAIR_OUTCOMES, PATCHED, PATCHING
 from crossflow.core.tables import write_csv, write_parquet
+from planted_patches import PASSED_ON, planted_patches
 
-SHARES = {"image": [1.0, 0.8, 0.2, 0.0], "question": [0.0, 0.3, 0.6, 0.1], "last": [0.0, 0.0, 0.25, 1.0]}
 
-
-def _table(pairs: int = 12, shares: dict[str, list[float]] = SHARES, tilt: float = 0.0) -> pd.DataFrame:
+def _table(pairs: int = 12, shares: dict[str, list[float]] = PASSED_ON, tilt: float = 0.0) -> pd.DataFrame:
     """Patches with these shares, whose margins differ between the pairs; ``tilt`` parts the two directions."""
     rows: list[dict[str, Any]] = []
     for pair in range(pairs):
@@ -45,15 +44,9 @@ def _table(pairs: int = 12, shares: dict[str, list[float]] = SHARES, tilt: float
     return pd.DataFrame(rows)
 
 
-def _moved(shares: dict[str, list[float]] = SHARES) -> dict[str, Moved]:
-    return {
-        name: moved for (direction, name), moved in moved_by_set(_table(shares=shares)).items() if direction == BOTH
-    }
-
-
 def test_planted_shares_come_out_and_both_is_the_mean_of_the_directions() -> None:
     found = moved_by_set(_table(tilt=0.1))
-    for name, curve in SHARES.items():
+    for name, curve in PASSED_ON.items():
         for direction, shift in ((NOISING, 0.1), (DENOISING, -0.1), (BOTH, 0.0)):
             shares = shares_of(found[direction, name], 0)
             assert shares.share == pytest.approx(np.array(curve) + shift, abs=1e-12)
@@ -74,7 +67,7 @@ def test_pairs_without_a_set_are_counted_and_left_out() -> None:
 
 
 def test_a_finding_says_where_the_difference_is_held() -> None:
-    found = {name: depth_row(name, moved, shares_of(moved, 0)) for name, moved in _moved().items()}
+    found = {name: depth_row(name, moved, shares_of(moved, 0)) for name, moved in planted_patches().items()}
     assert (found["image"]["point"], found["image"]["layer"]) == ("until", pytest.approx(1.5))
     assert found["image"]["sentence"].startswith(
         "The visual tokens hold half of the difference or more until 1.5 layers have passed (95 % interval 1.5 to 1.5)"
@@ -90,7 +83,7 @@ def test_a_finding_says_where_the_difference_is_held() -> None:
 
 
 def test_what_cannot_be_stated_is_missing_with_its_reason() -> None:
-    low = _moved({"other": [0.1, 0.0], "last": [0.0, 0.2]})
+    low = planted_patches({"other": [0.1, 0.0], "last": [0.0, 0.2]})
     for name, words in (
         ("other", "The other visual tokens hold at most 10 %"),
         ("last", "The last position holds at most"),
@@ -131,7 +124,7 @@ def test_the_tables_have_their_columns_and_all_categories_together(tmp_path: Pat
     found = {name: list(rows) for name, rows in tables(Results(tmp_path, ("model:3",), ("one", "two"), 0)).items()}
     for name, rows in found.items():
         assert all(set(row) >= set(COLUMNS[name]) for row in rows)
-    assert len(found["patching"]) == 3 * (len(DIRECTIONS) + 1) * len(SHARES) * 4
+    assert len(found["patching"]) == 3 * (len(DIRECTIONS) + 1) * len(PASSED_ON) * 4
     assert {row["category"] for row in found["patching_depth"]} == {"one", "two", "all"}
     assert [row["n"] for row in found["patching_depth"] if row["category"] == "all"] == [24] * 3
 
@@ -139,14 +132,14 @@ def test_the_tables_have_their_columns_and_all_categories_together(tmp_path: Pat
 @pytest.mark.parametrize(
     ("shares", "verdict"),
     [
-        (SHARES, "supported"),
-        (SHARES | {"question": [0.0, 0.1, 0.1, 0.0]}, "not supported"),
+        (PASSED_ON, "supported"),
+        (PASSED_ON | {"question": [0.0, 0.1, 0.1, 0.0]}, "not supported"),
         # The last position reads the image before the image lets go of it.
-        (SHARES | {"image": [1.0, 1.0, 1.0, 0.0]}, "not supported"),
+        (PASSED_ON | {"image": [1.0, 1.0, 1.0, 0.0]}, "not supported"),
     ],
 )
 def test_the_claim_on_patching_is_judged_by_its_criteria(shares: dict[str, list[float]], verdict: str) -> None:
-    case = Case("model", "3", "one", 3, {}, None, np.array([]), 0, _moved(shares))
+    case = Case("model", "3", "one", 3, {}, None, np.array([]), 0, planted_patches(shares))
     judged = difference_moves_to_the_last_position(case)
     assert (judged.verdict, judged.n) == (verdict, 12)
     assert difference_moves_to_the_last_position(case._replace(patched=None)).verdict == "not tested"

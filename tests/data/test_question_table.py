@@ -1,6 +1,7 @@
 """Tables of one's own questions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from crossflow.core.errors import BrokenQuestion, CrossflowError
 from crossflow.core.records import Box
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images
-from crossflow.data.question_table import read_question_table
+from crossflow.data.question_table import read_question_table, read_rows
 
 HEADER = "question_id,image,question,answer,category,true_option,false_option,objects"
 
@@ -83,6 +84,46 @@ BOX = {"name": "cat", "x": 0, "y": 0, "w": 1, "h": 1}
 def test_a_bad_row_is_named_with_its_line_and_reason(tmp_path: Path, images: Path, row: str, reason: str) -> None:
     with pytest.raises(CrossflowError, match=f"questions.csv has unusable rows: line 3: .*{reason}"):
         _read(tmp_path, images, f"{HEADER}\n0,cat.jpg,Q?,yes,c,,,\n{row}\n")
+
+
+PAIRS = f"{HEADER},pair_image,pair_answer,pair_objects"
+
+
+def test_a_row_may_name_its_pair(tmp_path: Path, images: Path) -> None:
+    (images / "dog.jpg").write_bytes(b"")
+    one, two = _quoted([BOX]), _quoted([BOX | {"x": 7}])
+    rows = f"1,cat.jpg,Red or blue?,red,c,red,blue,{one},dog.jpg,Blue,{two}\n2,cat.jpg,Q?,yes,c,,,,,,\n"
+    (tmp_path / "questions.csv").write_text(f"{PAIRS}\n{rows}")
+    first, second = read_rows(tmp_path / "questions.csv", images)
+    assert first.pair is not None
+    changed = {
+        "image_id": "dog.jpg", "answer": "Blue", "true_option": "blue", "false_option": "red",
+        "objects": (replace(first.question.objects[0], box=Box(7, 0, 1, 1)),),
+    }  # fmt: skip
+    assert first.pair == replace(first.question, **changed)
+    assert second.pair is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ("yes,,,,bird.jpg,no,", "the image .*bird.jpg does not exist"),
+        ("yes,,,,../more/dog.png,no,", "is outside the folder of images"),
+        ("yes,,,,cat.jpg,no,", "pair_image is the question's own image cat.jpg"),
+        ("yes,,,,more/dog.png,Yes,", "pair_answer is the question's own answer 'yes'"),
+        ("red,red,blue,,more/dog.png,green,", "pair_answer 'green' differs from the false option 'blue'"),
+        ("yes,,,,more/dog.png,,", "only one of pair_image and pair_answer is given"),
+        ("yes,,,,,no,", "only one of pair_image and pair_answer is given"),
+        (f"yes,,,,,,{_quoted([BOX])}", "pair_objects is given without pair_image"),
+        ("yes,,,,more/dog.png,no,3", "pair_objects is not a JSON list"),
+        (f"yes,,,{_quoted([BOX])},more/dog.png,no,", "objects and pair_objects differ in number, 1 and 0"),
+    ],
+)
+def test_a_pair_that_cannot_be_used_is_named_with_its_line_and_reason(
+    tmp_path: Path, images: Path, cells: str, reason: str
+) -> None:
+    with pytest.raises(CrossflowError, match=f"questions.csv has unusable rows: line 2: .*{reason}"):
+        _read(tmp_path, images, f"{PAIRS}\n1,cat.jpg,Q?,{cells.replace(',', ',c,', 1)}\n")
 
 
 def test_many_bad_rows_are_counted(tmp_path: Path, images: Path) -> None:

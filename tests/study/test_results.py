@@ -97,6 +97,18 @@ def test_tables_and_figures_of_heads_and_substitutions_belong_to_studies_that_as
     assert added(flows=[*study["flows"], "image=mean->question"]) == figures
 
 
+def test_pairs_belong_to_studies_that_patch_and_their_images_to_those_in_the_mini_world(config: dict[str, Any]) -> None:
+    def pairs(dataset: str, **changed: Any) -> set[str]:
+        study = config["studies"]["mini-windows"] | {"dataset": dataset, "categories": ["ChooseRel"]} | changed
+        files = result_files(read_study(config | {"study": "s", "studies": {"s": study}}))["pairs"]
+        return {file.removeprefix("results/s/pairs/") for file in files}
+
+    tables = {"ChooseRel.csv", "ChooseRel.rejections.csv"}
+    assert pairs("shapes", patching={}) == tables | {"ChooseRel.zip"}
+    assert pairs("gqa", patching={}) == tables
+    assert pairs("shapes") == set()
+
+
 def test_heads_without_anything_to_knock_out_or_with_an_unknown_flow_are_refused(config: dict[str, Any]) -> None:
     for heads, message in (
         ({"flows": ["image->last"], "each": False}, r"studies\.s\.heads: with each: false, subsets must be at least 1"),

@@ -68,7 +68,7 @@ def test_where_snakemake_is_nowhere_one_sentence_says_so(environment: Path, tmp_
 
 def test_every_stage_of_dvc_is_started_so(repo: Path) -> None:
     commands = [line.split()[1:] for line in (repo / "dvc.yaml").read_text().splitlines() if "cmd:" in line]
-    assert len(commands) == 8
+    assert len(commands) == 9
     assert {tuple(command[:2]) for command in commands} == {("python3", "workflow/scripts/beside_dvc.py")}
 
 

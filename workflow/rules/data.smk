@@ -5,9 +5,12 @@ Downloads are checked against checksums, so no code shapes them, and an edit of 
 Needs: nothing, or GQA's site and the published repository, at the addresses in resources/sources.csv.
 Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`;
        data/gqa/ likewise, for data sets of kind `gqa` without a `root`: a split's questions and scene graphs, and in
-       images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them;
+       images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them, and
+       data/gqa/fetched/{study}/pairs/{category}.csv those of pairs;
        data/published/{category}.csv, the published question sets, for `questions: published`;
        results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
+       results/{study}/pairs/{category}.csv, {category}.rejections.csv and, for a drawn data set, {category}.zip with the
+       pairs' images, if the study has the key `patching`;
        results/{study}/hashes.json, of data and models;
        results/{study}/published/overlap.csv and differences.csv, only on request: `snakemake published_overlap` in a
        study on GQA, which compares the choice made here with the published sets.
@@ -22,7 +25,7 @@ localrules:
     hashes,
 
 
-if config["datasets"][STUDY.dataset]["kind"] == "shapes":
+if STUDY.drawn:
 
     rule shapes:
         """Draw the scenes of the mini world and ask about them."""
@@ -100,13 +103,15 @@ rule fetch_published:
 
 
 rule fetch_images:
-    """Fetch the images of a category's questions that are not there yet."""
+    """Fetch the images of a category's questions, or of their pairs, that are not there yet."""
     input:
-        questions=f"{RESULTS}/questions/{{category}}.csv",
+        questions=lambda wildcards: f"{RESULTS}/{wildcards.pairs or 'questions/'}{wildcards.category}.csv",
     output:
-        inputs.fetched_images(STUDY, "{category}"),
+        inputs.fetched_images(STUDY, "{category}", "{pairs}"),
     log:
-        f"{LOGS}/fetch_images/{{category}}.log",
+        f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
+    wildcard_constraints:
+        pairs="(pairs/)?",
     conda:
         CPU_ENV
     params:
@@ -114,7 +119,7 @@ rule fetch_images:
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
     message:
-        "download: images, {wildcards.category}"
+        "download: images, {wildcards.pairs}{wildcards.category}"
     shell:
         crossflow(
             "fetch-images --source gqa-images --questions {input.questions:q} --images {params.images}"
@@ -147,6 +152,61 @@ rule questions:
             "questions {params.source:q} --category {wildcards.category} --number {params.number}"
             " --seed {params.seed} --output {output.chosen:q} --rejections {output.rejections:q}"
         )
+
+
+if STUDY.patching and STUDY.drawn:
+
+    rule pairs:
+        """Draw the pair of each question: its scene, changed so that another answer is true."""
+        input:
+            inputs.gqa_files(config, STUDY.dataset),
+            questions=f"{RESULTS}/questions/{{category}}.csv",
+        output:
+            pairs=f"{RESULTS}/pairs/{{category}}.csv",
+            rejections=f"{RESULTS}/pairs/{{category}}.rejections.csv",
+            images=inputs.drawn_pairs(STUDY, "{category}"),
+        log:
+            f"{LOGS}/pairs/{{category}}.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code("mini.pairs"),
+            record=record,
+            source=lambda wildcards: chosen_from(wildcards.category),
+        message:
+            "pairs: {wildcards.category}"
+        shell:
+            crossflow(
+                "mini-pairs {params.source:q} --questions {input.questions:q} --category {wildcards.category}"
+                " --output {output.pairs:q} --images {output.images:q} --rejections {output.rejections:q}"
+            )
+
+elif STUDY.patching:
+
+    rule pairs:
+        """Find the pair of each question: the same text about another image, with another answer."""
+        input:
+            lambda wildcards: QUESTION_FILES[wildcards.category],
+            questions=f"{RESULTS}/questions/{{category}}.csv",
+        output:
+            pairs=f"{RESULTS}/pairs/{{category}}.csv",
+            rejections=f"{RESULTS}/pairs/{{category}}.rejections.csv",
+        log:
+            f"{LOGS}/pairs/{{category}}.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code("data.pairs"),
+            record=record,
+            source=lambda wildcards: chosen_from(wildcards.category),
+            seed=STUDY.seed,
+        message:
+            "pairs: {wildcards.category}"
+        shell:
+            crossflow(
+                "pairs {params.source:q} --questions {input.questions:q} --category {wildcards.category}"
+                " --seed {params.seed} --output {output.pairs:q} --rejections {output.rejections:q}"
+            )
 
 
 if config["datasets"][STUDY.dataset]["kind"] == "gqa":

@@ -17,6 +17,11 @@ def tables_of(folder: str, share: list[str], suffix: str = ".parquet") -> list[s
     return [f"{RESULTS}/{folder}/{category}{suffix}" for category in share]
 
 
+def pair_images(share: list[str]) -> list[str]:
+    """The files of the images of a share's pairs."""
+    return [file for category in share for file in inputs.pair_image_files(config, STUDY, category)]
+
+
 def folder_of(files: list[str]) -> str:
     """The folder of the first of some files."""
     return str(Path(files[0]).parent)
@@ -122,6 +127,7 @@ for suffix, share in STUDY.shares.items():
                 answers=tables_of("answers/{model}", share),
                 questions=tables_of("questions", share, ".csv"),
                 pairs=tables_of("pairs", share, ".csv") if experiment.pairs else [],
+                pair_images=pair_images(share) if experiment.pairs else [],
             output:
                 [table for end in experiment.suffixes for table in tables_of(f"{name}/{{model}}", share, end)],
             log:
@@ -144,12 +150,15 @@ for suffix, share in STUDY.shares.items():
                 select=STUDY.answers,
                 answers=lambda wildcards, input: folder_of(input.answers),
                 pairs=lambda wildcards, input: ["--pairs", folder_of(input.pairs)] if input.pairs else [],
+                further=lambda wildcards, input: (
+                    ["--further", *input.pair_images] if STUDY.drawn and input.pair_images else []
+                ),
                 folder=lambda wildcards, output: folder_of(output),
             message:
                 f"{name.replace('_', ' ')}: {{wildcards.model}}{named}"
             shell:
                 crossflow(
                     "{params.verb} --questions {input.questions:q} --answers {params.answers:q} {params.images:q}"
-                    " {params.model:q} {params.options:q} {params.pairs:q} --select {params.select}"
-                    " --output {params.folder:q}"
+                    " {params.model:q} {params.options:q} {params.pairs:q} {params.further:q}"
+                    " --select {params.select} --output {params.folder:q}"
                 )

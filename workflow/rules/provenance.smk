@@ -13,7 +13,7 @@ localrules:
 
 _results = [
     file
-    for stage in ("questions", "answers", "knockout", "lens", *parameters.EXPERIMENTS, "summary", "figures")
+    for stage in ("questions", "pairs", "answers", "knockout", "lens", *parameters.EXPERIMENTS, "summary", "figures")
     for file in FILES[stage]
 ]
 

@@ -1,6 +1,6 @@
 """One stage of dvc.yaml: ask snakemake for the stage's files, and keep only those of the study.
 
-    python workflow/scripts/stage.py data|questions|answers|knockout|lens|EXPERIMENT|figures|record
+    python workflow/scripts/stage.py data|questions|pairs|answers|knockout|lens|EXPERIMENT|figures|record
 
 dvc.yaml starts it by beside_dvc.py. snakemake decides what has to run; DVC keeps what comes out. Options for snakemake
 can be given in the variable CROSSFLOW_SNAKEMAKE, for example `CROSSFLOW_SNAKEMAKE="--resources gpu=4" dvc repro`.
@@ -31,6 +31,7 @@ def stages(study: parameters.Study) -> dict[str, list[str]]:
     return {
         "data": files["data"],
         "questions": files["questions"],
+        "pairs": files["pairs"],
         "answers": files["answers"],
         "knockout": files["knockout"],
         "lens": files["lens"],
@@ -78,7 +79,7 @@ def main(stage: str) -> int:
             lock.unlink()
     # Folders that DVC keeps must be there, even where a study needs nothing in them.
     folder_of_study = Path("results", str(config["study"]))
-    for folder in (MADE, *(folder_of_study / name for name in ("lens", *parameters.EXPERIMENTS))):
+    for folder in (MADE, *(folder_of_study / name for name in ("pairs", "lens", *parameters.EXPERIMENTS))):
         folder.mkdir(parents=True, exist_ok=True)
     if wanted[stage]:
         options = shlex.split(os.environ.get("CROSSFLOW_SNAKEMAKE", ""))

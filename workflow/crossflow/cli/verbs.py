@@ -13,6 +13,8 @@ VERBS = {
     "train-mini-llava": "crossflow.mini.training:write_mini_llava",
     "mini-card": "crossflow.mini.model_card:write_card",
     "questions": "crossflow.data.choice:write_questions",
+    "pairs": "crossflow.data.pairs:write_pairs",
+    "mini-pairs": "crossflow.mini.pairs:write_pairs",
     "overlap": "crossflow.data.published_overlap:write_overlap",
     "answers": "crossflow.experiments.answers:write_answers",
     "knockout": "crossflow.experiments.knockouts:write_knockouts",

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from crossflow.core.columns import REJECTIONS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenQuestion
-from crossflow.core.tables import write_csv
 from crossflow.data.categories import CATEGORIES
-from crossflow.data.chosen import write_chosen
+from crossflow.data.chosen import write_chosen, write_rejections
 from crossflow.data.filtering import find_questions
 from crossflow.data.published import read_published
 from crossflow.data.question_table import read_question_table
@@ -49,7 +47,12 @@ def _of_table(path: Path, images: Path, category: str) -> tuple[list[ChosenQuest
     return found, Counter()
 
 
-def _find(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+def questions_of(source: QuestionSource, category: str) -> tuple[list[ChosenQuestion], Counter[str]]:
+    """All questions of a category, and how often each reason rejects others.
+
+    Raises:
+        CrossflowError: the source is not named as one, its category is unknown, or a file is missing or broken.
+    """
     given = {name for name, value in vars(source).items() if value is not None}
     if given == {"table", "images"} and source.table and source.images:
         return _of_table(source.table, source.images, category)
@@ -86,9 +89,8 @@ def write_questions(
     """
     if number != "all" and number < 1:
         raise CrossflowError(f"The number of questions is {number}; give a number above 0, or all.")
-    found, reasons = _find(source, category)
-    rows = [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())]
-    write_csv(rejections, REJECTIONS, rows)
+    found, reasons = questions_of(source, category)
+    write_rejections(rejections, category, reasons)
     if not found:
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) or "it has no questions"
         raise CrossflowError(f"No question of {source} belongs to {category} ({counts}).")

@@ -1,12 +1,12 @@
-"""The table of chosen questions, ``questions/{category}.csv``: written by the choice, read by every experiment."""
+"""The tables of chosen questions, and of their pairs: written by the choice, read by every experiment."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS
+from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS, REJECTIONS
 from crossflow.core.errors import CrossflowError
 from crossflow.core.records import ChosenObject, ChosenQuestion
 from crossflow.core.tables import read_csv, write_csv
@@ -26,6 +26,12 @@ def chosen_row(question: ChosenQuestion) -> dict[str, Any]:
 def write_chosen(path: Path, questions: Sequence[ChosenQuestion]) -> None:
     """Write ``questions/{category}.csv``."""
     write_csv(path, QUESTIONS, map(chosen_row, questions))
+
+
+def write_rejections(path: Path, category: str, reasons: Mapping[str, int]) -> None:
+    """Write ``questions/{category}.rejections.csv``, the count of each reason."""
+    rows = [{"category": category, "reason": reason, "n": count} for reason, count in sorted(reasons.items())]
+    write_csv(path, REJECTIONS, rows)
 
 
 def _size(text: str) -> tuple[int, int] | None:

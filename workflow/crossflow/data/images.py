@@ -14,7 +14,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -143,42 +143,71 @@ class Opened(NamedTuple):
     turned: bool
 
 
-class Images:
-    """The images of a data set, from a folder (if there is one) or a zip. A context manager.
-
-    Zip members are read into memory, never extracted.
-
-    Args:
-        root: A data set in GQA's layout; or, with ``by_file``, a folder of images whose ids are their files' names.
+class _Zip:
+    """A zip of images, with members images/<name> or <name>, which are read into memory and never extracted.
 
     Raises:
-        CrossflowError: both are missing, or the zip is broken.
+        CrossflowError: it is missing or broken.
     """
 
-    def __init__(self, root: Path, *, by_file: bool = False) -> None:
-        self._folder = root if by_file else root / "images"
-        self._suffix = "" if by_file else ".jpg"
-        self._zip: zipfile.ZipFile | None = None
-        self._members: dict[str, str] = {}
-        if self._folder.is_dir():
-            return
-        if by_file:
-            raise CrossflowError(f"The folder of images {root} does not exist.")
-        path = root / "images.zip"
-        if not path.is_file():
-            raise CrossflowError(f"{root} contains neither images/ nor images.zip.")
+    def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except UNREADABLE_ZIP as error:
             raise CrossflowError(f"{path} is not a readable zip, or is truncated ({error}).") from error
+        self.path = path
         self._members = {composed(name): name for name in self._zip.namelist()}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._zip.close()
+
+    def find(self, name: str) -> str | None:
+        """The member that holds an image."""
+        places = [composed(place) for place in (f"images/{name}", name)]
+        return next((self._members[place] for place in places if place in self._members), None)
+
+    def read(self, member: str) -> tuple[str, bytes]:
+        """The location of an image, for messages, and its encoded bytes."""
+        where = f"{self.path}/{member}"
+        try:
+            with self._zip.open(member) as opened:
+                return where, _read_bounded(opened.read, where)
+        except UNREADABLE_ZIP as error:
+            raise BrokenQuestion(f"the image {where} cannot be read ({error})") from error
+
+
+class Images:
+    """The images of a data set, from a folder (if there is one) or a zip. A context manager.
+
+    Args:
+        root: A data set in GQA's layout; or, with ``by_file``, a folder of images whose ids are their files' names.
+        further: Zips of more images, such as those of pairs; an id that the data set has is the data set's image.
+
+    Raises:
+        CrossflowError: folder and zip are both missing, or a zip is broken.
+    """
+
+    def __init__(self, root: Path, *, by_file: bool = False, further: Sequence[Path] = ()) -> None:
+        self._folder = root if by_file else root / "images"
+        self._suffix = "" if by_file else ".jpg"
+        self._zip: _Zip | None = None
+        if not self._folder.is_dir():
+            if by_file:
+                raise CrossflowError(f"The folder of images {root} does not exist.")
+            path = root / "images.zip"
+            if not path.is_file():
+                raise CrossflowError(f"{root} contains neither images/ nor images.zip.")
+            self._zip = _Zip(path)
+        self._further = [_Zip(path) for path in further]
 
     def __enter__(self) -> "Images":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._zip is not None:
-            self._zip.close()
+        for archive in (self._zip, *self._further):
+            if archive is not None:
+                archive.close()
 
     def _bytes(self, image_id: str) -> tuple[str, bytes]:
         """The location of an image, for messages, and its encoded bytes."""
@@ -186,26 +215,25 @@ class Images:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or (self._suffix and len(path.parts) > 1):
             raise BrokenQuestion(f"the image id {image_id!r} is not a valid file name")
+        missing: BrokenQuestion
         if self._zip is None:
             file = self._folder / path
             try:
                 file = image_file(self._folder, path)
                 with file.open("rb") as opened:
                     return str(file), _read_bounded(opened.read, str(file))
-            except FileNotFoundError as error:
-                raise BrokenQuestion(f"the image {file} is missing") from error
+            except FileNotFoundError:
+                missing = BrokenQuestion(f"the image {file} is missing")
             except (OSError, ValueError) as error:
                 raise BrokenQuestion(f"the image {file} cannot be read ({error})") from error
-        places = [composed(place) for place in (f"images/{name}", name)]
-        member = next((self._members[place] for place in places if place in self._members), None)
-        if member is None:
-            raise BrokenQuestion(f"the image {name} is missing from {self._zip.filename}")
-        where = f"{self._zip.filename}/{member}"
-        try:
-            with self._zip.open(member) as opened:
-                return where, _read_bounded(opened.read, where)
-        except UNREADABLE_ZIP as error:
-            raise BrokenQuestion(f"the image {where} cannot be read ({error})") from error
+        elif (member := self._zip.find(name)) is not None:
+            return self._zip.read(member)
+        else:
+            missing = BrokenQuestion(f"the image {name} is missing from {self._zip.path}")
+        for archive in self._further:
+            if (member := archive.find(name)) is not None:
+                return archive.read(member)
+        raise missing
 
     def open(self, image_id: str, size: tuple[int, int] | None = None) -> Image.Image:
         """The decoded image, upright, in RGB with 8 bits; see `look`."""
@@ -246,15 +274,17 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where a data set's images are: exactly one of the two.
+    """Where a data set's images are: exactly one of ``root`` and ``images``.
 
     Attributes:
         root: Data set in GQA's layout.
         images: Folder of the images of your own table; file names are the ids.
+        further: Zips of more images, such as those of pairs.
     """
 
     root: Path | None = None
     images: Path | None = None
+    further: tuple[Path, ...] = ()
 
     def open(self) -> Images:
         """The images.
@@ -263,7 +293,7 @@ class ImageSource:
             CrossflowError: both are named or none, or they cannot be read.
         """
         if self.root is not None and self.images is None:
-            return Images(self.root)
+            return Images(self.root, further=self.further)
         if self.images is not None and self.root is None:
-            return Images(self.images, by_file=True)
+            return Images(self.images, by_file=True, further=self.further)
         raise CrossflowError("Give either --root or --images.")

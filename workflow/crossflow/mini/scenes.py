@@ -17,15 +17,18 @@ to one of them only.
 
 import hashlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import permutations
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 from typing import Any, Literal
 
+from crossflow.core.errors import CrossflowError
 from crossflow.core.records import Box
 
 Split = Literal["train", "val"]
 Attribute = Literal["color", "size", "material"]
+Limits = tuple[float, float]
 
 IMAGE_SIZE = 96
 """Width and height of every image, in pixels."""
@@ -46,16 +49,20 @@ ATTRIBUTES: dict[Attribute, tuple[str, ...]] = {
 }
 GROUNDS = ("carpet", "floor", "pavement", "sand", "snow", "wall")
 
-# Half the side of a toy's box, in pixels. The ranges are far apart, so that size shows without a comparison.
-_RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}
+RADII = {"small": (7.0, 8.5), "large": (12.0, 14.0)}
+"""Half the side of a toy's box, in pixels. The ranges are far apart, so that size shows without a comparison."""
 # With two toys there are so few sets of toys that a split's share of them would not be balanced.
 _FEWEST_TOYS, _MOST_TOYS = 3, 5
 _GAP = 2.0
+ANYWHERE: Limits = (0.0, float(IMAGE_SIZE))
+"""No limits for where a toy's centre lies."""
 CLEARLY_APART = 14.0
 """Least distance in pixels between two centres for one toy to count as left of, or above, the other."""
 CLEARLY_ASIDE = 9.0
 """Least distance in pixels of a toy's centre from the image's middle for the toy to count as on one side."""
 
+_SPLITS: dict[Split, str] = {"val": "0", "train": "1"}
+_IMAGE_ID = re.compile(r"(?P<split>[01])(?P<seed>[0-9]{3,})(?P<index>[0-9]{6})")
 # One in this many sets of toys belongs to the evaluation world.
 _VAL_SHARE = 5
 
@@ -165,6 +172,46 @@ def _apart(x: float, y: float, radius: float, placed: list[tuple[float, float, f
     return all(max(abs(x - a), abs(y - b)) >= radius + other + _GAP for a, b, other in placed)
 
 
+def with_toys(scene: Scene, toys: Mapping[int, Toy]) -> Scene:
+    """The scene with some of its toys, given by their indices, replaced."""
+    return replace(scene, toys=tuple(toys.get(index, toy) for index, toy in enumerate(scene.toys)))
+
+
+def _things_beside(scene: Scene, index: int) -> list[tuple[float, float, float]]:
+    """Centres and half sides of all things from which a toy stays apart: the other toys and the clutter."""
+    placed = [(thing.x, thing.y, thing.length / 2) for thing in scene.clutter]
+    return placed + [(toy.x, toy.y, toy.radius) for other, toy in enumerate(scene.toys) if other != index]
+
+
+def has_room(scene: Scene) -> bool:
+    """Whether every toy lies inside the image, and apart from the other toys and from the clutter."""
+    return all(
+        all(toy.radius + 1 <= place <= IMAGE_SIZE - toy.radius - 1 for place in (toy.x, toy.y))
+        and _apart(toy.x, toy.y, toy.radius, _things_beside(scene, index))
+        for index, toy in enumerate(scene.toys)
+    )
+
+
+def nearest_room(scene: Scene, index: int, limits: Limits = ANYWHERE) -> Scene | None:
+    """The scene with one toy moved, in steps of a pixel, to the nearest place that has room; None if none has.
+
+    Args:
+        scene: The scene; the other toys stay.
+        index: The toy.
+        limits: The lowest and the highest x of its centre.
+    """
+    toy, things = scene.toys[index], _things_beside(scene, index)
+    low, high = toy.radius + 1, IMAGE_SIZE - toy.radius - 1
+    steps = range(-IMAGE_SIZE, IMAGE_SIZE + 1)
+    across = [step for step in steps if max(low, limits[0]) <= toy.x + step <= min(high, limits[1])]
+    down = [step for step in steps if low <= toy.y + step <= high]
+    for right_by, down_by in sorted(product(across, down), key=lambda step: (step[0] ** 2 + step[1] ** 2, step)):
+        moved = replace(toy, x=toy.x + right_by, y=toy.y + down_by)
+        if _apart(moved.x, moved.y, moved.radius, things):
+            return with_toys(scene, {index: moved})
+    return None
+
+
 def _draw_places(rng: random.Random, radii: list[float]) -> list[tuple[float, float]]:
     """Centres of disjoint boxes inside the image, for any radii that a scene can have."""
     largest_first = sorted(range(len(radii)), key=lambda index: -radii[index])
@@ -210,7 +257,7 @@ def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
     values = _draw_values(rng)
     while _split_of(values) != split:
         values = _draw_values(rng)
-    radii = [rng.uniform(*_RADII[given["size"]]) for _, given in values]
+    radii = [rng.uniform(*RADII[given["size"]]) for _, given in values]
     places = _draw_places(rng, radii)
     toys = [
         Toy(
@@ -229,7 +276,7 @@ def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
     order = rng.sample(range(len(toys)), len(toys))
     shuffled = tuple(toys[old] for old in order)
     return Scene(
-        image_id=f"{'1' if split == 'train' else '0'}{seed:03d}{index:06d}",
+        image_id=f"{_SPLITS[split]}{seed:03d}{index:06d}",
         ground=rng.choice(GROUNDS),
         shade=rng.uniform(0.85, 1.08),
         texture=rng.getrandbits(32),
@@ -237,6 +284,19 @@ def draw_scene(seed: int, index: int, split: Split = "val") -> Scene:
         clutter=_draw_clutter(rng, shuffled),
         twins=(order.index(0), order.index(1)),
     )
+
+
+def scene_of(image_id: str) -> Scene:
+    """The scene of an image of the mini world, drawn again.
+
+    Raises:
+        CrossflowError: no image of the mini world has this id.
+    """
+    parts = _IMAGE_ID.fullmatch(image_id)
+    if parts is None:
+        raise CrossflowError(f"The image {image_id!r} is not one of the mini world, whose ids are ten digits or more.")
+    (split,) = (split for split, digit in _SPLITS.items() if digit == parts["split"])
+    return draw_scene(int(parts["seed"]), int(parts["index"]), split)
 
 
 def _relations(scene: Scene, toy: Toy) -> Iterator[dict[str, str]]:

@@ -37,10 +37,11 @@ def questions_about(scene: Scene) -> list[MiniQuestion]:
     return [asked for ask in askers if (asked := ask(scene, rng)) is not None]
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def add_image(archive: zipfile.ZipFile, image_id: str, image: Image.Image) -> None:
+    """Add an image to a zip of images, the same bytes for the same image."""
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=95, subsampling=0)
-    return encoded.getvalue()
+    archive.writestr(zipfile.ZipInfo(f"images/{image_id}.jpg", _NO_TIME), encoded.getvalue())
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -75,7 +76,7 @@ def write_world(root: Path, scenes: int, seed: int) -> None:
         for index in range(scenes):
             scene = draw_scene(seed, index)
             image, toy_boxes, clutter_boxes = draw_image(scene)
-            archive.writestr(zipfile.ZipInfo(f"images/{scene.image_id}.jpg", _NO_TIME), _jpeg(image))
+            add_image(archive, scene.image_id, image)
             graphs[scene.image_id] = scene_graph(scene, toy_boxes, clutter_boxes)
             for number, asked in enumerate(questions_about(scene)):
                 question_id = f"{scene.image_id}{number:02d}"

@@ -109,9 +109,21 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
     return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
 
 
-def fetched_images(study: Study, category: str) -> str:
-    """The list of the images that were downloaded for a category."""
-    return f"{FETCHED_GQA}/fetched/{study.name}/{category}.csv"
+def fetched_images(study: Study, category: str, folder: str = "") -> str:
+    """The list of the images that were downloaded for a category's questions, or, in the folder ``pairs/``, pairs."""
+    return f"{FETCHED_GQA}/fetched/{study.name}/{folder}{category}.csv"
+
+
+def drawn_pairs(study: Study, category: str) -> list[str]:
+    """The zip of the images that were drawn for the pairs of a category, if the data set is drawn."""
+    return [f"results/{study.name}/pairs/{category}.zip"] if study.drawn else []
+
+
+def pair_image_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
+    """The files of the images of pairs, beside those of the questions' images; see `image_files`."""
+    if is_fetched(config, study.dataset):
+        return [fetched_images(study, category, "pairs/")]
+    return drawn_pairs(study, category)
 
 
 def image_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:

@@ -121,6 +121,7 @@ class Study:
         heads: What is knocked out in some attention heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
         image_lens: How the lens over image and question is read; None if it is not.
+        drawn: Whether the data set is the mini world.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
 
@@ -142,6 +143,7 @@ class Study:
     heads: Heads | None
     patching: Patching | None
     image_lens: ImageLens | None
+    drawn: bool
     jobs_per_model: int
 
     @property
@@ -271,6 +273,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         heads,
         patching,
         image_lens,
+        dataset["kind"] == "shapes",
         study.get("jobs_per_model", 1),
     )
 

@@ -44,6 +44,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
     drawn += [f"examples-{model}-{category}" for model in models for category in categories]
     folders = {
         "questions": [""],
+        "pairs": [""] if study.patching else [],
         "answers": [f"{model}/" for model in models],
         "knockout": [f"{model}/w{window}/" for model in models for window in study.windows[model]],
         "lens": [f"{model}/" for model in models if study.lens],
@@ -51,6 +52,7 @@ def result_files(study: Study) -> dict[str, list[str]]:
     }
     suffixes = {
         "questions": (".csv", ".rejections.csv"),
+        "pairs": (".csv", ".rejections.csv", *([".zip"] if study.drawn else [])),
         "answers": (".parquet", ".skipped.csv"),
         **{name: experiment.suffixes for name, experiment in study.experiments.items()},
     }
