@@ -23,6 +23,7 @@ from crossflow.cli.main import OPTION_STYLE, summary_of
 from crossflow.cli.verbs import VERBS
 from crossflow.core import columns
 from crossflow.core.columns import Columns
+from crossflow.core.image_lens import MAP_COLUMNS, MAPS_COLUMNS, PLACE_COLUMNS, WORD_COLUMNS
 from crossflow.core.measures import HEADS_COLUMNS, KNOCKOUT_COLUMNS
 from crossflow.core.patching import PAIR_OUTCOMES, PATCHING_COLUMNS
 from crossflow.core.tables import ANSWER_COLUMNS
@@ -56,6 +57,8 @@ KINDS = {
     columns.MAGNITUDE: "number of one digit",
     columns.FLAG: "true or false",
     columns.LIST: "list of whole numbers",
+    columns.TEXTS: "list of texts",
+    columns.NUMBERS: "list of numbers",
 }
 """What a cell holds, in words."""
 SUMMARY_ROWS = {
@@ -76,6 +79,8 @@ SUMMARY_ROWS = {
     "patching": "One row per model, category, direction, position set and layer: its share of the difference.",
     "patching_depth": "One row per model, category and position set: where it holds half of the difference.",
     "pairs": "One row per model and category: what became of the pairs.",
+    "image_lens": "One row per model, category, place, token and layer: the lens over image and question.",
+    "top_words": "One row per model, category, layer and rank: the most likely words at the last position.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",
     "fusion_depth": "One row per model, category, window, flow, measure and point: the depth at which it is reached.",
 }
@@ -116,11 +121,29 @@ RESULT_TABLES = (
         "One row per answered question: what became of its pair.",
         PAIR_OUTCOMES,
     ),
+    ResultTable(
+        "image_lens/{model}/{category}.parquet", "One row per question, place, token and layer.", PLACE_COLUMNS
+    ),
+    ResultTable(
+        "image_lens/{model}/{category}.words.parquet",
+        "One row per question, layer and rank: the most likely words at the last position.",
+        WORD_COLUMNS,
+    ),
+    ResultTable(
+        "image_lens/{model}/{category}.maps.parquet",
+        "One row per question, layer and position of the image, for the first questions.",
+        MAPS_COLUMNS,
+    ),
     *(ResultTable(f"summary/{name}.csv", SUMMARY_ROWS[name], found) for name, found in tables.COLUMNS.items()),
     ResultTable(
         "trace/attention.parquet",
         "One row per layer, head and position of the image; `crossflow trace` writes it into its own folder.",
         columns.ATTENTION_MAP,
+    ),
+    ResultTable(
+        "trace/image_lens.parquet",
+        "One row per layer and position of the image; `crossflow trace` writes it into its own folder.",
+        MAP_COLUMNS,
     ),
     ResultTable("comparison.csv", "One row per column that `snakemake compare` compared.", expected.COMPARISON),
     ResultTable("provenance/facts.csv", "One row per parameter, version and hash.", provenance.FACTS),

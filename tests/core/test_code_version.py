@@ -243,6 +243,7 @@ RUNS: list[tuple[str, list[str]]] = [
     ("experiments.knockouts", _knockout("2", "--flows", "image=swapped->question", "image=mean->question", "image_sinks->last")),
     ("experiments.heads", ["heads", *_ANSWERED, "--flows", "image->last", "text_sinks->last", "--subsets", "2", "--output", "results/heads/tiny"]),
     ("experiments.patching", ["patching", *_ANSWERED, "--pairs", "results/questions", "--stride", "2", "--output", "results/patching/tiny"]),
+    ("experiments.image_lens", ["image-lens", *_ANSWERED, "--output", "results/image_lens/tiny"]),
     *(
         (summary.module.removeprefix("crossflow."), ["summary", "--summary", name, *_RESULTS])
         for name, summary in SUMMARIES.items()
@@ -259,10 +260,10 @@ RUNS: list[tuple[str, list[str]]] = [
     ),
     *(
         (FIGURES[kind].module.removeprefix("crossflow."), _figure(kind))
-        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads", "head-subsets", "attention", "patching")
+        for kind in ("to-last", "overview", "heat-map", "model-comparison", "logit-lens", "fusion-depth", "heads", "head-subsets", "attention", "patching", "image-lens")
     ),
     ("figures.examples", ["examples", *_RESULTS, "--root", "world", *_MODEL, "--output", "e.pdf", "e.png"]),
-    ("figures.explorer", ["explorer", *_RESULTS, "--root", "world", "--output", "explorer.html"]),
+    ("figures.explorer", ["explorer", *_RESULTS, "--root", "world", "--maps", "--output", "explorer.html"]),
     ("figures.table_page", ["page", "--table", "results/summary/effects.csv", "--title", "T", "--output", "e.html"]),
 ]  # fmt: skip
 

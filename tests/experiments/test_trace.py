@@ -10,6 +10,7 @@ from PIL import Image
 
 from crossflow.cli.main import main
 from crossflow.core.flows import Window
+from crossflow.core.image_lens import LENS_MAP
 from crossflow.core.records import Box, ChosenQuestion
 from crossflow.core.tables import read_parquet
 from crossflow.engine.engines import ENGINES
@@ -133,12 +134,14 @@ def test_the_verb_prints_the_answer_and_draws_curves_and_map(
     said = capsys.readouterr().out
     assert "answer      'Right'" in said
     assert "related->question" in said
-    for name in ("curves", "map", "attention"):
+    for name in ("curves", "map", "attention", "lens"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     table, metadata = read_parquet(tmp_path / "attention.parquet", ATTENTION)
     assert (metadata["target"], metadata["image_size"]) == ("question", [96, 96])
     assert len(table) == 8 * 4 * 36
+    words, _ = read_parquet(tmp_path / "image_lens.parquet", LENS_MAP)
+    assert len(words) == (8 + 1) * 36
     assert Image.open(tmp_path / "patches.png").width > 72
     assert main([*command, *image, "--layers", "2", "6"]) == 0
     said = capsys.readouterr().out

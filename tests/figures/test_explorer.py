@@ -18,8 +18,9 @@ from crossflow.core import measures
 from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import explorer
+from crossflow.figures.explorer_lens import DECADES, lens_map
 from crossflow.figures.style import BOX
-from made_up import bump, knockout_table
+from made_up import bump, knockout_table, lens_map_rows
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerate(PUBLISHED_FLOWS)}
@@ -60,6 +61,12 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "questions": questions,
         "notes": {"mini/ChooseAttr": "2 of 12 questions that were knocked out."},
         "images": {"1": explorer.thumbnail(Image.new("RGB", (640, 480), "teal"))},
+        "lens": {
+            "decades": DECADES,
+            "maps": {
+                f"mini/ChooseAttr/{each['id']}": lens_map(lens_map_rows(each["id"], word="<b>")) for each in questions
+            },
+        },
     }
 
 
@@ -171,7 +178,8 @@ def test_without_a_finished_study_there_is_no_page(tmp_path: Path, capsys: pytes
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium (Debian: apt install chromium)")
 def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path: Path) -> None:
     """The page as the browser sees it after its script has run: plots, claims, rows, and no image that was not ours."""
-    script = "document.querySelector('#questions tbody tr:nth-child(2)').click(); document.querySelectorAll('th button')[1].click();"
+    script = "document.querySelector('#questions tbody tr:nth-child(2)').click(); document.querySelectorAll('th button')[2].click();"
+    script += "document.querySelector('#lens-image').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));"
     path = tmp_path / "page.html"
     path.write_text(_page().replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000"]
@@ -188,5 +196,11 @@ def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path:
     assert "<img src=x" not in seen.replace("&lt;img src=x", "")
     assert 'aria-sort="ascending"' in seen
     assert re.search(r'<section[^>]*id="one"(?![^>]*hidden)', seen), "a question is open"
-    assert seen.count("data:image/jpeg;base64,") == 1
+    assert seen.count("data:image/jpeg;base64,") == 2
+    (said,) = re.findall(r'<p id="lens-cell"[^>]*>(.*?)</p>', seen)
+    # After one layer, the second token of the view of the whole image.
+    assert said.startswith(
+        "“&lt;b&gt;3” (p = 0.1); probability of the answer 0.0333; probability of the object's name 0.05;"
+    )
+    assert "<b>" not in seen
     assert 'viewBox="0 0 640 480"' in seen

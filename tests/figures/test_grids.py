@@ -138,7 +138,16 @@ def test_substitutions_are_drawn_beside_the_knockouts_of_their_edges() -> None:
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
-    one = SimpleNamespace(windows={"a": ["3"]}, flows=[], controls=[], baselines=[], lens=False, heads=None)
+    one = SimpleNamespace(
+        windows={"a": ["3"]},
+        flows=[],
+        controls=[],
+        baselines=[],
+        lens=False,
+        heads=None,
+        patching=None,
+        image_lens=None,
+    )
     assert figures_of(one) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
     several = figures_of(SimpleNamespace(**vars(one) | {"windows": {"a": ["3", "bottom"], "b": ["7"]}}))
     assert several == {

@@ -1,11 +1,13 @@
 """Knockout tables whose truth is known, because they were made up."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from crossflow.analysis.curves import Knockouts, knockouts
+from crossflow.core.image_lens import LENS_MAPS
 from crossflow.core.measures import KNOCKOUT
 
 Shape = Callable[[int], float]
@@ -89,3 +91,29 @@ def lens_table() -> pd.DataFrame:
         for normed in (False, True)
         for layer in (0, 1)
     )
+
+
+LENS_STATES, LENS_TOKENS = 3, 6
+
+
+def lens_map_rows(question: str, named: bool = True, word: str = " w") -> pd.DataFrame:
+    """A question's part of a table of maps: the probability of token t's word after layer l is (1 + 6 l + t) / 100.
+
+    The last token is a newline; the first two are of the parts of the image, the others of the whole.
+    """
+    rows: list[dict[str, Any]] = []
+    for layer in range(LENS_STATES):
+        for token in range(LENS_TOKENS):
+            shown = token < LENS_TOKENS - 1
+            number = (1 + layer * LENS_TOKENS + token) / 100
+            rows.append(
+                {"question_id": question, "image_id": "1", "layer": layer, "position": 9 + token, "base": token > 1}
+                | dict.fromkeys(("left", "top", "width", "height"), 10.0 * token if shown else np.nan)
+                | {"words": [f"{word}{token}", "x"], "probabilities": [number, 0.1]}
+                | {"p_object": number / 2 if named else np.nan, "p_answer": number / 3}
+                | {
+                    f"attention_{name}": number / 4 if layer < LENS_STATES - 1 else np.nan
+                    for name in ("last", "question")
+                }
+            )
+    return pd.DataFrame(rows)[LENS_MAPS.names]

@@ -97,6 +97,8 @@ HEAD_TABLES_OF_STUDY = [
     table for summary in summaries_of(STUDY).values() for table in summary.tables if table in HEAD_TABLES
 ]
 
+MAPS_OF_STUDY = FILES["image_lens"] if STUDY.image_lens and STUDY.image_lens.maps else []
+
 
 rule explorer:
     """One interactive page of the study: curves, claims, and single questions with their images."""
@@ -108,7 +110,8 @@ rule explorer:
         FILES["knockout"],
         IMAGE_FILES.values(),
         heads=[f"{RESULTS}/summary/{table}.csv" for table in HEAD_TABLES_OF_STUDY],
-        page=[f"workflow/crossflow/figures/explorer_page/page.{suffix}" for suffix in ("html", "css", "js")],
+        maps=MAPS_OF_STUDY,
+        page=[f"workflow/crossflow/figures/explorer_page/{name}" for name in ("page.html", "page.css", "page.js", "lens.js")],
     output:
         f"{RESULTS}/explorer.html",
     log:
@@ -121,10 +124,11 @@ rule explorer:
         results=results_options(),
         images=IMAGES,
         heads=["--heads", *HEAD_TABLES_OF_STUDY] if HEAD_TABLES_OF_STUDY else [],
+        maps=["--maps"] if MAPS_OF_STUDY else [],
     message:
         "explorer"
     shell:
-        crossflow("explorer {params.results:q} {params.images:q} {params.heads} --output {output:q}")
+        crossflow("explorer {params.results:q} {params.images:q} {params.heads} {params.maps} --output {output:q}")
 
 
 EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]

@@ -38,6 +38,7 @@ class Planned(Protocol):
         lens: Whether the logit lens is read.
         heads: What is knocked out in some heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
+        image_lens: How the lens over image and question is read; None if it is not.
     """
 
     @property
@@ -54,6 +55,8 @@ class Planned(Protocol):
     def heads(self) -> PlannedHeads | None: ...
     @property
     def patching(self) -> object | None: ...
+    @property
+    def image_lens(self) -> object | None: ...
 
 
 def always(study: Planned) -> bool:
@@ -64,6 +67,11 @@ def always(study: Planned) -> bool:
 def reads_lens(study: Planned) -> bool:
     """Whether the study reads the logit lens."""
     return study.lens
+
+
+def reads_image_lens(study: Planned) -> bool:
+    """Whether the study reads the lens over the image and the question."""
+    return study.image_lens is not None
 
 
 def knocks_out_heads(study: Planned) -> bool:

@@ -1,4 +1,4 @@
-"""The results of a study as its summaries read them: chosen questions, answers, knockouts, logit lens."""
+"""The results of a study as its summaries read them: chosen questions, answers, knockouts, lenses."""
 
 import math
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import pandas as pd
 from crossflow.analysis.curves import Knockouts, knockouts
 from crossflow.core.columns import LATER_QUESTIONS, QUESTIONS, SKIPPED
 from crossflow.core.errors import CrossflowError
+from crossflow.core.image_lens import IMAGE_LENS, LENS_MAPS, LENS_WORDS
 from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.patching import PAIR_OUTCOMES, PATCHING
 from crossflow.core.tables import ANSWERS, LENS, read_csv, read_parquet
@@ -113,3 +114,15 @@ class Results:
         """A model's logit lens, with the columns of ``LENS``, and the number of its decoder layers."""
         table, metadata = read_parquet(self.results / "lens" / model / f"{category}.parquet", LENS)
         return table, int(metadata["layers"])
+
+    def image_lens(self, model: str, category: str) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+        """A model's lens over image and question: its places, with the columns of ``IMAGE_LENS``, its words at the last
+        position, with those of ``LENS_WORDS``, and the number of its decoder layers.
+        """
+        folder = self.results / "image_lens" / model
+        places, metadata = read_parquet(folder / f"{category}.parquet", IMAGE_LENS)
+        return places, read_parquet(folder / f"{category}.words.parquet", LENS_WORDS)[0], int(metadata["layers"])
+
+    def lens_maps(self, model: str, category: str) -> pd.DataFrame:
+        """The maps of some questions, with the columns of ``LENS_MAPS``."""
+        return read_parquet(self.results / "image_lens" / model / f"{category}.maps.parquet", LENS_MAPS)[0]

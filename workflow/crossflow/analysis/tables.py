@@ -16,6 +16,7 @@ from crossflow.analysis.planned import (
     knocks_out_heads,
     knocks_out_subsets,
     patches,
+    reads_image_lens,
     reads_lens,
 )
 from crossflow.core.columns import (
@@ -23,6 +24,8 @@ from crossflow.core.columns import (
     HEAD,
     HEAD_LAYER,
     LENS_COLUMNS,
+    LENS_PLACE,
+    LENS_TOKEN,
     MAGNITUDE,
     NUMBER,
     TEXT,
@@ -324,6 +327,30 @@ PAIRS: Columns = {
     "left_out": Column(TEXT, words="Why the other questions were not, with their number."),
 }
 
+IMAGE_LENS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "place": LENS_PLACE,
+    "token": LENS_TOKEN,
+    "layer": LENS_COLUMNS["layer"],
+    "n": Column(WHOLE, words="Questions behind the mean: those that have this word, and tokens at this place."),
+    "mean": Column(NUMBER, words="Mean probability of the word at this place after this layer, 0 to 1."),
+    "low": _FRACTION_LOW,
+    "high": _FRACTION_HIGH,
+    "top": Column(NUMBER, words="Mean share of the place's tokens whose most likely token is the word, 0 to 1."),
+}
+TOP_WORDS: Columns = {
+    "model": _MODEL,
+    "category": CATEGORY,
+    "layer": LENS_COLUMNS["layer"],
+    "rank": Column(WHOLE, words="1 for the word with the largest mean probability at the last position, up to 50."),
+    "word": Column(TEXT, words="The word: the text of a token; a space before it belongs to it."),
+    "mean": Column(
+        NUMBER, words="Its mean probability, 0 to 1; questions that lack it among their 50 most likely count as 0."
+    ),
+    "share": Column(NUMBER, words="Share of the questions that have it among their 50 most likely tokens, 0 to 1."),
+}
+
 
 class Summary(NamedTuple):
     """The summary tables that one job makes.
@@ -373,6 +400,12 @@ SUMMARIES = {
         {"patching": PATCHING, "patching_depth": PATCHING_DEPTH, "pairs": PAIRS},
         ("patching",),
         patches,
+    ),
+    "image-lens": Summary(
+        "crossflow.analysis.image_lens",
+        {"image_lens": IMAGE_LENS, "top_words": TOP_WORDS},
+        ("image_lens",),
+        reads_image_lens,
     ),
     "fusion": Summary(
         "crossflow.analysis.fusion_tables",

@@ -9,12 +9,17 @@ from crossflow import api, asking
 from crossflow.cli.where import Where
 from crossflow.core.files import replacing
 from crossflow.core.flows import window_named
+from crossflow.core.image_lens import LENS_MAP
 from crossflow.core.tables import write_parquet
 from crossflow.experiments.attention_map import ATTENTION, AttentionMap
+from crossflow.experiments.lens_map import LensMap
 from crossflow.experiments.trace import knock_out_cells
 from crossflow.figures import style
 from crossflow.figures.flows import mean_curves
-from crossflow.figures.trace import draw_attention, draw_curves, draw_map
+from crossflow.figures.trace import draw_attention, draw_curves, draw_map, draw_words
+
+_WORDS = 5
+"""Words of each visual token in the table of the lens."""
 
 
 def run(
@@ -41,7 +46,7 @@ def run(
         layers: Centre layers; by default all.
         cells: Number of cells of the map along the longer side.
         target: The position set from which cells are hidden, and whose attention is drawn.
-        output: Folder for the figures and the table of attention.
+        output: Folder for the figures and the tables of attention and of the lens over the image.
 
     Raises:
         CrossflowError: the model, the image or the question cannot be used.
@@ -63,10 +68,14 @@ def run(
     title = f"{question}\n{asked.answer or '(nothing)'} (p = {asked.probability:.3f})"
     heading = f"{model}, window {window}"
     attention = AttentionMap.of(loaded.loaded, asked.prepared, target, asked.image.size)
-    path = output / "attention.parquet"
-    stated = {"question": question, "model": model, "target": target, "image_size": list(asked.image.size)}
-    write_parquet(path, ATTENTION, attention.table(), stated)
-    print(path)
+    lens = LensMap.asked(loaded.loaded, asked.prepared, asked.answer, _WORDS, asked.image.size)
+    stated = {"question": question, "model": model, "image_size": list(asked.image.size)}
+    for path, schema, rows, more in (
+        (output / "attention.parquet", ATTENTION, attention.table(), {"target": target}),
+        (output / "image_lens.parquet", LENS_MAP, lens.table(), {}),
+    ):
+        write_parquet(path, schema, rows, stated | more)
+        print(path)
     windows = [window_named(str(window), layer, loaded.layers) for layer in centres]
     elsewhere = f"; up to {100 * max(map(attention.elsewhere, windows)):.0f} % on padding and newlines"
     attending = (
@@ -88,6 +97,7 @@ def run(
                     attending,
                 ),
             ),
+            ("lens", draw_words(lens, asked.image, boxes, f"{model}: what visual tokens say, with the final norm")),
         ):
             paths = [output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
             style.save(figure, paths)

@@ -20,6 +20,7 @@ VERBS = {
     "knockout": "crossflow.experiments.knockouts:write_knockouts",
     "heads": "crossflow.experiments.heads:write_heads",
     "patching": "crossflow.experiments.patching:write_patching",
+    "image-lens": "crossflow.experiments.image_lens:write_image_lens",
     "summary": "crossflow.analysis.summary:write_summary",
     "metrics": "crossflow.analysis.metrics:write_metrics",
     "claims": "crossflow.analysis.claims_text:write_claims",

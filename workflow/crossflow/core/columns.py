@@ -6,10 +6,11 @@ In a CSV table, a number stays a number until the table is written, and is one a
 
 from typing import NamedTuple
 
-TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG, LIST = "text", "whole", "number", "magnitude", "flag", "list"
+TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG = "text", "whole", "number", "magnitude", "flag"
 """What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
-machines), empty for NaN; a number of which one digit gives the size; true or false, or empty; a list of whole numbers
-(parquet only)."""
+machines), empty for NaN; a number of which one digit gives the size; true or false, or empty."""
+LIST, TEXTS, NUMBERS = "list", "texts", "numbers"
+"""What a cell of a parquet table may hold besides: a list of whole numbers, of texts, of numbers."""
 
 
 class Column(NamedTuple):
@@ -74,6 +75,17 @@ LENS_COLUMNS: Columns = {
     ),
     "probability": Column(NUMBER, words="Probability of this token at the last position after this layer, 0 to 1."),
 }
+LENS_PLACE = Column(
+    TEXT,
+    words="Where the lens is read: the position set `related`, `other` or `question`, or `random`: as many random "
+    "visual tokens as `related`, from the rest of the un-padded image.",
+)
+LENS_TOKEN = Column(
+    TEXT,
+    words="Whose first token is read: `object`: the name of the question's (first) object; `answer`: the model's "
+    "own answer; `false_option`. Probabilities of its forms add up: lower case and capitalised, with a space "
+    "before it and without.",
+)
 HEAD_LAYER = Column(WHOLE, words="Layer of the head, counted from 0; in no other layer is anything knocked out.")
 HEAD = Column(WHOLE, words="The query head, counted from 0, also where several share a key head.")
 ATTENTION_MAP: Columns = {

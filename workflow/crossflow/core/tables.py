@@ -22,8 +22,10 @@ from crossflow.core.columns import (
     LIST,
     MAGNITUDE,
     NUMBER,
+    NUMBERS,
     QUESTION_ID,
     TEXT,
+    TEXTS,
     WHOLE,
     Column,
     Columns,
@@ -33,7 +35,8 @@ from crossflow.core.files import replacing
 from crossflow.core.records import ChosenQuestion
 
 BASELINES = ("zeroed", "swapped")
-_TYPES = {TEXT: pa.string(), WHOLE: pa.int64(), NUMBER: pa.float64(), FLAG: pa.bool_(), LIST: pa.list_(pa.int64())}
+_TYPES = {TEXT: pa.string(), WHOLE: pa.int64(), NUMBER: pa.float64(), FLAG: pa.bool_()}
+_TYPES |= {LIST: pa.list_(pa.int64()), TEXTS: pa.list_(pa.string()), NUMBERS: pa.list_(pa.float64())}
 
 
 def schema_of(columns: Columns) -> pa.Schema:

@@ -32,15 +32,6 @@ class Density(NamedTuple):
     values: Float[np.ndarray, "rows columns"]
 
 
-def _edges(centres: Float[np.ndarray, " cells"], length: int) -> Float[np.ndarray, " edges"]:
-    """The edges of cells with these centres within 0..length."""
-    if len(centres) == 1:
-        return np.array([0.0, length])
-    between = (centres[1:] + centres[:-1]) / 2
-    ends = (2 * centres[0] - between[0], 2 * centres[-1] - between[-1])
-    return np.asarray(np.concatenate([ends[:1], between, ends[1:]]).clip(0, length))
-
-
 class AttentionMap(NamedTuple):
     """A target set's attention on the positions of the image.
 
@@ -101,26 +92,19 @@ class AttentionMap(NamedTuple):
         """The attention in the layers of a window over the image; a token's is spread evenly over what it shows."""
         places, weights = self.places, self.averaged(window)
         views = []
-        for part in (places.base, ~places.base):
-            members = part & places.shown
-            if not members.any():
-                continue
-            row, column = places.row[members], places.column[members]
-            x, y = (
-                _edges(np.bincount(number, at[members]) / np.bincount(number), length)
-                for number, at, length in ((column, places.x, self.size[0]), (row, places.y, self.size[1]))
-            )
+        for view in places.views:
+            x, y = places.grid(view, self.size)
             values = np.zeros((len(y) - 1, len(x) - 1))
-            values[row, column] = weights[members]
+            values[places.row[view], places.column[view]] = weights[view]
             views.append(Density(x, y, values / np.outer(np.diff(y), np.diff(x)) * np.prod(self.size)))
-        x, y = (np.unique(np.concatenate([view[axis] for view in views])) for axis in (0, 1))
+        x, y = (np.unique(np.concatenate([each[axis] for each in views])) for axis in (0, 1))
         across, down = (x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2
         total = np.full((len(down), len(across)), np.nan)
-        for view in views:
-            column, row = (np.searchsorted(edges, at) - 1 for edges, at in ((view.x, across), (view.y, down)))
+        for each in views:
+            column, row = (np.searchsorted(edges, at) - 1 for edges, at in ((each.x, across), (each.y, down)))
             wide, high = (
-                np.flatnonzero((at >= 0) & (at < len(edges) - 1)) for at, edges in ((column, view.x), (row, view.y))
+                np.flatnonzero((at >= 0) & (at < len(edges) - 1)) for at, edges in ((column, each.x), (row, each.y))
             )
             seen = np.ix_(high, wide)
-            total[seen] = np.nan_to_num(total[seen]) + view.values[np.ix_(row[high], column[wide])]
+            total[seen] = np.nan_to_num(total[seen]) + each.values[np.ix_(row[high], column[wide])]
         return Density(x, y, total)

@@ -2,7 +2,7 @@
 
 The page is one file that needs no network, so it cannot hold everything: at most `MOST_QUESTIONS` of each model,
 spread evenly over the categories, half of them with the largest effects and half from a seeded random sample, are shown
-with image and curves.
+with image and curves, and beside them those with a map of the lens over the image (`crossflow.figures.explorer_lens`).
 """
 
 import base64
@@ -31,12 +31,13 @@ from crossflow.core.seeds import derived_seed
 from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
+from crossflow.figures.explorer_lens import DECADES, lens_maps
 from crossflow.figures.style import BOX, FALLS_AND_RISES, look_of
 
 log = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 300
-_THUMBNAIL = 224  # pixels of the longer side
+_THUMBNAIL, _MAPPED = 224, 480  # pixels of the longer side, without and with a map
 _QUALITY = 55
 _DIGITS = 4
 _SYMBOLS = {
@@ -132,10 +133,10 @@ def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any
     }
 
 
-def thumbnail(image: Image.Image) -> dict[str, Any]:
-    """A small copy of an image as a data URI, with the image's own width and height."""
+def thumbnail(image: Image.Image, most: int = _THUMBNAIL) -> dict[str, Any]:
+    """A copy of an image of at most ``most`` pixels a side as a data URI, with the image's own width and height."""
     small = image.convert("RGB")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small.thumbnail((most, most))
     encoded = io.BytesIO()
     small.save(encoded, "jpeg", quality=_QUALITY)
     uri = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
@@ -157,21 +158,22 @@ def page(data: Mapping[str, Any], title: str) -> str:
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
-    template, style, script = (
-        (_PAGE / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
+    template, style, script, lens = (
+        (_PAGE / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "lens.js")
     )
     return Template(template).substitute(
-        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script
+        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script + lens
     )
 
 
-def collect(results: Results, images: Images, heads: Sequence[str] = ()) -> dict[str, Any]:
+def collect(results: Results, images: Images, heads: Sequence[str] = (), maps: bool = False) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
 
     Args:
         results: The study's results.
         images: The images of its questions.
         heads: The study's summary tables of heads.
+        maps: Whether the study has maps of the lens over the image; their questions are shown in any case.
 
     Raises:
         CrossflowError: a table is absent or damaged, or no question has an image any more.
@@ -188,6 +190,8 @@ def collect(results: Results, images: Images, heads: Sequence[str] = ()) -> dict
     broken: dict[str, BrokenQuestion] = {}
     centres: dict[str, dict[str, list[int]]] = {}
     ticks: dict[str, int] = {}
+    lenses: dict[str, Any] = {}
+    tables = len(results.windows) * len(results.categories)
     for model, (window, *_) in results.windows.items():
         for category in results.categories:
             table = results.knockouts(model, window, category)
@@ -201,12 +205,16 @@ def collect(results: Results, images: Images, heads: Sequence[str] = ()) -> dict
             notes[f"{model}/{category}"] = (
                 f"{len(found)} of {len(table.question_ids)} questions that were knocked out: {how}"
             )
-            for question_id, why in found.items():
+            mapped = lens_maps(results.lens_maps(model, category), tables) if maps else {}
+            lenses |= {f"{model}/{category}/{question_id}": each for question_id, each in mapped.items()}
+            for question_id, why in (dict.fromkeys(mapped, "has a map") | found).items():
                 question = chosen[question_id]
                 try:
                     question, image = images.open_for(question)
-                    if question.image_id not in thumbnails:
-                        thumbnails[question.image_id] = thumbnail(image)
+                    if question.image_id not in thumbnails or question_id in mapped:
+                        thumbnails[question.image_id] = thumbnail(
+                            image, _MAPPED if question_id in mapped else _THUMBNAIL
+                        )
                 except BrokenQuestion as reason:
                     log.warning("showing question %s without its image: %s", question_id, reason)
                     broken[f"{model}/{category}/{question_id}"] = reason
@@ -233,11 +241,16 @@ def collect(results: Results, images: Images, heads: Sequence[str] = ()) -> dict
         "questions": questions,
         "notes": notes,
         "images": thumbnails,
+        "lens": {"decades": DECADES, "maps": lenses} if lenses else None,
     }
 
 
 def write_explorer(
-    results: Results, images: ImageSource, output: Path, heads: tuple[Literal["heads", "head_subsets"], ...] = ()
+    results: Results,
+    images: ImageSource,
+    output: Path,
+    heads: tuple[Literal["heads", "head_subsets"], ...] = (),
+    maps: bool = False,
 ) -> None:
     """Write one interactive page of a study, which needs no network.
 
@@ -246,11 +259,12 @@ def write_explorer(
         images: The images of its questions.
         output: The page (HTML).
         heads: The study's summary tables of heads, if it has any.
+        maps: Show the study's maps of the lens over the image.
 
     Raises:
         CrossflowError: a table is absent or damaged.
     """
     with images.open() as opened:
-        data = collect(results, opened, heads)
+        data = collect(results, opened, heads, maps)
     with replacing(output) as temporary:
         temporary.write_text(page(data, f"crossflow: the study {results.results.name}"), encoding="utf-8")

@@ -39,9 +39,19 @@ class FigureKind(NamedTuple):
     compares: bool = False
 
 
-_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION, _PATCHING = (
+_CURVES, _GRIDS, _HEADS, _SUBSETS, _ATTENTION, _LENS, _FUSION, _PATCHING, _IMAGE_LENS = (
     f"crossflow.figures.{name}"
-    for name in ("curves", "grids", "heads", "head_subsets", "attention", "logit_lens", "fusion_depth", "patching")
+    for name in (
+        "curves",
+        "grids",
+        "heads",
+        "head_subsets",
+        "attention",
+        "logit_lens",
+        "fusion_depth",
+        "patching",
+        "image_lens",
+    )
 )
 _SUMMARY = ("effects", "counts", "bands", "noise")
 FIGURES = {
@@ -66,6 +76,9 @@ FIGURES = {
     "logit-lens": FigureKind(_LENS, "logit-lens-{model}", ("lens",), "with the final norm"),
     "logit-lens-published": FigureKind(
         _LENS, "logit-lens-published-{model}", ("lens",), "final norm after the last layer only"
+    ),
+    "image-lens": FigureKind(
+        _IMAGE_LENS, "image-lens-{model}", ("image_lens",), "what tokens of image and question say"
     ),
     "fusion-depth": FigureKind(
         _FUSION, "fusion-depth-{model}", ("fusion", "fusion_depth"), "what the image gives below and above a layer"

@@ -95,7 +95,7 @@ LOOKS = {
     "answer_capitalized": Look(_VERMILLION, _SOLID, "s"),
     "false_option": Look(_SKY, _DASHED, "^"),
     "false_option_capitalized": Look(_ORANGE, _DOTTED, "D"),
-    # Position sets.
+    # Position sets, and what the lens over the image reads beside them.
     "image": Look(_GREEN, _SOLID, "D"),
     "related": Look(_VERMILLION, _SOLID, "v"),
     "other": Look(_ORANGE, _DASHED, "P"),
@@ -103,13 +103,14 @@ LOOKS = {
     "question": Look(_BLUE, _SOLID, "o"),
     "instruction": Look(_PURPLE, _DASH_DOT, "s"),
     "last": Look(_BLACK, _DASHED, "X"),
+    "random": Look(_BLACK, _DASH_DOT, "s"),
     # What a cut leaves of the image: window and measure.
     "top, probability": Look(_BLUE, _SOLID, "o"),
     "top, accuracy": Look(_SKY, _DASHED, "s"),
     "bottom, probability": Look(_VERMILLION, _SOLID, "v"),
     "bottom, accuracy": Look(_ORANGE, _DASHED, "P"),
 }
-"""Flow, token of the logit lens, position set, or window and measure of a cut -> its look in every figure."""
+"""Flow, token of a lens, place, or window and measure of a cut -> its look in every figure."""
 
 BOX = "#009EFF"
 """Outline of an object's box, on every image."""

@@ -1,25 +1,31 @@
-"""The figures of a trace: the flows' curves beside the image, and maps of effect and attention by layer."""
+"""The figures of a trace: the flows' curves beside the image, and maps of effect, attention and words by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm, TwoSlopeNorm
+from matplotlib.colors import Normalize, PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from crossflow.core.records import Box
 from crossflow.experiments.attention_map import Density
+from crossflow.experiments.lens_map import LensMap
 from crossflow.figures.flows import draw_flows, mean_curves
 from crossflow.figures.style import BOX, PAGE_WIDTH, SMALLEST_SPAN, arrow
 
 _MOST_PANELS = 16
 _ATTENTION = "Greens"
+_WORDS = "Oranges"
+_WORD_PANELS = 4
+_LETTERS, _LETTER = 8, 0.62  # letters of a word that fit into a cell, and the width of one in font sizes
 
 
 def _show(axes, image: Image.Image, boxes: Sequence[Box], grey: bool = False) -> None:  # type: ignore[no-untyped-def]
@@ -65,11 +71,14 @@ def _shown(layers: int) -> list[int]:
 
 
 def _panels(
-    image: Image.Image, boxes: Sequence[Box], centres: Sequence[int], heading: str
+    image: Image.Image, boxes: Sequence[Box], centres: Sequence[int], heading: str, across: int | None = None
 ) -> tuple[Figure, dict[int, Axes]]:
-    """A page with the grey image once per layer shown, and the axes by their place among ``centres``."""
+    """A page with the grey image once per layer shown, and the axes by their place among ``centres``.
+
+    ``across`` is the number of images side by side; by default it follows from their number.
+    """
     shown = _shown(len(centres))
-    columns = min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
+    columns = across or min(len(shown), 8 if len(shown) > 8 and image.width <= image.height else 4)
     rows = math.ceil(len(shown) / columns)
     width = PAGE_WIDTH / columns
     figure = Figure(figsize=(PAGE_WIDTH, rows * (width * image.height / image.width + 0.2) + 0.7), layout="constrained")
@@ -152,4 +161,52 @@ def draw_attention(
         if np.isfinite(correlations[place]):
             axes.set_title(f"layer {centres[place]}: {correlations[place]:+.2f}", pad=2)
     _scale(figure, ScalarMappable(norm, _ATTENTION), "attention that a hundredth of the image draws (%)")
+    return figure
+
+
+def _written(word: str, letters: Collection[int]) -> str:
+    """A word that fits into a cell, of letters that the font has; spaces around it are left out."""
+    text = "".join(letter if letter.isprintable() and ord(letter) in letters else "□" for letter in word.strip())
+    return text if 0 < len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…" if text else "␣"
+
+
+def draw_words(lens: LensMap, image: Image.Image, boxes: Sequence[Box], heading: str) -> Figure:
+    """The image after a few layers, with the most likely word of each visual token, coloured by its probability.
+
+    Of a tiled image, the tokens that show the whole of it.
+
+    Args:
+        lens: The lens.
+        image: The image.
+        boxes: Of the question's objects.
+        heading: Stands above.
+    """
+    states = len(lens.reading.theirs)
+    layers = np.unique(np.linspace(0, states - 1, min(states, _WORD_PANELS)).round().astype(int)).tolist()
+    figure, panels = _panels(image, boxes, layers, heading, across=2)
+    view = lens.places.views[0]
+    x, y = lens.places.grid(view, lens.size)
+    cells = list(zip(lens.places.row[view], lens.places.column[view], strict=True))
+    norm = Normalize(0, 1)
+    cell = 72 * PAGE_WIDTH / 2 / (len(x) - 1)  # points
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    for place, axes in panels.items():
+        values = np.full((len(y) - 1, len(x) - 1), np.nan)
+        likeliest, theirs = (each[layers[place], view, 0] for each in (lens.reading.likeliest, lens.reading.theirs))
+        for (row, column), token, probability in zip(cells, likeliest.tolist(), theirs, strict=True):
+            values[row, column] = probability
+            axes.text(
+                (x[column] + x[column + 1] - 1) / 2,
+                (y[row] + y[row + 1] - 1) / 2,
+                _written(lens.words.of(token), letters),
+                ha="center",
+                va="center",
+                fontsize=min(6.0, cell / (_LETTERS * _LETTER)),
+                parse_math=False,
+                path_effects=[withStroke(linewidth=0.8, foreground="white")],
+            )
+        axes.pcolormesh(x - 0.5, y - 0.5, values, cmap=_WORDS, norm=norm, alpha=0.5, zorder=0.5)
+        axes.set_xlim(-0.5, image.width - 0.5)
+        axes.set_ylim(image.height - 0.5, -0.5)
+    _scale(figure, ScalarMappable(norm, _WORDS), "probability of the most likely word")
     return figure

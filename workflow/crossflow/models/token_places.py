@@ -20,6 +20,15 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _LEVELS = 256  # of grey
 
 
+def _edges(centres: Float[np.ndarray, " cells"], length: int) -> Float[np.ndarray, " edges"]:
+    """The edges of cells with these centres within 0..length."""
+    if len(centres) == 1:
+        return np.array([0.0, length])
+    between = (centres[1:] + centres[:-1]) / 2
+    ends = (2 * centres[0] - between[0], 2 * centres[-1] - between[-1])
+    return np.asarray(np.concatenate([ends[:1], between, ends[1:]]).clip(0, length))
+
+
 class TokenPlaces(NamedTuple):
     """The places of the positions of an image in a prompt, in their order.
 
@@ -41,6 +50,32 @@ class TokenPlaces(NamedTuple):
     def shown(self) -> Bool[np.ndarray, " positions"]:
         """Which positions show a part of the image."""
         return self.row >= 0
+
+    @property
+    def views(self) -> list[Bool[np.ndarray, " positions"]]:
+        """The positions that show the whole image, and those that show it in parts; without views that show nothing."""
+        return [members for part in (self.base, ~self.base) if (members := part & self.shown).any()]
+
+    def grid(
+        self, view: Bool[np.ndarray, " positions"], size: tuple[int, int]
+    ) -> tuple[Float[np.ndarray, " edges_across"], Float[np.ndarray, " edges_down"]]:
+        """Edges of the cells of one of `views`, in pixels of an image of ``size`` (width, height)."""
+        across, down = (
+            _edges(np.bincount(number[view], at[view]) / np.bincount(number[view]), length)
+            for number, at, length in ((self.column, self.x, size[0]), (self.row, self.y, size[1]))
+        )
+        return across, down
+
+    def boxes(self, size: tuple[int, int]) -> Float[np.ndarray, "positions 4"]:
+        """Left, top, width and height of what each position shows of an image of ``size``; NaN if it shows nothing."""
+        found = np.full((len(self.base), 4), np.nan)
+        for view in self.views:
+            (left, right), (top, bottom) = (
+                (edges[number[view]], edges[number[view] + 1])
+                for edges, number in zip(self.grid(view, size), (self.column, self.row), strict=True)
+            )
+            found[view] = np.stack([left, top, right - left, bottom - top], axis=1)
+        return found
 
 
 def _ranks(places: Float[np.ndarray, " tokens"], length: int) -> Int[np.ndarray, " tokens"]:

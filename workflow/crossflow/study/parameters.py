@@ -66,6 +66,25 @@ class Patching:
         return ["--sets", *self.sets, "--stride", str(self.stride), "--engine", study.engine]
 
 
+@dataclass(frozen=True)
+class ImageLens:
+    """How a study reads the logit lens over the image and the question.
+
+    Attributes:
+        words: Words per visual token in a map.
+        maps: Questions per category with a map.
+    """
+
+    words: int = 5
+    maps: int = 4
+    suffixes: ClassVar = (".parquet", ".words.parquet", ".maps.parquet")
+    pairs: ClassVar = False
+
+    def options(self, study: "Study") -> list[str]:
+        """Options of the verb `image-lens`."""
+        return ["--words", str(self.words), "--maps", str(self.maps), "--seed", str(study.seed)]
+
+
 @runtime_checkable
 class Experiment(Protocol):
     """An experiment that a study asks for by a key of its own.
@@ -84,7 +103,7 @@ class Experiment(Protocol):
     def pairs(self) -> bool: ...
 
 
-EXPERIMENTS = ("heads", "patching")
+EXPERIMENTS = ("heads", "patching", "image_lens")
 """The keys of a study that ask for an experiment; its module, its verb and its folder of results have the same name."""
 
 
@@ -101,6 +120,7 @@ class Study:
         whole_answer: Whether all tokens of an answer are scored.
         heads: What is knocked out in some attention heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
+        image_lens: How the lens over image and question is read; None if it is not.
         drawn: Whether the data set is the mini world.
         jobs_per_model: Jobs among which the categories of a model are split.
     """
@@ -122,6 +142,7 @@ class Study:
     whole_answer: bool
     heads: Heads | None
     patching: Patching | None
+    image_lens: ImageLens | None
     drawn: bool
     jobs_per_model: int
 
@@ -234,6 +255,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         _flow(flow, f"{at}.controls.flows")
     heads = _read_heads(study["heads"], f"{at}.heads") if "heads" in study else None
     patching = _read_patching(study["patching"], f"{at}.patching") if "patching" in study else None
+    image_lens = ImageLens(**study["image_lens"]) if "image_lens" in study else None
     draws = 0 if controls is None else controls.get("draws", 3)
     number = study.get("questions_per_category")
     return Study(
@@ -254,6 +276,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         study.get("whole_answer", False),
         heads,
         patching,
+        image_lens,
         dataset["kind"] == "shapes",
         study.get("jobs_per_model", 1),
     )

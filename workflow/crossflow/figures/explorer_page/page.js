@@ -115,18 +115,19 @@ function drawClaims() {
   $("claims").replaceChildren(table);
 }
 
-const columns = { id: "id", question: "question", answer: "gold", generated: "answer", correct: "correct", effect: "strongest change (%)" };
+const columns = { ...(data.lens ? { map: "map" } : {}), id: "id", question: "question", answer: "gold", generated: "answer", correct: "correct", effect: "strongest change (%)" };
 function questionsShown() {
   const flow = [...state.flows][0];
   const words = state.search.toLowerCase();
   const rows = data.questions.filter((each) => each.model === state.model && each.category === state.category)
-    .map((each) => ({ ...each, effect: strongest(each.curves[flow]) }))
+    .map((each) => ({ ...each, effect: strongest(each.curves[flow]), map: hasMap(each) ? "map" : "–" }))
     .filter((each) => !words || `${each.question} ${each.answer} ${each.generated} ${each.id}`.toLowerCase().includes(words));
   const key = state.sort;
   const value = (row) => (row[key] === null ? Infinity : row[key]);
   rows.sort((one, other) => (value(one) < value(other) ? -1 : value(one) > value(other) ? 1 : 0) * (state.down ? -1 : 1));
   return [rows, flow];
 }
+const hasMap = (one) => Boolean(data.lens && data.lens.maps[`${one.model}/${one.category}/${one.id}`]);
 function strongest(curve) {
   if (!curve) return null;
   return curve.reduce((most, each) => (Math.abs(each) > Math.abs(most) ? each : most), 0);
@@ -150,6 +151,7 @@ function drawQuestions() {
   $("questions").tHead.replaceChildren(head);
   $("questions").tBodies[0].replaceChildren(...rows.map((each) => {
     const row = make("tr", null, { tabindex: 0, "data-id": each.id, "aria-selected": each.id === state.chosen });
+    if (data.lens) row.append(make("td", each.map));
     row.append(make("td", each.id), make("td", each.question), make("td", each.answer), make("td", each.generated),
       make("td", each.correct ? "yes" : "no"), make("td", each.effect === null ? "missing" : each.effect.toFixed(1), { class: "number" }));
     const open = () => { state.chosen = each.id; drawQuestions(); drawOne(each); };
@@ -158,7 +160,7 @@ function drawQuestions() {
     return row;
   }));
   const note = data.notes[`${state.model}/${state.category}`];
-  $("questions-note").textContent = `${note} Change by ${flow ? arrow(flow) : "–"}, the first of the chosen flows, at the layer where it is largest. Choose a row to see its image.`;
+  $("questions-note").textContent = `${note} Change by ${flow ? arrow(flow) : "–"}, the first of the chosen flows, at the layer where it is largest. Choose a row to see its image${data.lens ? ", and what its visual tokens say if it has a map" : ""}.`;
 }
 
 function drawImage(one, thumbnail) {
@@ -186,6 +188,7 @@ function drawOne(one) {
   const traces = Object.entries(one.curves).filter(([flow]) => state.flows.has(flow))
     .map(([flow, curve]) => line(flow, data.centres[state.model][flow], curve, arrow(flow)));
   Plotly.react($("own"), traces, layout(data.measures.change_percent), options);
+  openLens(one, thumbnail);
 }
 
 function choose(changed) {
@@ -226,4 +229,3 @@ for (const id of ["heads-flow", "heads-table"]) $(id).addEventListener("change",
 $("heads-choices").addEventListener("submit", (event) => event.preventDefault());
 $("choices").addEventListener("submit", (event) => event.preventDefault());
 $("search").addEventListener("input", (event) => { state.search = event.target.value; drawQuestions(); });
-choose("start");
