@@ -134,7 +134,7 @@ def test_substitutions_are_drawn_beside_the_knockouts_of_their_edges() -> None:
     assert drawn["question → last"] == [lowest["question->last"], lowest["question=swapped->last"]]
     assert drawn["related → question"] == [lowest["related=mean->question"]]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["nothing (knockout)", "another question's image", "the mean over images"]
+    assert legend == ["nothing (knockout)", "another question's image", "the mean"]
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:

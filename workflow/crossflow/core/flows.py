@@ -66,7 +66,7 @@ PATCHED_SETS = ("image", "related", "other", "separator", "question", "instructi
 """The sets at which pairs can differ, so that patching may change something: none lies before the image."""
 MOVED, RANDOM = "moved", "random"
 SWAPPED, MEAN = "swapped", "mean"
-SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean over images"}
+SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean"}
 """What targets may read instead of a source's own keys and values -> in words."""
 MODULES = {"attn": "attention output", "mlp": "MLP output"}
 """The modules of a decoder layer whose output a knockout may replace -> in words."""
