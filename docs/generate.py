@@ -86,11 +86,15 @@ SUMMARY_ROWS = {
 }
 """Summary table -> what a row is."""
 RESULT_TABLES = (
-    ResultTable("questions/{category}.csv", "One row per chosen question.", columns.QUESTIONS),
-    ResultTable("questions/{category}.rejections.csv", "One row per reason for rejection.", columns.REJECTIONS),
-    ResultTable("pairs/{category}.csv", "One row per question that has a pair: the pair.", columns.QUESTIONS),
     ResultTable(
-        "pairs/{category}.rejections.csv", "One row per reason why questions have no pair.", columns.REJECTIONS
+        "questions/{category}.csv",
+        "One row per chosen question. `pairs/{category}.csv` has one per question with a pair: the pair.",
+        columns.QUESTIONS,
+    ),
+    ResultTable(
+        "questions/{category}.rejections.csv",
+        "One row per reason for rejection. In `pairs/{category}.rejections.csv`, one per reason for no pair.",
+        columns.REJECTIONS,
     ),
     ResultTable("answers/{model}/{category}.parquet", "One row per question: the model's answers.", ANSWER_COLUMNS),
     ResultTable("answers/{model}/{category}.skipped.csv", "One row per question that cannot be used.", columns.SKIPPED),
@@ -149,10 +153,10 @@ RESULT_TABLES = (
     ),
     ResultTable("published/differences.csv", "One row per question that differs.", published_overlap.DIFFERENCES),
     ResultTable(
-        "data/gqa/fetched/{study}/{category}.csv", "One row per downloaded image, from the root.", gqa_images.COLUMNS
-    ),
-    ResultTable(
-        "data/gqa/fetched/{study}/pairs/{category}.csv", "The same for the images of pairs.", gqa_images.COLUMNS
+        "data/gqa/fetched/{study}/{category}.csv",
+        "One row per downloaded image, from the root. `data/gqa/fetched/{study}/pairs/{category}.csv` lists those of "
+        "pairs.",
+        gqa_images.COLUMNS,
     ),
 )
 

@@ -289,8 +289,13 @@ def test_the_error_is_the_sentence_of_the_command_line(
         ),
         (
             lambda asked: cf.knockout(asked, "image=mean->question", swapped=SCENE),
-            "Flow 'image=mean->question' reads the mean over images, which single questions do not have",
+            "Flow 'image=mean->question' reads a mean over questions, which single questions do not have",
         ),
+        (
+            lambda asked: cf.knockout(asked, "mlp=mean:question"),
+            "Flow 'mlp=mean:question' reads a mean over questions, which single questions do not have",
+        ),
+        (lambda asked: cf.knockout_heads(asked, "attn:last"), "which is not divided into heads"),
         (
             lambda asked: cf.knockout([asked, asked], "image=swapped->question", swapped=[SCENE]),
             "1 other images were given for 2 questions",

@@ -209,6 +209,14 @@ def table_with_an_absent_image(place: Place) -> str:
     return place.choose("--table", "mine.csv", "--images", "world", "--category", "questions")
 
 
+def table_with_a_pair_of_the_same_answer(place: Place) -> str:
+    for name in "ab":
+        (place.root / "world" / f"{name}.jpg").write_bytes(b"")
+    columns = "question_id,image,question,answer,pair_image,pair_answer"
+    (place.root / "mine.csv").write_text(f"{columns}\n1,a.jpg,Is it red?,yes,b.jpg,Yes\n")
+    return place.choose("--table", "mine.csv", "--images", "world", "--category", "questions")
+
+
 def missing_image(place: Place) -> str:
     _keep_images(place, lambda number: number != 0)
     place.run("answers")
@@ -485,6 +493,10 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "a category without questions": ("category_without_questions", category_without_questions),
         "a table without a column": ("table_without_a_column", table_without_a_column),
         "a table that names a missing image": ("table_with_an_absent_image", table_with_an_absent_image),
+        "a table whose pair has the question's own answer": (
+            "table_with_a_pair_of_the_same_answer",
+            table_with_a_pair_of_the_same_answer,
+        ),
         "a missing image (the question is listed, the others are answered)": (
             "missing_image",
             missing_image,

@@ -216,6 +216,10 @@ _CHOSEN = [
     "--rejections",
     "results/questions/ChooseAttr.rejections.csv",
 ]
+_PAIRED = [
+    "--questions", "results/questions/ChooseAttr.csv", "--category", "ChooseAttr", "--root", "world", "--split",
+    "val_balanced",
+]  # fmt: skip
 RUNS: list[tuple[str, list[str]]] = [
     ("mini.world", ["mini-world", "--scenes", "3", "--seed", "0", "--root", "world"]),
     ("mini.random_model", ["random-model", "--seed", "0", "--output", "random"]),
@@ -223,6 +227,11 @@ RUNS: list[tuple[str, list[str]]] = [
         "data.choice",
         ["questions", "--root", "world", "--split", "val_balanced", "--category", "ChooseAttr", "--number", "2", *_CHOSEN],
     ),
+    (
+        "mini.pairs",
+        ["mini-pairs", *_PAIRED, "--output", "pairs.csv", "--images", "pairs.zip", "--rejections", "pairs.rejections.csv"],
+    ),
+    ("data.pairs", ["pairs", *_PAIRED, "--output", "pairs.csv", "--rejections", "pairs.rejections.csv"]),
     (
         "experiments.answers",
         ["answers", *_JOB, "--baselines", "zeroed", "swapped", "--output", "results/answers/tiny",

@@ -13,6 +13,7 @@ from crossflow.core.flows import (
     blocking_of,
     controls_of,
     parse_flow,
+    silences,
     substitute_of,
     window_at,
     window_named,
@@ -74,6 +75,16 @@ def test_flows_are_read_into_parts() -> None:
     assert parse_flow("related=mean~random1->all").parts == (Part("related", "random1", "all", substitute="mean"),)
     assert parse_flow("question->last+image=swapped->all").substitute == "swapped"
     assert parse_flow("question->last").substitute is None
+    assert parse_flow("attn:last+image->question").parts == (
+        Part("last", None, "last", module="attn"),
+        Part("image", None, "question"),
+    )
+    assert parse_flow("mlp=mean:question").parts == (
+        Part("question", None, "question", substitute="mean", module="mlp"),
+    )
+    # No donor of keys and values, but a mean output.
+    assert parse_flow("mlp=mean:question").substitute is None
+    assert parse_flow("mlp=mean:question+attn:last").module_means == [("mlp", "question")]
     assert parse_flow("related~moved->question").is_moved
     assert not parse_flow("related->question").is_moved
     assert parse_flow("image->last+image_without_sinks=mean~random1->question").needs_sinks
@@ -102,6 +113,12 @@ def test_flows_are_read_into_parts() -> None:
         "text_sinks=mean->last",
         "image=swapped->question+image=mean->last",
         "only:image=swapped->question",
+        "attn:picture",
+        "attn:",
+        "mixer:last",
+        "mlp=swapped:last",
+        "attn~random1:last",
+        "attn:question->last",
         "",
     ],
 )
@@ -125,8 +142,16 @@ def test_a_substitution_knows_the_knockout_of_its_edges() -> None:
         assert blocking_of(flow) == flow.replace("=swapped", "").replace("=mean", "")
     assert substitute_of("related~random1->question") is None
     assert blocking_of("related~random1->question") == "related~random1->question"
-    for flow in ("only:image->question", "image->last+image->question", "image~random1->last"):
+    for flow in ("only:image->question", "image->last+image->question", "image~random1->last", "attn:last"):
         assert controls_of(flow, 3) == []
+
+
+def test_a_module_knockout_by_the_mean_is_shown_beside_the_one_by_zero() -> None:
+    assert substitute_of("attn=mean:question") == "mean"
+    assert blocking_of("attn=mean:question") == "attn:question"
+    assert silences("attn=mean:question+mlp:last")
+    for flow in ("attn:question+image->last", "related~random->question", "image=mean->question"):
+        assert not silences(flow)
 
 
 def test_a_study_has_each_flow_once() -> None:

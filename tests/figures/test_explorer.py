@@ -19,12 +19,24 @@ from crossflow.core.flows import PUBLISHED_FLOWS
 from crossflow.core.records import Box, ChosenObject, ChosenQuestion
 from crossflow.figures import explorer
 from crossflow.figures.explorer_lens import DECADES, lens_map
+from crossflow.figures.explorer_patching import patching_curves
 from crossflow.figures.style import BOX
 from made_up import bump, knockout_table, lens_map_rows
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 FLOWS = {flow: bump(3 + number, 10.0 + 10 * number) for number, flow in enumerate(PUBLISHED_FLOWS)}
 
+PATCHING = [
+    {"model": "mini", "category": "ChooseAttr", "direction": direction, "set": name, "layer": layer, "n": n,
+     "missing": 0, "share": layer / 8, "low": 0.0, "high": 0.5}
+    for direction in ("both", "noising", "denoising")
+    for name, n in (("question", 7), ("separator", 0), ("last", 7))
+    for layer in (0, 1)
+]  # fmt: skip
+DEPTHS = [
+    {"model": "mini", "category": "ChooseAttr", "set": name, "n": n, "sentence": f"The {name} holds something."}
+    for name, n in (("question", 7), ("separator", 0))
+]
 HEADS = [
     {"model": "mini", "category": "ChooseAttr", "flow": "image->last", "layer": layer, "head": head, "n": 12}
     | {"mean": -5.0 * layer - head, "low": -20.0, "high": float("nan")}
@@ -49,11 +61,12 @@ def _data(questions: list[dict[str, Any]]) -> dict[str, Any]:
         "windows": {"mini": ["3"]},
         "categories": ["ChooseAttr"],
         "measures": {measure.name: measure.words for measure in measures.MEASURES},
-        "looks": explorer.looks(list(FLOWS)),
+        "looks": explorer.looks([*FLOWS, "question", "last"]),
         "box": BOX,
         "diverging": [[0, "#08306b"], [1, "#d9730b"]],
         "head_tables": {"heads": "each head alone"},
         "heads": explorer.head_maps("heads", HEADS),
+        "patching": patching_curves(PATCHING, DEPTHS),
         "ticks": {"mini": 2},
         "centres": {"mini": {flow: list(range(12)) for flow in FLOWS}},
         "curves": explorer.curves_of(effects + others, bands),
@@ -102,6 +115,18 @@ def test_maps_of_heads_have_a_place_for_each_head_and_layer() -> None:
     assert found["high"] == [[None] * 3] * 2
     assert (found["table"], found["flow"], found["n"]) == ("heads", "image->last", 12)
     assert explorer.head_maps("heads", []) == []
+
+
+def test_curves_of_patching_are_in_percent_and_sets_without_a_pair_are_left_out() -> None:
+    found = patching_curves(PATCHING, DEPTHS)
+    assert found is not None
+    assert [(each["direction"], each["set"]) for each in found["curves"]] == [
+        (direction, name) for direction in ("both", "noising", "denoising") for name in ("question", "last")
+    ]
+    assert found["curves"][0] | {"n": 7} == found["curves"][0]
+    assert (found["curves"][0]["layers"], found["curves"][0]["share"]) == ([0, 1], [0.0, 12.5])
+    assert [each["sentence"] for each in found["sentences"]] == ["The question holds something."]
+    assert patching_curves([row | {"n": 0} for row in PATCHING], []) is None
 
 
 def test_a_question_has_the_curves_of_the_studys_flows_alone() -> None:
@@ -190,6 +215,8 @@ def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path:
     seen = re.sub(r"<script\b.*?</script>", "", ran.stdout, flags=re.DOTALL)
     assert seen.count('class="trace scatter') >= 2 * len(FLOWS), "both plots have their lines"
     assert seen.count('class="hm"') == 1, "the map of heads is drawn"
+    assert re.search(r'<section[^>]*id="patching"(?![^>]*hidden)', seen), "patching is drawn"
+    assert "<li>The question holds something.</li>" in seen
     assert '<span class="verdict supported">supported</span>' in seen
     assert seen.count("data-id=") == 2
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in seen

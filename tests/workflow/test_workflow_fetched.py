@@ -116,6 +116,19 @@ def test_one_command_fetches_what_is_needed_and_runs_the_study(fetched: SimpleNa
     assert fetched.copy.planned(*MINE) == {}
 
 
+def test_images_of_pairs_are_fetched_by_the_same_rule(fetched: SimpleNamespace) -> None:
+    root = fetched.copy.root
+    (root / "pairs.yaml").write_text(yaml.safe_dump({"studies": {"mine": {"patching": {}}}}))
+    listed = "data/gqa/fetched/mine/pairs/QueryAttr.csv"
+    fetched.copy.snakemake("--configfile", "my.yaml", "pairs.yaml", "--", listed)
+    pairs = read_chosen(root / "results/mine/pairs/QueryAttr.csv")
+    assert pairs
+    with (root / listed).open() as file:
+        assert {row["image_id"] for row in csv.DictReader(file)} == {pair.image_id for pair in pairs}
+    with zipfile.ZipFile(root / "data/gqa/images.zip") as archive:
+        assert {f"images/{pair.image_id}.jpg" for pair in pairs} <= set(archive.namelist())
+
+
 def test_what_was_fetched_needs_no_network_any_more(fetched: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -95,9 +95,9 @@ def _require_usable(flows: Sequence[Flow], questions: Sequence[ChosenQuestion], 
     for flow in flows:
         if flow.substitute == SWAPPED and not swapped:
             raise CrossflowError(f"Flow {flow.name!r} reads another image: pass it as swapped.")
-        if flow.substitute not in (None, SWAPPED):
+        if flow.substitute not in (None, SWAPPED) or flow.module_means:
             raise CrossflowError(
-                f"Flow {flow.name!r} reads the mean over images, which single questions do not have: substitute in a "
+                f"Flow {flow.name!r} reads a mean over questions, which single questions do not have: substitute in a "
                 "study (flows of params.yaml)."
             )
         sets = {name for part in flow.parts for name in (part.source, part.target)}

@@ -111,7 +111,11 @@ rule explorer:
         IMAGE_FILES.values(),
         heads=[f"{RESULTS}/summary/{table}.csv" for table in HEAD_TABLES_OF_STUDY],
         maps=MAPS_OF_STUDY,
-        page=[f"workflow/crossflow/figures/explorer_page/{name}" for name in ("page.html", "page.css", "page.js", "lens.js")],
+        patching=[f"{RESULTS}/summary/{table}.csv" for table in ("patching", "patching_depth") if STUDY.patching],
+        page=[
+            f"workflow/crossflow/figures/explorer_page/{name}"
+            for name in ("page.html", "page.css", "page.js", "patching.js", "lens.js")
+        ],
     output:
         f"{RESULTS}/explorer.html",
     log:
@@ -125,10 +129,14 @@ rule explorer:
         images=IMAGES,
         heads=["--heads", *HEAD_TABLES_OF_STUDY] if HEAD_TABLES_OF_STUDY else [],
         maps=["--maps"] if MAPS_OF_STUDY else [],
+        patching=["--patching"] if STUDY.patching else [],
     message:
         "explorer"
     shell:
-        crossflow("explorer {params.results:q} {params.images:q} {params.heads} {params.maps} --output {output:q}")
+        crossflow(
+            "explorer {params.results:q} {params.images:q} {params.heads} {params.maps} {params.patching}"
+            " --output {output:q}"
+        )
 
 
 EXPECTED_KINDS = [kind for kind in FIGURES_OF_STUDY if kind in FLOWS_SHOWN]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from crossflow.analysis.bootstrap import clustered_mean
 from crossflow.analysis.results import Results, Row
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import BOTTOM, TOP, substitute_of
+from crossflow.core.flows import BOTTOM, TOP, silences, substitute_of
 from crossflow.core.ranks import falls_of, rank_correlation
 from crossflow.core.seeds import derived_seed
 
@@ -57,7 +57,7 @@ def tables(results: Results) -> dict[str, Iterable[Row]]:
             continue
         model, category, window = table.model, table.category, table.window
         for flow, curve in table.curves.items():
-            if substitute_of(flow):
+            if substitute_of(flow) or silences(flow):
                 continue
             attention = curve.values["attention"]
             if not np.isfinite(attention).all():

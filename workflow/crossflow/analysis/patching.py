@@ -28,6 +28,8 @@ from crossflow.core.seeds import derived_seed
 BOTH, TOGETHER = "both", "all"
 HALF = 0.5
 """The share at which a set holds the difference, or no longer does."""
+LEAST = 0.05
+"""A set whose largest share is smaller holds next to nothing, so no layer is stated."""
 UNTIL, FROM, MOST = "until", "from", "most"
 LAST = "last"
 
@@ -150,7 +152,7 @@ def depth_row(name: str, moved: Moved, shares: Shares) -> Row:
     verb = "hold" if name in IMAGE_SETS else "holds"
     if row["point"] == MOST or not shares.share.max() >= HALF:
         layer = moved.layers[int(shares.share.argmax())]
-        where = f", after {layer} layers" if row["point"] == MOST and low > 0 else ""
+        where = f", after {layer} layers" if row["point"] == MOST and low > LEAST else ""
         return row | {"layer": layer if where else np.nan, "sentence": f"{set_} {verb} {held}{where}."}
     value = float(half_passed(row["point"], moved.layers, shares.share[None])[0])
     samples = half_passed(row["point"], moved.layers, shares.samples).clip(max=moved.layers[-1])

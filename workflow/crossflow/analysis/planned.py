@@ -6,7 +6,7 @@ Imports nothing heavy: the workflow reads it at every start.
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from crossflow.core.flows import BOTTOM, TOP, parse_flow, substitute_of
+from crossflow.core.flows import BOTTOM, TOP, parse_flow, silences, substitute_of
 
 
 @runtime_checkable
@@ -92,7 +92,8 @@ def patches(study: Planned) -> bool:
 def correlates_attention(study: Planned) -> bool:
     """Whether the study knocks out a flow, and not only substitutes, in windows of some width."""
     windows = {window for windows in study.windows.values() for window in windows}
-    return bool(windows - {BOTTOM, TOP}) and not all(map(substitute_of, (*study.flows, *study.controls)))
+    blocking = [flow for flow in (*study.flows, *study.controls) if not substitute_of(flow) and not silences(flow)]
+    return bool(windows - {BOTTOM, TOP}) and bool(blocking)
 
 
 def correlates_head_attention(study: Planned) -> bool:

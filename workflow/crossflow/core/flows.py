@@ -15,7 +15,11 @@ are written
     substitutions: at A's positions, B reads other keys and values instead of nothing: those of the same prompt with
     another question's image, or their mean over images (`crossflow.experiments.donors`);
 ``A=swapped~random1->B``
-    a control of a substitution.
+    a control of a substitution;
+``attn:A``, ``mlp:A``
+    a module knockout: at A's positions, the output of the attention or of the MLP is zero;
+``attn=mean:A``, ``mlp=mean:A``
+    likewise, its mean over A's positions in the category's questions (`crossflow.experiments.module_means`).
 
 A window is a run of layers around, below or above a layer. Imports the standard library only, so that the workflow can
 read its parameters without loading NumPy or PyTorch.
@@ -64,11 +68,14 @@ MOVED, RANDOM = "moved", "random"
 SWAPPED, MEAN = "swapped", "mean"
 SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean over images"}
 """What targets may read instead of a source's own keys and values -> in words."""
+MODULES = {"attn": "attention output", "mlp": "MLP output"}
+"""The modules of a decoder layer whose output a knockout may replace -> in words."""
 BOTTOM, TOP = "bottom", "top"
 _PART = re.compile(
     rf"(?P<source>[a-z_]+)(?:=(?P<substitute>{'|'.join(SUBSTITUTES)}))?"
     rf"(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)"
 )
+_MODULE = re.compile(rf"(?P<module>{'|'.join(MODULES)})(?P<mean>={MEAN})?:(?P<set>[a-z_]+)")
 _SUBSTITUTE = re.compile(rf"=({'|'.join(SUBSTITUTES)})")
 _ONLY = "only:"
 
@@ -80,6 +87,8 @@ class Part(NamedTuple):
         control: Replacement for the source: None (the source itself), ``moved`` or ``random1``, ``random2``, ...
         spared: Sets whose positions are no targets.
         substitute: What the targets read instead, one of `SUBSTITUTES`; None = nothing.
+        module: The module, one of `MODULES`, whose output at the target, which is also the source, is replaced by zero,
+            or by its mean if that is the substitute; None = edges are blocked.
     """
 
     source: str
@@ -87,6 +96,7 @@ class Part(NamedTuple):
     target: str
     spared: tuple[str, ...] = ()
     substitute: str | None = None
+    module: str | None = None
 
 
 class Flow(NamedTuple):
@@ -109,7 +119,12 @@ class Flow(NamedTuple):
     @property
     def substitute(self) -> str | None:
         """What its targets read instead, the same in all parts that substitute; None if it only blocks."""
-        return next((part.substitute for part in self.parts if part.substitute), None)
+        return next((part.substitute for part in self.parts if part.substitute and not part.module), None)
+
+    @property
+    def module_means(self) -> list[tuple[str, str]]:
+        """The modules and sets of its parts that replace an output by its mean."""
+        return [(part.module, part.target) for part in self.parts if part.module and part.substitute]
 
 
 def _known(flow: str, *sets: str) -> None:
@@ -133,11 +148,17 @@ def parse_flow(name: str) -> Flow:
         return Flow(name, tuple(Part(path[i], None, "all", (path[i], path[i + 1])) for i in range(len(path) - 1)))
     parts = []
     for text in name.split("+"):
+        if (module := _MODULE.fullmatch(text)) is not None:
+            _known(name, module["set"])
+            mean = MEAN if module["mean"] else None
+            parts.append(Part(module["set"], None, module["set"], substitute=mean, module=module["module"]))
+            continue
         match = _PART.fullmatch(text)
         if match is None:
             raise CrossflowError(
                 f"Flow {name!r} is not of the form source->target, source~control->target, source=substitute->target, "
-                f"only:source->target or a sum of them; substitutes are {' and '.join(SUBSTITUTES)}."
+                f"only:source->target, module:set or a sum of them; substitutes are {' and '.join(SUBSTITUTES)}, "
+                f"modules {' and '.join(MODULES)}."
             )
         part = Part(match["source"], match["control"], match["target"], substitute=match["substitute"])
         _known(name, part.source, part.target)
@@ -148,16 +169,16 @@ def parse_flow(name: str) -> Flow:
                 f"Flow {name!r}: =mean works only for visual tokens ({', '.join(IMAGE_SETS)}); texts differ in length."
             )
         parts.append(part)
-    if len({part.substitute for part in parts} - {None}) > 1:
+    if len({part.substitute for part in parts if not part.module} - {None}) > 1:
         raise CrossflowError(f"Flow {name!r} mixes two substitutes; write two flows.")
     return Flow(name, tuple(parts))
 
 
 def controls_of(flow: str, draws: int) -> list[str]:
-    """The controls of ``source->target``; a sum, a path or a control has none."""
+    """The controls of ``source->target``; a sum, a path, a control or a module knockout has none."""
     source, _, target = flow.partition("->")
     parts = parse_flow(flow).parts
-    if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None:
+    if flow.startswith(_ONLY) or len(parts) > 1 or parts[0].control is not None or parts[0].module:
         return []
     moved = [f"{source}~{MOVED}->{target}"] if parts[0].source == "related" else []
     return [f"{source}~{RANDOM}{draw}->{target}" for draw in range(1, draws + 1)] + moved
@@ -167,6 +188,11 @@ def substitute_of(flow: str) -> str | None:
     """What the targets of a flow, or of the mean of a control's draws, read instead; None if it only blocks."""
     found = _SUBSTITUTE.search(flow)
     return found[1] if found else None
+
+
+def silences(flow: str) -> bool:
+    """Whether a flow replaces outputs of modules, and blocks no edge."""
+    return all(_MODULE.fullmatch(part) for part in flow.split("+"))
 
 
 def blocking_of(flow: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossflow.engine.edges import Edges, Indices, blocked
 from crossflow.engine.forward import CleanRun
+from crossflow.engine.modules import Silenced
 
 
 def attention_weights(clean: CleanRun) -> Iterator[Float[Tensor, "heads suffix positions"]]:
@@ -43,7 +44,7 @@ def mean_weights(clean: CleanRun, targets: Indices) -> Float[Tensor, "layers hea
         return torch.stack([weights[:, rows].mean(dim=1) for weights in attention_weights(clean)])
 
 
-def head_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[Tensor, "flows layers heads"]:
+def head_mass(clean: CleanRun, flows: Sequence[Sequence[Edges | Silenced]]) -> Float[Tensor, "flows layers heads"]:
     """The share of the targets' attention, 0..1, that goes to blocked sources in each layer and head of the clean run.
 
     The softmax weights are summed over a target's blocked sources, then averaged over the targets with blocked sources.
@@ -63,6 +64,6 @@ def head_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[Tensor
         return torch.stack(shares, dim=1).double()
 
 
-def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges]]) -> Float[Tensor, "flows layers"]:
+def attention_mass(clean: CleanRun, flows: Sequence[Sequence[Edges | Silenced]]) -> Float[Tensor, "flows layers"]:
     """As `head_mass`, averaged over heads."""
     return head_mass(clean, flows).mean(dim=-1)

@@ -13,6 +13,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import Window
 from crossflow.engine.donors import Donor
 from crossflow.engine.edges import Edges, Row
+from crossflow.engine.modules import Silenced
 from crossflow.models.attention import Call, Plain, attend
 from crossflow.models.model import Prepared
 
@@ -29,12 +30,12 @@ class Blocking:
 
     def __init__(
         self,
-        edges: Iterable[Edges],
+        edges: Iterable[Edges | Silenced],
         window: Window | None = None,
         heads: Sequence[tuple[int, int]] | None = None,
         donors: Mapping[str, Donor] | None = None,
     ) -> None:
-        self.edges = tuple(pair for pair in edges if len(pair.sources))
+        self.edges = tuple(pair for pair in edges if isinstance(pair, Edges) and len(pair.sources))
         self.window = window
         self.heads = heads
         self.donors = donors or {}

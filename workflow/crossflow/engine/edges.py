@@ -11,14 +11,16 @@ the control is missing. ``related~moved`` are the tokens of the objects' boxes m
 (`crossflow.data.boxes`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from crossflow.core.flows import MEAN, MOVED, Flow, Part, Window, window_named
 from crossflow.core.seeds import derived_seed
+from crossflow.engine.modules import Silenced
 from crossflow.engine.patches import Patch
 from crossflow.models.positions import Positions
 
@@ -57,7 +59,7 @@ class Row(NamedTuple):
         flow: Name of the flow.
         layer: Centre layer.
         window: The layers in which the edges are blocked.
-        edges: The blocked edges; no set of targets is empty.
+        edges: The blocked edges, and the outputs that are replaced; no set of targets is empty.
         heads: The query heads in which they are blocked, as pairs of a layer and a head; None = all.
         patch: What replaces the residual stream that enters the first layer of the window; None = nothing.
     """
@@ -65,7 +67,7 @@ class Row(NamedTuple):
     flow: str
     layer: int
     window: Window
-    edges: tuple[Edges, ...]
+    edges: tuple[Edges | Silenced, ...]
     heads: tuple[tuple[int, int], ...] | None = None
     patch: Patch | None = None
 
@@ -75,13 +77,18 @@ class Row(NamedTuple):
         return min(int(edges.targets[0]) for edges in self.edges)
 
     @property
+    def silenced(self) -> list[Silenced]:
+        """The outputs that are replaced."""
+        return [each for each in self.edges if isinstance(each, Silenced)]
+
+    @property
     def donors(self) -> tuple[str, ...]:
         """Names of the donors whose keys and values are read."""
         return tuple(sorted({edges.donor for edges in self.edges if edges.donor is not None}))
 
 
 def rows_of(
-    flow: str, edges: Sequence[Edges], window: str, layers: int, centres: Iterable[int] | None = None
+    flow: str, edges: Sequence[Edges | Silenced], window: str, layers: int, centres: Iterable[int] | None = None
 ) -> Iterator[Row]:
     """One row per centre layer; all layers of the model unless ``centres`` are given."""
     for centre in range(layers) if centres is None else centres:
@@ -100,21 +107,25 @@ def patched_row(patch: Patch, start: int, layer: int) -> Row:
     return Row("", layer, Window(layer, layer - 1), (Edges(np.arange(0), np.array([start])),), patch=patch)
 
 
-def blocked(edges: Iterable[Edges], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:
+def blocked(edges: Iterable[Edges | Silenced], start: int, length: int) -> Bool[np.ndarray, "targets sources"]:
     """Blocked pairs, targets from ``start`` on; pairs with the source after the target may be set but are no edges."""
     pairs = np.zeros((length - start, length), dtype=bool)
-    for sources, targets, _ in edges:
-        pairs[np.ix_(targets - start, sources)] = True
+    for each in edges:
+        pairs[np.ix_(each.targets - start, each.sources)] = True
     return pairs
 
 
-def count_edges(edges: Sequence[Edges]) -> int:
-    """Number of distinct blocked (target, source) pairs with source <= target, per layer and head."""
-    if len(edges) == 1:
-        sources, targets, _ = edges[0]
-        return int(np.searchsorted(sources, targets, side="right").sum())
-    length = 1 + max((int(part.max()) for pair in edges for part in pair[:2] if len(part)), default=0)
-    return int(np.tril(blocked(edges, 0, length)).sum())
+def count_edges(edges: Sequence[Edges | Silenced]) -> int:
+    """Number of distinct blocked (target, source) pairs with source <= target, per layer and head.
+
+    Of module knockouts, the number of outputs that are replaced in a layer.
+    """
+    silenced = {(each.module, int(target)) for each in edges if isinstance(each, Silenced) for target in each.targets}
+    blocking = [each for each in edges if isinstance(each, Edges)]
+    if len(blocking) == 1:
+        return len(silenced) + int(np.searchsorted(blocking[0].sources, blocking[0].targets, side="right").sum())
+    length = 1 + max((int(part.max()) for pair in blocking for part in pair[:2] if len(part)), default=0)
+    return len(silenced) + int(np.tril(blocked(blocking, 0, length)).sum())
 
 
 def _random_sources(positions: Positions, part: Part, targets: Indices, seed: int) -> Indices:
@@ -134,8 +145,15 @@ def _random_sources(positions: Positions, part: Part, targets: Indices, seed: in
     return own[:0]
 
 
-def edges_of(flow: Flow, positions: Positions, seed: int, question_id: str) -> tuple[Edges, ...]:
-    """The edges that a flow blocks in a prompt; none if a source is empty or no edge is left.
+def edges_of(
+    flow: Flow,
+    positions: Positions,
+    seed: int,
+    question_id: str,
+    means: Mapping[tuple[str, str], Float[Tensor, "layers width"]] | None = None,
+) -> tuple[Edges | Silenced, ...]:
+    """The edges that a flow blocks in a prompt, and the outputs that it replaces; none if a source is empty, no edge is
+    left, or a mean is not known.
 
     Args:
         flow: The flow.
@@ -143,9 +161,16 @@ def edges_of(flow: Flow, positions: Positions, seed: int, question_id: str) -> t
         seed: The study's seed. A random set depends on it, the question, the source and the draw, but not on the
             study's other flows.
         question_id: The question.
+        means: Module and set -> its mean output in each layer.
     """
-    found = []
+    found: list[Edges | Silenced] = []
     for part in flow.parts:
+        if part.module is not None:
+            value = None if means is None else means.get((part.module, part.target))
+            if not len(positions[part.target]) or (part.substitute and value is None):
+                return ()
+            found.append(Silenced(part.module, positions[part.target], value if part.substitute else None))
+            continue
         spared = [positions[name] for name in part.spared]
         targets = np.setdiff1d(positions[part.target], np.concatenate([np.arange(0), *spared]))
         if part.control is None:

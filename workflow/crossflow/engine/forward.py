@@ -5,7 +5,6 @@ residual stream that enters it. All forwards are read in the same way at the end
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from crossflow.core.errors import CrossflowError
 from crossflow.engine.donors import Donor, LayerDonor
 from crossflow.engine.encoding import encode_together
 from crossflow.engine.packed import Apart, Feed, Inputs, Packing, feed, run_packed
-from crossflow.engine.patches import Patch
 from crossflow.models.attention import Call, Mode, using
 from crossflow.models.model import MultimodalModel, Prepared
 
@@ -149,27 +147,7 @@ class _Recording(Apart):
         return self.joined(calls)
 
 
-@contextmanager
-def _patched(model: MultimodalModel, patch: Patch | None, layer: int) -> Iterator[None]:
-    """The model with a patch of what enters a layer, or the final norm after the last layer."""
-    if patch is None:
-        yield
-        return
-    module = [*model.layers, model.norm][layer]
-    handle = module.register_forward_pre_hook(lambda _, given: (patch.into(given[0], layer, 0), *given[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def full_forward(
-    model: MultimodalModel,
-    prepared: Prepared,
-    mode: Mode,
-    inputs: Inputs | None = None,
-    patch: tuple[Patch | None, int] = (None, 0),
-) -> Readout:
+def full_forward(model: MultimodalModel, prepared: Prepared, mode: Mode, inputs: Inputs | None = None) -> Readout:
     """The readout of one full forward in the given attention mode; one row.
 
     Args:
@@ -177,9 +155,8 @@ def full_forward(
         prepared: The question.
         mode: The attention.
         inputs: The question's inputs from `encode_together`; None = its own, whose image is encoded in this forward.
-        patch: What replaces the residual stream, and the layer that it enters.
     """
-    with using(mode), _patched(model, *patch), torch.inference_mode():
+    with using(mode), torch.inference_mode():
         output = model.network.base_model(**(inputs or prepared.inputs), use_cache=False)
         return read(model, output.last_hidden_state[:, prepared.positions.length - 1 :], prepared.answer)
 

@@ -5,11 +5,14 @@ K. Meng et al., Locating and editing factual associations in GPT (NeurIPS 2022);
 practices of activation patching (ICLR 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from crossflow.models.model import MultimodalModel
 
 
 class Patch(NamedTuple):
@@ -35,3 +38,17 @@ class Patch(NamedTuple):
         """
         replaced = self.states[layer].index_select(1, self.positions - self.first)
         return hidden.index_copy(1, self.positions - start, replaced)
+
+
+@contextmanager
+def patched(model: MultimodalModel, patch: Patch | None, layer: int) -> Iterator[None]:
+    """The model with a patch of what enters a layer, or the final norm after the last layer; None changes nothing."""
+    if patch is None:
+        yield
+        return
+    module = [*model.layers, model.norm][layer]
+    handle = module.register_forward_pre_hook(lambda _, given: (patch.into(given[0], layer, 0), *given[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -8,7 +8,8 @@ of several questions, are concatenated into one sequence:
 - keys and values of the positions before min(T) are the clean run's, shared by all knockouts and never copied;
 - in the layers of its window, a knockout's edges are removed from the mask that the model itself requested.
 
-A patch is a suffix that joins at its layer with the other run's residual stream at some positions.
+A module knockout is a suffix without blocked edges, some of which is replaced as it leaves the module. A patch is a
+suffix that joins at its layer with the other run's residual stream at some positions.
 
 The layers are the model's own, called for the packed suffixes (`crossflow.engine.packed`).
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from crossflow.core.errors import CrossflowError
 from crossflow.engine.edges import Row
 from crossflow.engine.forward import CleanRun, Readout, read
+from crossflow.engine.modules import Replacement, replaced
 from crossflow.engine.packed import Packing, run_packed
 from crossflow.engine.shared_prefix_attention import merged
 from crossflow.engine.suffix_group import SuffixGroup
@@ -84,6 +86,16 @@ class _Sequence:
             self._places[layer] = self._places[layer - 1]
         return hidden, self._places[layer]
 
+    def replacements(self, device: torch.device) -> dict[tuple[int, str], list[Replacement]]:
+        """What knockouts of modules replace, by layer and module."""
+        found: dict[tuple[int, str], list[Replacement]] = {}
+        for layer, spans in enumerate(self._spans[:-1]):
+            for group, start in zip(self.groups, np.cumsum([0, *spans]).tolist(), strict=False):
+                for module, places, value in group.silenced(layer):
+                    replacement = Replacement(torch.from_numpy(start + places).to(device), value)
+                    found.setdefault((layer, module), []).append(replacement)
+        return found
+
     def attend(self, call: Call) -> Tensor:
         """Attend group by group."""
         parts = [self._split(part[0], call.layer) for part in (call.query, call.key, call.value)]
@@ -119,7 +131,10 @@ def _run_suffixes(model: MultimodalModel, batch: Sequence[Knockout]) -> list[tup
     ]
     packing = Packing([clean.feed for clean in cleans.values()])
     sequence = _Sequence(model, groups, packing)
-    hidden, _ = sequence.enter(len(model.layers), run_packed(model, packing, sequence, sequence.enter))
+    silencing = any(row.silenced for _, row in batch)
+    with replaced(model, sequence.replacements(model.device) if silencing else {}):
+        hidden = run_packed(model, packing, sequence, sequence.enter)
+    hidden, _ = sequence.enter(len(model.layers), hidden)
     assert hidden is not None
     readings: list[Any] = [None] * len(batch)
     spans = [len(group.rows) * group.suffix for group in groups]

@@ -134,6 +134,14 @@ class SuffixGroup:
         acting = self._acting(layer)
         return np.asarray(self._variant[acting]) if self._heads is None else acting
 
+    def silenced(self, layer: int) -> Iterator[tuple[str, np.ndarray, Tensor | None]]:
+        """What acting knockouts replace in a layer: module, places in the group's part of the sequence, value."""
+        place_of = {int(number): place for place, number in enumerate(self._present(layer))}
+        for number in self._acting(layer).tolist():
+            for each in self.rows[number].silenced:
+                places = place_of[number] * self.suffix + each.targets - self.start
+                yield each.module, places, None if each.value is None else each.value[layer]
+
     def join(self, layer: int, hidden: Tensor | None) -> Iterator[Tensor]:
         """The group's part of the sequence entering a layer, in pieces.
 

@@ -121,10 +121,15 @@ def knock_out_heads(
 
     Returns:
         The question's part of a table of heads, and its noise floor; a flow without edges has rows with ``edges`` 0.
+
+    Raises:
+        CrossflowError: a flow replaces the output of a module.
     """
     question, positions = answered.prepared.question, answered.prepared.positions
+    if modules := [flow for flow in flows if any(part.module for part in parse_flow(flow).parts)]:
+        raise CrossflowError(f"Flow {modules[0]!r} replaces the output of a module, which is not divided into heads.")
     edges = {
-        flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors)
+        flow: available_edges(parse_flow(flow), positions, seed, question.question_id, answered.donors, {})
         for flow in flows
     }
     rows = [

@@ -18,6 +18,7 @@ from crossflow.engine.donors import Donor
 from crossflow.engine.edges import Edges, Row, count_edges, edges_of, rows_of
 from crossflow.engine.engines import Engine
 from crossflow.engine.forward import CleanRun, Readout, run_clean_together
+from crossflow.engine.modules import Silenced
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
@@ -27,6 +28,10 @@ from crossflow.models.preparing import PrepareRequest
 _MEASURED = [name for name in KNOCKOUT.names[4:] if name not in ("edges", "attention")]
 
 
+ModuleMeans = Mapping[tuple[str, str], Tensor]
+"""Module and set -> its mean output in each layer, ``(layers, width)``."""
+
+
 class Answered(NamedTuple):
     """A question, the model's clean answer to it, and the answer's tokens.
 
@@ -34,6 +39,7 @@ class Answered(NamedTuple):
         own_edges: Name -> blocked edges, for knockouts that are not flows.
         donors: Substitute -> whose keys and values its flows read: a prompt that is laid out as the question's own, or
             ready ones. A flow whose substitute has no donor is missing.
+        means: Mean outputs of modules; a flow that needs another one is missing.
     """
 
     prepared: Prepared
@@ -41,11 +47,19 @@ class Answered(NamedTuple):
     tokens: Sequence[int]
     own_edges: Mapping[str, Sequence[Edges]] = {}
     donors: Mapping[str, Prepared | Donor] = {}
+    means: Mapping[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def of(cls, prepared: Prepared, answer: Any, donors: Mapping[str, Prepared | Donor] | None = None) -> "Answered":
+    def of(
+        cls,
+        prepared: Prepared,
+        answer: Any,
+        donors: Mapping[str, Prepared | Donor] | None = None,
+        means: ModuleMeans | None = None,
+    ) -> "Answered":
         """A question with its row of the answers table."""
-        return cls(prepared, answer.generated, [int(token) for token in answer.answer_tokens], donors=donors or {})
+        tokens = [int(token) for token in answer.answer_tokens]
+        return cls(prepared, answer.generated, tokens, donors=donors or {}, means=means or {})
 
 
 def request_of(question: ChosenQuestion, seed: int | None) -> PrepareRequest:
@@ -91,7 +105,7 @@ class KnockedOut:
     """
 
     flows: Mapping[str, Sequence[int]]
-    edges: Mapping[str, Sequence[Edges]]
+    edges: Mapping[str, Sequence[Edges | Silenced]]
     rows: Sequence[Row]
     whole_answer: bool
     scored_tokens: ScoredTokens
@@ -145,12 +159,12 @@ class KnockedOut:
 
 
 def available_edges(
-    flow: Flow, positions: Positions, seed: int, question_id: str, donors: Collection[str]
-) -> Sequence[Edges]:
+    flow: Flow, positions: Positions, seed: int, question_id: str, donors: Collection[str], means: ModuleMeans
+) -> Sequence[Edges | Silenced]:
     """As `edges_of`; none if the flow's substitute has no donor."""
     if flow.substitute is not None and flow.substitute not in donors:
         return ()
-    return edges_of(flow, positions, seed, question_id)
+    return edges_of(flow, positions, seed, question_id, means)
 
 
 def knock_out(
@@ -177,7 +191,7 @@ def knock_out(
     tokenizer = model.processor.tokenizer
     special = set(tokenizer.all_special_ids)
     planned: list[tuple[Prepared, KnockedOut]] = []
-    for prepared, generated, tokens, own_edges, donors in questions:
+    for prepared, generated, tokens, own_edges, donors, means in questions:
         question, positions = prepared.question, prepared.positions
         answer = [token for token in tokens if token not in special]
         scored = whole_answer and answer[:1] == tokens[:1]
@@ -190,7 +204,7 @@ def knock_out(
         edges = {
             name: own_edges[name]
             if name in own_edges
-            else available_edges(parse_flow(name), positions, seed, question.question_id, donors)
+            else available_edges(parse_flow(name), positions, seed, question.question_id, donors, means)
             for name in flows
         }
         rows: list[Row] = []

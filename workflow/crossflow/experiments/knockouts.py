@@ -29,7 +29,8 @@ from crossflow.experiments.job import (
     require_same_clean_run,
     still_usable,
 )
-from crossflow.experiments.knocked_out import Answered, knock_out, request_of
+from crossflow.experiments.knocked_out import Answered, ModuleMeans, knock_out, request_of
+from crossflow.experiments.module_means import module_means, wanted_by
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.experiments.sinks import SinkSets
 from crossflow.models.loading import load_model
@@ -135,6 +136,13 @@ def write_tables(
 
     sinks = {category: SinkSets(model, flows, category) for category in chosen}
 
+    outputs = wanted_by(flows)
+
+    @lru_cache(maxsize=1)
+    def mean_outputs(category: str) -> ModuleMeans:
+        """Computed when a category's first questions run."""
+        return module_means(model, outputs, chosen[category].asked, job.images.open, job.workers_for(model))
+
     @lru_cache(maxsize=1)
     def means(category: str) -> Mapping[Layout, Donor]:
         """Computed when a category's first questions run; those of one category fill much memory."""
@@ -157,7 +165,12 @@ def write_tables(
         usable = [still_usable(first, item.question) for item, (first, *_) in zip(batch, given, strict=True)]
         prompts = sinks[category].added_to(usable)
         answered = [
-            Answered.of(prepared, item.answer, donors[category].of(prepared, others, means(category)))
+            Answered.of(
+                prepared,
+                item.answer,
+                donors[category].of(prepared, others, means(category)),
+                mean_outputs(category),
+            )
             for item, prepared, (_, *others) in zip(batch, prompts, given, strict=True)
         ]
         return [

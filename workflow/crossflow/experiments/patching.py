@@ -308,6 +308,7 @@ def write_patching(job: Job, settings: PatchingSettings) -> None:
         determined = job.determining(category, model.prompt) | {
             **selected[category].determining(),
             "pairs": hash_file(pairs[category].table),
+            "pair_images": [hash_file(path) for path in job.images.further],
             "sets": list(settings.sets),
             "patched_layers": settings.layers(len(model.layers)),
             "engine": settings.engine,

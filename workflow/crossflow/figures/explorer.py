@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -32,24 +31,21 @@ from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import Images, ImageSource
 from crossflow.figures.explorer_lens import DECADES, lens_maps
-from crossflow.figures.style import BOX, FALLS_AND_RISES, look_of
+from crossflow.figures.explorer_patching import patching_curves
+from crossflow.figures.style import BOX, FALLS_AND_RISES, look_of, short
 
 log = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 300
 _THUMBNAIL, _MAPPED = 224, 480  # pixels of the longer side, without and with a map
 _QUALITY = 55
-_DIGITS = 4
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
     "*": "star", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
 }  # fmt: skip
 _PAGE = Path(__file__).parent / "explorer_page"
-
-
-def _short(value: float) -> float | None:
-    """A number with four significant digits; None for NaN."""
-    return None if math.isnan(value) else float(f"{value:.{_DIGITS}g}")
+PAGE_FILES = ("page.html", "page.css", "page.js", "patching.js", "lens.js")
+"""Template, style and scripts of the page; the last script draws it."""
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -71,13 +67,13 @@ def curves_of(rows: Sequence[Mapping[str, Any]], bands: Sequence[Mapping[str, An
             name = row.get("measure", "change_percent")
             measure = curve["measures"].setdefault(name, {"n": row["n"], "mean": [], "low": [], "high": []})
             for number in ("mean", "low", "high"):
-                measure[number].append(_short(row[number]))
+                measure[number].append(short(row[number]))
             if name == "change_percent":
                 curve["layers"].append(row["layer"])
     for row in bands:
         measure = curve_of(row)["measures"]["change_percent"]
         for number in ("low", "high"):
-            measure.setdefault(f"band_{number}", []).append(_short(row[number]))
+            measure.setdefault(f"band_{number}", []).append(short(row[number]))
     return list(found.values())
 
 
@@ -95,7 +91,7 @@ def head_maps(table: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, A
         numbers = {name: [[None] * layers for _ in range(heads)] for name in ("mean", "low", "high")}
         of_flow = found.setdefault(tuple(named.values()), named | {"table": table, "n": row["n"]} | numbers)
         for name in numbers:
-            of_flow[name][row["head"]][row["layer"]] = _short(row[name])
+            of_flow[name][row["head"]][row["layer"]] = short(row[name])
     return list(found.values())
 
 
@@ -125,11 +121,11 @@ def question_row(table: Knockouts, question: ChosenQuestion, answer: Mapping[Any
         "answer": question.answer,
         "generated": str(answer["generated"]),
         "correct": bool(answer["correct"]),
-        "p": _short(float(answer["p_clean"])),
+        "p": short(float(answer["p_clean"])),
         "options": options,
         "boxes": [list(chosen.box) for chosen in question.objects],
         "why": why,
-        "curves": {flow: [_short(float(value)) for value in change] for flow, (_, change) in own.items()},
+        "curves": {flow: [short(float(value)) for value in change] for flow, (_, change) in own.items()},
     }
 
 
@@ -158,15 +154,15 @@ def page(data: Mapping[str, Any], title: str) -> str:
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
-    template, style, script, lens = (
-        (_PAGE / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "lens.js")
-    )
+    template, style, *scripts = ((_PAGE / name).read_text(encoding="utf-8") for name in PAGE_FILES)
     return Template(template).substitute(
-        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script=script + lens
+        title=escape(title), style=style, data=encoded, plotly=plotly.offline.get_plotlyjs(), script="".join(scripts)
     )
 
 
-def collect(results: Results, images: Images, heads: Sequence[str] = (), maps: bool = False) -> dict[str, Any]:
+def collect(
+    results: Results, images: Images, heads: Sequence[str] = (), maps: bool = False, patching: bool = False
+) -> dict[str, Any]:
     """All that the page shows; single questions have their curves in each model's first window.
 
     Args:
@@ -174,14 +170,16 @@ def collect(results: Results, images: Images, heads: Sequence[str] = (), maps: b
         images: The images of its questions.
         heads: The study's summary tables of heads.
         maps: Whether the study has maps of the lens over the image; their questions are shown in any case.
+        patching: Whether the study patches pairs.
 
     Raises:
         CrossflowError: a table is absent or damaged, or no question has an image any more.
     """
-    effects, measures, bands = (
-        read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table])
-        for table in ("effects", "measures", "bands")
-    )
+
+    def summary(table: str) -> list[dict[str, Any]]:
+        return read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table])
+
+    effects, measures, bands = map(summary, ("effects", "measures", "bands"))
     curves = curves_of(effects + measures, bands)
     most = max(2, MOST_QUESTIONS // len(results.categories))
     questions: list[dict[str, Any]] = []
@@ -220,27 +218,25 @@ def collect(results: Results, images: Images, heads: Sequence[str] = (), maps: b
                     broken[f"{model}/{category}/{question_id}"] = reason
                 questions.append(question_row(table, question, answers[question_id], why))
     require_some_usable(broken, len(questions), results.results)
+    patched = summary("patching") if patching else []
     return {
         "models": list(results.windows),
         "windows": results.windows,
         "categories": list(results.categories),
         "measures": {measure.name: measure.words for measure in MEASURES},
-        "looks": looks(dict.fromkeys(curve["flow"] for curve in curves)),
+        "looks": looks(dict.fromkeys([curve["flow"] for curve in curves] + [each["set"] for each in patched])),
         "box": BOX,
         "diverging": [[place / (len(FALLS_AND_RISES) - 1), colour] for place, colour in enumerate(FALLS_AND_RISES)],
         "ticks": ticks,
         "centres": centres,
         "curves": curves,
         "head_tables": {table: HEAD_TABLES[table] for table in heads},
-        "heads": [
-            each
-            for table in heads
-            for each in head_maps(table, read_csv(results.results / "summary" / f"{table}.csv", COLUMNS[table]))
-        ],
+        "heads": [each for table in heads for each in head_maps(table, summary(table))],
         "claims": json.loads((results.results / "claims.json").read_text(encoding="utf-8"))["claims"],
         "questions": questions,
         "notes": notes,
         "images": thumbnails,
+        "patching": patching_curves(patched, summary("patching_depth")) if patching else None,
         "lens": {"decades": DECADES, "maps": lenses} if lenses else None,
     }
 
@@ -251,6 +247,7 @@ def write_explorer(
     output: Path,
     heads: tuple[Literal["heads", "head_subsets"], ...] = (),
     maps: bool = False,
+    patching: bool = False,
 ) -> None:
     """Write one interactive page of a study, which needs no network.
 
@@ -260,11 +257,12 @@ def write_explorer(
         output: The page (HTML).
         heads: The study's summary tables of heads, if it has any.
         maps: Show the study's maps of the lens over the image.
+        patching: Show the study's patching of pairs.
 
     Raises:
         CrossflowError: a table is absent or damaged.
     """
     with images.open() as opened:
-        data = collect(results, opened, heads, maps)
+        data = collect(results, opened, heads, maps, patching)
     with replacing(output) as temporary:
         temporary.write_text(page(data, f"crossflow: the study {results.results.name}"), encoding="utf-8")

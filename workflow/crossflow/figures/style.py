@@ -5,6 +5,7 @@ keeps them apart. Nothing depends on the user's matplotlib settings, and the sam
 """
 
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -170,6 +171,11 @@ def arrow(flow: str) -> str:
     """Write a flow as it is printed, with spaces at which no line is broken."""
     flow = re.sub(r"(\w+)=(\w+)", r"\2 \1", flow)  # swapped image → question
     return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def short(value: float) -> float | None:
+    """A number with four significant digits, as pages hold it; None for NaN."""
+    return None if math.isnan(value) else float(f"{value:.4g}")
 
 
 def window_in_words(window: str) -> str:

@@ -217,6 +217,10 @@ def _read_patching(given: Mapping[str, Any] | None, at: str) -> Patching:
 def _read_heads(given: Mapping[str, Any], at: str) -> Heads:
     for flow in given["flows"]:
         _flow(flow, f"{at}.flows")
+        if any(part.module for part in parse_flow(flow).parts):
+            raise CrossflowError(
+                f"params.yaml, {at}.flows: {flow} replaces the output of a module, which is not divided into heads."
+            )
     heads = Heads(**{**given, "flows": list(given["flows"]), "layers": tuple(given.get("layers", ()))})
     if not heads.each and not heads.subsets:
         raise CrossflowError(f"params.yaml, {at}: with each: false, subsets must be at least 1.")

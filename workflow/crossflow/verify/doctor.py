@@ -250,8 +250,10 @@ def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, Re
             names = ("gqa-questions", "gqa-scene-graphs")
             files = inputs.question_files(config, study.dataset, category)
             wanted += [name for name, file in zip(names, files, strict=True) if not Path(file).is_file()]
-        if inputs.is_fetched(config, study.dataset) and not Path(inputs.fetched_images(study, category)).is_file():
-            wanted.append("gqa-images")
+        if inputs.is_fetched(config, study.dataset):
+            folders = ["", "pairs/"] if study.patching else [""]
+            lists = (Path(inputs.fetched_images(study, category, folder)) for folder in folders)
+            wanted += ["gqa-images"] if not all(path.is_file() for path in lists) else []
     return [sources[name] for name in dict.fromkeys(wanted)]
 
 

@@ -218,6 +218,7 @@ function choose(changed) {
   }
   drawCurves();
   drawHeads();
+  drawPatching();
   drawClaims();
   drawQuestions();
   const one = data.questions.find((each) => each.model === state.model && each.category === state.category && each.id === state.chosen);
