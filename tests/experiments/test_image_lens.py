@@ -22,6 +22,8 @@ from crossflow.experiments import image_lens
 from crossflow.experiments.image_lens import places_in
 from crossflow.experiments.lens_map import LensMap
 from crossflow.experiments.token_lens import Words, read_positions, words_of
+from crossflow.figures import style
+from crossflow.figures.trace import draw_words
 from crossflow.models.model import MultimodalModel, Prepared
 from loaded_families import question_about
 from tiny import draw_world, load_tiny, prepare_some
@@ -263,3 +265,20 @@ def test_a_word_is_read_in_all_its_forms_and_unknown_words_are_not(asked: tuple[
         "object": ("ball", ["Ball", "ball"]),
         "answer": ("Red", ["Red", "red"]),
     }
+
+
+def test_the_figure_of_a_trace_writes_a_word_on_each_token_that_shows_the_whole_image(
+    asked: tuple[MultimodalModel, Prepared],
+) -> None:
+    model, prepared = asked
+    size = prepared.question.image_size
+    assert size is not None
+    lens = LensMap.asked(model, prepared, "red", 2, size)
+    with style.own_settings():
+        page = draw_words(lens, Image.new("RGB", size), [], "heading")
+    view = lens.places.views[0]
+    panels = [axes for axes in page.axes if axes.texts]
+    assert [axes.get_title() for axes in panels] == [f"layer {layer}" for layer in range(LAYERS + 1)]
+    for layer, axes in enumerate(panels):
+        words = [lens.words.of(token)[:7] for token in lens.reading.likeliest[layer, view, 0].tolist()]
+        assert [text.get_text().rstrip("…")[:7] for text in axes.texts] == words

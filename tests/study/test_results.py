@@ -119,14 +119,18 @@ def test_heads_without_anything_to_knock_out_or_with_an_unknown_flow_are_refused
             read_study(config | {"study": "s", "studies": {"s": study}})
 
 
-def test_the_verb_gets_what_the_study_says_of_heads(config: dict[str, Any]) -> None:
-    def options(**heads: Any) -> list[str]:
-        study = config["studies"]["mini"] | {"heads": {"flows": ["image->last"]} | heads}
-        found = read_study(config | {"study": "s", "studies": {"s": study}}).heads
-        assert found is not None
-        return found.options
+def test_the_verb_of_an_experiment_gets_what_the_study_says(config: dict[str, Any]) -> None:
+    def options(name: str, **given: Any) -> list[str]:
+        study = read_study(config | {"study": "s", "studies": {"s": config["studies"]["mini"] | {name: given}}})
+        return study.experiments[name].options(study)
 
-    assert options() == []
-    assert options(layers=[0, 2]) == ["--layers", "0", "2"]
-    assert options(subsets=8, each=False) == ["--only-subsets", "--subsets", "8", "--share", "0.5"]
-    assert options(subsets=8, share=0.1) == ["--subsets", "8", "--share", "0.1"]
+    common = ["--flows", "image->last", "--seed", "0", "--engine", "knockout"]
+    for heads, further in (
+        ({}, []),
+        ({"layers": [0, 2]}, ["--layers", "0", "2"]),
+        ({"subsets": 8, "each": False}, ["--only-subsets", "--subsets", "8", "--share", "0.5"]),
+        ({"subsets": 8, "share": 0.1}, ["--subsets", "8", "--share", "0.1"]),
+    ):
+        assert options("heads", flows=["image->last"], **heads) == common + further
+    assert options("image_lens") == ["--words", "5", "--maps", "4", "--seed", "0"]
+    assert options("image_lens", words=2, maps=0) == ["--words", "2", "--maps", "0", "--seed", "0"]
