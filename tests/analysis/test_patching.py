@@ -18,14 +18,15 @@ from crossflow.analysis.patching import (
     shares_of,
     tables,
 )
-from crossflow.analysis.results import Results
+from crossflow.analysis.results import PatchedTable, Results
 from crossflow.analysis.tables import COLUMNS
+from crossflow.cli.main import main
 from crossflow.core.patching import DENOISING, DIRECTIONS, NOISING, PAIR_OUTCOMES, PATCHED, PATCHING
-from crossflow.core.tables import write_csv, write_parquet
+from crossflow.core.tables import read_csv, write_csv, write_parquet
 from planted_patches import PASSED_ON, planted_patches
 
 
-def _table(pairs: int = 12, shares: dict[str, list[float]] = PASSED_ON, tilt: float = 0.0) -> pd.DataFrame:
+def _table(pairs: int = 12, shares: dict[str, list[float]] = PASSED_ON, tilt: float = 0.0) -> PatchedTable:
     """Patches with these shares, whose margins differ between the pairs; ``tilt`` parts the two directions."""
     rows: list[dict[str, Any]] = []
     for pair in range(pairs):
@@ -41,7 +42,7 @@ def _table(pairs: int = 12, shares: dict[str, list[float]] = PASSED_ON, tilt: fl
                          "margin_patched": np.nan if missing else own - (share + sign) * (own - its),
                          "p_base": 0.9, "p_patched": 0.5}
                     )  # fmt: skip
-    return pd.DataFrame(rows)
+    return PatchedTable(pd.DataFrame(rows), tuple(shares), tuple(range(len(next(iter(shares.values()))))))
 
 
 def test_planted_shares_come_out_and_both_is_the_mean_of_the_directions() -> None:
@@ -119,7 +120,8 @@ def test_outcomes_are_counted_with_their_reasons() -> None:
 def test_the_tables_have_their_columns_and_all_categories_together(tmp_path: Path) -> None:
     for category in ("one", "two"):
         folder = tmp_path / "patching/model"
-        write_parquet(folder / f"{category}.parquet", PATCHING, _table().to_dict("records"), {"layers": 3})
+        determined = {"sets": list(PASSED_ON), "patched_layers": [0, 1, 2, 3]}
+        write_parquet(folder / f"{category}.parquet", PATCHING, _table().table.to_dict("records"), determined)
         write_csv(folder / f"{category}.pairs.csv", PAIR_OUTCOMES, [_outcome(number, PATCHED) for number in range(12)])
     found = {name: list(rows) for name, rows in tables(Results(tmp_path, ("model:3",), ("one", "two"), 0)).items()}
     for name, rows in found.items():
@@ -127,6 +129,20 @@ def test_the_tables_have_their_columns_and_all_categories_together(tmp_path: Pat
     assert len(found["patching"]) == 3 * (len(DIRECTIONS) + 1) * len(PASSED_ON) * 4
     assert {row["category"] for row in found["patching_depth"]} == {"one", "two", "all"}
     assert [row["n"] for row in found["patching_depth"] if row["category"] == "all"] == [24] * 3
+
+
+def test_a_study_without_a_patched_pair_has_its_rows_and_figures(tmp_path: Path) -> None:
+    folder = tmp_path / "patching/model"
+    write_parquet(folder / "one.parquet", PATCHING, [], {"sets": list(PASSED_ON), "patched_layers": [0, 1, 2, 3]})
+    write_csv(folder / "one.pairs.csv", PAIR_OUTCOMES, [_outcome(1, "no pair", None, None)])
+    results = ["--results", str(tmp_path), "--curves", "model:3", "--categories", "one", "--seed", "0"]
+    assert main(["summary", "--summary", "patching", *results]) == 0
+    rows = read_csv(tmp_path / "summary/patching.csv", COLUMNS["patching"])
+    assert len(rows) == (len(DIRECTIONS) + 1) * len(PASSED_ON) * 4
+    assert all(row["n"] == 0 and np.isnan(row["share"]) for row in rows)
+    for kind in ("patching", "patching-map"):
+        figure = ["figure", "--summary", str(tmp_path / "summary"), "--kind", kind, "--models", "model"]
+        assert main([*figure, "--categories", "one", "--output", str(tmp_path / f"{kind}.png")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Shaped
 
 from crossflow.analysis.bootstrap import clustered_mean, percentiles, resampled_means, unbiased
 from crossflow.analysis.depth import crossings
-from crossflow.analysis.results import Results, Row
+from crossflow.analysis.results import PatchedTable, Results, Row
 from crossflow.core.flows import IMAGE_SETS
 from crossflow.core.patching import DIRECTIONS, PATCHED
 from crossflow.core.seeds import derived_seed
@@ -70,14 +69,14 @@ class Shares(NamedTuple):
     samples: Float[np.ndarray, "resamples layers"] | None
 
 
-def moved_by_set(table: pd.DataFrame) -> dict[tuple[str, str], Moved]:
-    """Direction, or `BOTH`, and set -> how far its patches moved the margins; from a table of patches."""
+def moved_by_set(patched: PatchedTable) -> dict[tuple[str, str], Moved]:
+    """Direction, or `BOTH`, and set -> how far its patches moved the margins; without a pair, all sets are empty."""
     found: dict[tuple[str, str], Moved] = {}
-    for name in dict.fromkeys(table["set"]):
+    table, layers = patched.table, patched.layers
+    for name in patched.sets:
         of_directions = []
         for direction in DIRECTIONS:
             rows = table[(table["set"] == name) & (table["direction"] == direction)]
-            layers = tuple(sorted(set(rows["layer"])))
             wide = rows.pivot(index="question_id", columns="layer", values="margin_patched").reindex(columns=layers)
             ends = rows.drop_duplicates("question_id").set_index("question_id").loc[wide.index]
             there = (ends["positions"] > 0).to_numpy()

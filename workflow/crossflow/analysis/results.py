@@ -33,6 +33,20 @@ class HeadTable(NamedTuple):
     noise: float
 
 
+class PatchedTable(NamedTuple):
+    """A model's patches of pairs.
+
+    Attributes:
+        table: The columns of ``PATCHING``.
+        sets: The position sets.
+        layers: After how many layers they were patched, ascending.
+    """
+
+    table: pd.DataFrame
+    sets: tuple[str, ...]
+    layers: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of one study.
@@ -102,9 +116,10 @@ class Results:
         shape = (int(metadata["layers"]), int(metadata["heads"]))
         return HeadTable(table, shape, math.nan if noise is None else float(noise))
 
-    def patching(self, model: str, category: str) -> pd.DataFrame:
-        """A model's patches of pairs, with the columns of ``PATCHING``."""
-        return read_parquet(self.results / "patching" / model / f"{category}.parquet", PATCHING)[0]
+    def patching(self, model: str, category: str) -> PatchedTable:
+        """A model's patches of pairs."""
+        table, metadata = read_parquet(self.results / "patching" / model / f"{category}.parquet", PATCHING)
+        return PatchedTable(table, tuple(metadata["sets"]), tuple(metadata["patched_layers"]))
 
     def pair_outcomes(self, model: str, category: str) -> list[Row]:
         """What became of a model's pairs, with the columns of ``PAIR_OUTCOMES``."""

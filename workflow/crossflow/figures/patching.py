@@ -20,7 +20,7 @@ _SHOWN = 100  # percent: colours of the map end there
 
 
 def _rows(figure: FigureRequest) -> Sequence[Row]:
-    """The rows of one model in patching.csv, of the sets that some pair has.
+    """The rows of one model in patching.csv, of the sets that some pair has; of all sets if no pair was patched.
 
     Raises:
         CrossflowError: there are none.
@@ -29,7 +29,7 @@ def _rows(figure: FigureRequest) -> Sequence[Row]:
     if not rows:
         raise CrossflowError(f"patching.csv has no rows for {figure.models[0]}: make the summary again.")
     there = {row["set"] for row in rows if row["n"]}
-    return [row for row in rows if row["set"] in there]
+    return [row for row in rows if row["set"] in there] if there else rows
 
 
 def _line(name: str, rows: Sequence[Row]) -> Line:
@@ -48,7 +48,7 @@ def _curves(figure: FigureRequest) -> Figure:
         lines = [_line(name, curve) for name, curve in found.items()]
         missing = [line.flow for line in lines if not line.n]
         remarks = [f"missing in all: {', '.join(missing)}"] if missing else []
-        panels.append(Panel(category, lines, max((line.n for line in lines), default=0), 0, 0, remarks=remarks))
+        panels.append(Panel(category, lines, max(line.n for line in lines), 0, 0, remarks=remarks))
     return draw_panels(
         panels,
         f"{figure.models[0]}: residual stream patched at one position set, mean of both directions",
