@@ -109,7 +109,7 @@ def test_the_causal_study_finds_in_mini_llava_what_the_documentation_says(repo: 
         np.testing.assert_allclose(whole.p_knockout, whole.p_swapped, rtol=0, atol=1e-6)
         assert metadata["noise_floor"] <= 1e-6
     effects = pd.read_csv(results / "summary/effects.csv", dtype={"window": str})
-    mean = effects[effects.window == "3"].set_index(["category", "flow", "layer"])["mean"]
+    mean = effects[effects.window == "3"].set_index(["category", "flow", "layer"])["mean"].sort_index()
     # In the lowest layers the question has read nothing of the image: only hiding its text has an effect.
     for category in ("ChooseAttr", "ChooseRel"):
         assert mean[category, "question->last", 0] < -20
@@ -133,12 +133,47 @@ def test_the_causal_study_finds_in_mini_llava_what_the_documentation_says(repo: 
     # The heads that the answer needs attend to the question; those that the question needs do not stand out.
     assert correlated.loc[("ChooseAttr", "question->last"), "low"] > 0.3
     assert correlated.loc[("ChooseAttr", "image->question"), "high"] < 0.1
+    # The question needs its attention where it reads the image, and its MLPs nowhere.
+    for category in ("ChooseAttr", "ChooseRel"):
+        for flow in ("attn:question", "attn=mean:question"):
+            assert mean[category, flow, 1] < -40
+            assert mean[category, flow].loc[3:].abs().max() < 1
+        assert mean[category, "mlp:question"].abs().max() < 3
+    patched_pairs_say_where_the_difference_is_held(results)
+    lens = pd.read_csv(results / "summary/image_lens.csv").set_index(["category", "token", "place", "layer"])
+    lens = lens.sort_index()
+    assert (
+        lens.loc[("ChooseAttr", "object", "related", 1), "low"]
+        > lens.loc[("ChooseAttr", "object", "random", 1), "mean"]
+    )
     assert {
         "substitution-mini-llava-w3.png",
         "fusion-depth-mini-llava.pdf",
         "heads-mini-llava.png",
         "attention-mini-llava.png",
+        "patching-mini-llava.png",
+        "image-lens-mini-llava.png",
     } <= figures
+
+
+def patched_pairs_say_where_the_difference_is_held(results: Path) -> None:
+    """What docs/explanation/patching.md says of mini-llava."""
+    pairs = pd.read_csv(results / "summary/pairs.csv").set_index("category")
+    assert pairs.patched.to_dict() == {"ChooseAttr": 58, "ChooseRel": 55}
+    assert (pairs.both_right > 0.95).all()
+    shares = pd.read_csv(results / "summary/patching.csv").set_index(["category", "direction", "set", "layer"])
+    shares = shares["share"].sort_index()
+    for category in ("ChooseAttr", "ChooseRel"):
+        assert shares[category, "both", "related", 0] == pytest.approx(1, abs=0.01)
+        assert shares[category, "both", "other"].abs().max() < 0.01
+        assert shares[category, "both", "question", 3] > 0.95
+        assert shares[category, "both", "last", 3] < 0.05
+        assert shares[category, "both", "last", 8] == pytest.approx(1, abs=1e-4)
+    depth = pd.read_csv(results / "summary/patching_depth.csv").set_index(["category", "set"])
+    assert depth.loc[("ChooseAttr", "image"), "layer_high"] < 1 < depth.loc[("ChooseRel", "image"), "layer_low"]
+    assert depth.loc[("ChooseRel", "last"), "layer_high"] < 5 < depth.loc[("ChooseAttr", "last"), "layer_low"]
+    claims = json.loads((results / "claims.json").read_text())["claims"]
+    assert {claim["claim"]: claim["verdict"] for claim in claims}[8] == "supported"
 
 
 @pytest.mark.parametrize(("shares", "names"), [(1, [""]), (2, ["", "_2"])])
