@@ -13,23 +13,13 @@ from crossflow.engine.forward import full_forward, run_clean
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Call, Plain
-from geometries import GEOMETRIES, LAYERS, Loaded
+from geometries import LAYERS, Loaded
 from knocked import in_double, largest_difference, rows_for
 from loaded_families import SIZES
 from loaded_families import Loaded as LoadedFamily
 from tiny_families import LAYERS as FAMILY_LAYERS
 
 FLOWS = ("image->last", "image->question", "related->question", "question->last")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("heads")
-
-
-@pytest.fixture(scope="module", params=GEOMETRIES)
-def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
-    return Loaded(folder, request.param)
 
 
 def _in_heads(rows: list[Row], heads: int, layers: int = LAYERS, seed: int = 0) -> list[Row]:

@@ -16,7 +16,7 @@ from crossflow.engine.modules import Silenced
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.model import MultimodalModel, Prepared
-from geometries import GEOMETRIES, LAYERS, Loaded
+from geometries import LAYERS, Loaded
 from knocked import largest_difference, rows_for
 from loaded_families import SIZES
 from loaded_families import Loaded as LoadedFamily
@@ -31,21 +31,6 @@ FLOWS = (
     "attn:last+image->question",
 )
 MEANS = ("attn=mean:question", "mlp=mean:last")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("modules")
-
-
-@pytest.fixture(scope="module", params=GEOMETRIES)
-def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
-    return Loaded(folder, request.param)
-
-
-@pytest.fixture(scope="module")
-def grouped(folder: Path) -> Loaded:
-    return Loaded(folder, "grouped")
 
 
 def _rows(model: MultimodalModel, prepared: Prepared, layers: int, width: int) -> tuple[CleanRun, list[Row]]:

@@ -17,28 +17,13 @@ from crossflow.engine.patches import Patch
 from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.model import MultimodalModel, Prepared
-from geometries import GEOMETRIES, LAYERS, Loaded, with_other_pixels
+from geometries import LAYERS, Loaded, with_other_pixels
 from knocked import in_double, largest_difference, rows_for
 from loaded_families import SIZES, middle, noise, question_about
 from loaded_families import Loaded as LoadedFamily
 from tiny_families import LAYERS as FAMILY_LAYERS
 
 SETS = ("image", "related", "question", "instruction", "last")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("patches")
-
-
-@pytest.fixture(scope="module", params=GEOMETRIES)
-def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
-    return Loaded(folder, request.param)
-
-
-@pytest.fixture(scope="module")
-def grouped(folder: Path) -> Loaded:
-    return Loaded(folder, "grouped")
 
 
 def _runs(model: MultimodalModel, prepared: Prepared, other: Prepared) -> tuple[CleanRun, CleanRun]:

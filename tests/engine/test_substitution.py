@@ -17,7 +17,7 @@ from crossflow.engine.reference import run_reference
 from crossflow.engine.shared_prefix import run_knockouts
 from crossflow.models.attention import Call, Plain, attend
 from crossflow.models.model import MultimodalModel, Prepared
-from geometries import GEOMETRIES, LAYERS, Loaded, with_other_pixels
+from geometries import LAYERS, Loaded, with_other_pixels
 from knocked import in_double, largest_difference, rows_for
 from loaded_families import SIZES, middle, noise, question_about
 from loaded_families import Loaded as LoadedFamily
@@ -25,21 +25,6 @@ from tiny_families import LAYERS as FAMILY_LAYERS
 
 FLOWS = ("image=swapped->question", "related=swapped->question", "question=swapped->last", "image=swapped->all")
 MEANS = ("image=mean->question", "other=mean->all")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("substitution")
-
-
-@pytest.fixture(scope="module", params=GEOMETRIES)
-def loaded(request: pytest.FixtureRequest, folder: Path) -> Loaded:
-    return Loaded(folder, request.param)
-
-
-@pytest.fixture(scope="module")
-def grouped(folder: Path) -> Loaded:
-    return Loaded(folder, "grouped")
 
 
 def _mean(*donors: Donor, prepared: Prepared) -> Donor:
