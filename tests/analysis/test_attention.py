@@ -15,6 +15,7 @@ from crossflow.analysis.results import Results
 from crossflow.core.errors import CrossflowError
 from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.tables import write_parquet
+from planned_study import planned
 from small_study import FLOWS, LAYERS, knockout_rows
 
 PLACES = 24
@@ -126,8 +127,7 @@ def test_heads_alone_have_a_row_per_flow_and_substitutions_and_subsets_have_none
     ],
 )
 def test_studies_correlate_what_they_knock_out(changed: dict[str, Any], expected: tuple[bool, bool]) -> None:
-    fields = {"windows": {"m": ["3", "top"]}, "flows": ["image->last"], "controls": (), "baselines": (), "lens": False}
-    study = SimpleNamespace(**fields | {"heads": None} | changed)
+    study = planned(**{"windows": {"m": ["3", "top"]}} | changed)
     assert (correlates_attention(study), correlates_head_attention(study)) == expected
 
 

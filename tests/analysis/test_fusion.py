@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from crossflow.cli.main import main
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import ANSWERS, read_csv, write_parquet
 from cuts import planted_cut
+from planned_study import planned
 
 HALF = SHARES.index(0.5)
 
@@ -218,7 +218,7 @@ def test_flows_that_hide_the_whole_image_and_nothing_else_are_cut() -> None:
 )
 def test_a_study_has_a_fusion_depth_if_it_computes_what_that_needs(changed: dict[str, Any], computed: bool) -> None:
     study = {"windows": {"m": ["bottom", "top"]}, "flows": ["image->all"], "controls": [], "baselines": ["swapped"]}
-    assert drops_image(SimpleNamespace(**study | {"lens": False, "heads": None} | changed)) == computed
+    assert drops_image(planned(**study | changed)) == computed
 
 
 SHARES_LEFT = {"top": [0.0, 0.5, 0.75], "bottom": [0.75, 0.5, 0.0]}

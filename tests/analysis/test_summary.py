@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,9 +11,10 @@ import pytest
 from crossflow.analysis.tables import COLUMNS, SUMMARIES, summaries_of
 from crossflow.cli.main import main
 from crossflow.core.tables import read_csv
+from planned_study import planned
 from small_study import FLOWS, LAYERS, write_study
 
-STUDY = SimpleNamespace(windows={"mini": ["3"]}, flows=FLOWS, controls=(), baselines=(), lens=False, heads=None)
+STUDY = planned(flows=FLOWS)
 MADE = list(summaries_of(STUDY))
 
 

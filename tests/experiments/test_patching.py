@@ -71,7 +71,7 @@ def test_every_pair_has_an_outcome_and_patched_ones_all_their_rows(made: Path, t
     first, wrong, broken, *others = outcomes
     assert (first["outcome"], first["pair_image_id"]) == ("no pair", "")
     assert (wrong["outcome"], wrong["right"], wrong["pair_right"]) == (
-        "the answer to the pair's image is wrong", True, False,
+        "the answer to the pair's image is wrong", 1, 0,
     )  # fmt: skip
     assert str(broken["outcome"]).startswith("the pair cannot be used: the image nowhere.jpg is missing")
     assert {row["outcome"] for row in others} <= {PATCHED, "both answers begin with the same token"}

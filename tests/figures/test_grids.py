@@ -1,7 +1,6 @@
 """Figures of many panels, and single questions."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from crossflow.figures import grids, style
 from crossflow.figures.examples import Example, choose_examples, draw_examples
 from crossflow.figures.kinds import figures_of
 from made_up import bump, knockout_table, nothing
+from planned_study import planned
 
 CATEGORIES = ("ChooseAttr", "QueryAttr")
 FLOWS = {
@@ -138,18 +138,9 @@ def test_substitutions_are_drawn_beside_the_knockouts_of_their_edges() -> None:
 
 
 def test_a_study_has_the_grids_that_make_sense_for_it() -> None:
-    one = SimpleNamespace(
-        windows={"a": ["3"]},
-        flows=[],
-        controls=[],
-        baselines=[],
-        lens=False,
-        heads=None,
-        patching=None,
-        image_lens=None,
-    )
+    one = planned(windows={"a": ["3"]}, flows=[])
     assert figures_of(one) == {"overview": ["overview-a-w3"], "heat-map": ["heat-map-a-w3"]}
-    several = figures_of(SimpleNamespace(**vars(one) | {"windows": {"a": ["3", "bottom"], "b": ["7"]}}))
+    several = figures_of(planned(windows={"a": ["3", "bottom"], "b": ["7"]}, flows=[]))
     assert several == {
         "overview": ["overview-a-w3", "overview-a-wbottom", "overview-b-w7"],
         "heat-map": ["heat-map-a-w3", "heat-map-a-wbottom", "heat-map-b-w7"],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 TEXT, WHOLE, NUMBER, MAGNITUDE, FLAG = "text", "whole", "number", "magnitude", "flag"
 """What a cell holds: text; a whole number, or empty; a number with ten significant digits (more would differ between
-machines), empty for NaN; a number of which one digit gives the size; true or false, or empty."""
+machines), empty for NaN; a number of which one digit gives the size; true or false."""
 LIST, TEXTS, NUMBERS = "list", "texts", "numbers"
 """What a cell of a parquet table may hold besides: a list of whole numbers, of texts, of numbers."""
 

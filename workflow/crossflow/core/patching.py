@@ -1,6 +1,6 @@
 """The tables of activation patching: their columns."""
 
-from crossflow.core.columns import FLAG, IMAGE_ID, NUMBER, QUESTION_ID, TEXT, WHOLE, Column, Columns
+from crossflow.core.columns import IMAGE_ID, NUMBER, QUESTION_ID, TEXT, WHOLE, Column, Columns
 from crossflow.core.tables import schema_of
 
 NOISING, DENOISING = "noising", "denoising"
@@ -44,11 +44,11 @@ PAIR_OUTCOMES: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
     "pair_image_id": Column(TEXT, words=f"{_PAIR_IMAGE.words} Empty if it has none."),
-    "right": Column(FLAG, words="Whether the most likely token with the own image begins the gold answer."),
-    "pair_right": Column(
-        FLAG,
-        words="Whether the most likely token with the pair's image begins its answer; both are empty without a run.",
+    "right": Column(
+        WHOLE,
+        words="1 if the most likely token with the own image begins the gold answer, else 0; empty if it was not run.",
     ),
+    "pair_right": Column(WHOLE, words="The same with the pair's image and answer."),
     "outcome": Column(TEXT, words=f"`{PATCHED}`, or why the pair was not patched."),
 }
 """One row per answered question, ``patching/{model}/{category}.pairs.csv``."""

@@ -90,7 +90,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     WHOLE: lambda text: int(text) if text else None,
     NUMBER: lambda text: float(text) if text else math.nan,
     MAGNITUDE: lambda text: float(text) if text else math.nan,
-    FLAG: {"true": True, "false": False, "": None}.__getitem__,
+    FLAG: {"true": True, "false": False}.__getitem__,
 }
 
 
@@ -119,7 +119,7 @@ def read_csv(path: Path, columns: Columns, later: Sequence[str] = ()) -> list[di
         later: The last columns, if the table may be of an older version without them; their cells are then empty.
 
     Returns:
-        Texts, numbers and flags as ``columns`` says; an empty cell is ``""``, NaN (number) or None (whole, flag).
+        Rows of text, numbers and flags as ``columns`` says; an empty cell is ``""``, None (whole) or NaN (number).
 
     Raises:
         CrossflowError: the file is absent or not CSV in UTF-8, its columns are not ``columns``, or a cell has the wrong
