@@ -10,7 +10,7 @@ from torch import nn
 from crossflow.verify import clock
 from fake_cuda import CUDA, Measured, NoGuardError, Record, _guards, fake_cuda, measure, watching
 
-PARTS = ("clean", "knockouts", "mass", "lens", "answers")
+PARTS = ("clean", "knockouts", "modules", "patches", "mass", "lens", "answers")
 TOGETHER = ("clean", "knockouts", "lens", "answers")
 LONG = ("llama3-llava-next-8b", "qwen25-vl-7b", "gemma3-4b")
 SLOW = ("llava15-13b", "gemma3-12b")
@@ -41,6 +41,13 @@ _PLACES = {("to cuda", "packed.Packing.on"): 1}
 WAITS = {
     "clean": _PLACES,
     "knockouts": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 2},
+    # One place for each of two rows in each of four layers.
+    "modules": {
+        ("to cuda", "shared_prefix_attention.masks_of"): 2,
+        ("to cuda", "shared_prefix._on"): 2,
+        ("to cuda", "shared_prefix._Sequence.replacements"): 8,
+    },
+    "patches": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 1},
     "mass": {("to cuda", "attention_mass.attention_weights"): 1, ("to cuda", "attention_mass.head_mass"): 1},
     "lens": _PLACES | {("to cuda", "logit_lens.track"): 2, ("number", "logit_lens.track"): 2},
     # The prompt and two further passes: each says where its tokens stand, which they are, and which come next.
@@ -85,7 +92,7 @@ BESIDE = {
     "gemma3": {
         "clean": _GEMMA_RUN,
         "lens": _GEMMA_RUN,
-        "knockouts": {("to cuda", "shared_prefix_attention.masks_of"): 4},
+        **{part: {("to cuda", "shared_prefix_attention.masks_of"): 4} for part in ("knockouts", "modules", "patches")},
         "mass": {("to cuda", "attention_mass.attention_weights"): 2, ("to cuda", "attention_mass.head_mass"): 1},
         "answers": _GEMMA_FED
         | {

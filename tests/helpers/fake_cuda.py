@@ -38,8 +38,9 @@ from transformers import masking_utils
 from crossflow.core.flows import PUBLISHED_FLOWS, parse_flow
 from crossflow.engine import shared_prefix_attention
 from crossflow.engine.attention_mass import attention_mass
-from crossflow.engine.edges import edges_of
-from crossflow.engine.forward import run_clean_together
+from crossflow.engine.edges import Row, edges_of, patched_row
+from crossflow.engine.forward import CleanRun, run_clean_together
+from crossflow.engine.patches import Patch
 from crossflow.engine.shared_prefix import run_together
 from crossflow.experiments.answers import answer_together
 from crossflow.experiments.logit_lens import last_states, track
@@ -49,7 +50,7 @@ from wide_models import LAYERS, WIDE, build_wide, wide_questions
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MEMORY = 80 * 2**30
-PARTS = ("clean", "knockouts", "mass", "lens", "answers")
+PARTS = ("clean", "knockouts", "modules", "patches", "mass", "lens", "answers")
 # With four layers, as large a share of the joined rows acts in a layer as in a published study.
 WINDOW = 1
 
@@ -386,6 +387,17 @@ class Measured:
         return self.parts[part].outside.total() / self.questions
 
 
+def _patches(clean: CleanRun) -> list[Row]:
+    """Rows that patch a question at some sets, after some layers, with the states of the run itself."""
+    positions = clean.prepared.positions
+    return [
+        patched_row(Patch(on_device, clean.entering, clean.first), int(positions[name][0]), layer)
+        for name in ("question", "last")
+        for on_device in [torch.from_numpy(positions[name]).to(clean.after.device)]
+        for layer in (0, 2, LAYERS)
+    ]
+
+
 def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
     """Run a model's whole path on fake tensors, with some questions together.
 
@@ -406,8 +418,12 @@ def measure(name: str, count: int, parts: Sequence[str] = PARTS) -> Measured:
             prompts = [question.to(CUDA) for question in questions]
         with watching(model) as clean:
             cleans = run_clean_together(model, prompts, [min(row.start for row in each) for each in rows])
+        silenced = [rows_for(question, LAYERS, WINDOW, ("attn:question", "mlp:last")) for question in questions]
+        patched = [(clean, _patches(clean)) for clean in cleans]
         runs: dict[str, Callable[[], object]] = {
             "knockouts": lambda: run_together(model, list(zip(cleans, rows, strict=True))),
+            "modules": lambda: run_together(model, list(zip(cleans, silenced, strict=True))),
+            "patches": lambda: run_together(model, patched),
             "mass": lambda: [attention_mass(clean, edges) for clean, edges in zip(cleans, flows, strict=True)],
             "lens": lambda: [track(model, states, {"answer": 0}) for states in last_states(model, prompts)],
             "answers": lambda: answer_together(model, prompts, [True] * len(prompts)),
