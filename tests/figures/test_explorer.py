@@ -231,3 +231,10 @@ def test_in_a_browser_it_draws_curves_and_the_evil_question_stays_text(tmp_path:
     )
     assert "<b>" not in seen
     assert 'viewBox="0 0 640 480"' in seen
+
+
+def test_the_rule_of_the_explorer_depends_on_every_file_of_the_page(repo: Path) -> None:
+    rule = (repo / "workflow/rules/figures.smk").read_text().partition("rule explorer:")[2].partition("output:")[0]
+    assert set(re.findall(r'"([a-z]+\.(?:html|css|js))"', rule)) == set(explorer.PAGE_FILES)
+    there = {path.name for path in (repo / "workflow/crossflow/figures/explorer_page").iterdir()}
+    assert there == set(explorer.PAGE_FILES)
