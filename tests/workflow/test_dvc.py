@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -230,14 +229,14 @@ def test_plots_need_no_network(origin: Versioned) -> None:
 
 def test_the_pipeline_keeps_every_result_and_nothing_that_is_fetched(repo: Path, origin: Versioned) -> None:
     stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
-
-    def names(outs: Sequence[object]) -> list[str]:
-        return [next(iter(out)) if isinstance(out, dict) else str(out) for out in outs]
-
-    kept = [name for stage in stages.values() for name in names([*stage["outs"], *stage.get("metrics", [])])]
-    for out in (out for stage in stages.values() for out in [*stage["outs"], *stage.get("metrics", [])]):
-        assert isinstance(out, dict)
-        assert next(iter(out.values())) == {"persist": True}
+    kept = []
+    for stage in stages.values():
+        each = stage.get("do", stage)  # one stage, or one per item of its foreach
+        for item in stage.get("foreach", [""]):
+            for out in [*each["outs"], *each.get("metrics", [])]:
+                ((name, options),) = out.items()
+                assert options == {"persist": True}
+                kept.append(name.replace("${item}", item))
     folders = [name.replace("${study}", "ci") for name in kept]
     for result in _results(origin):
         assert any(result == folder or result.startswith(f"{folder}/") for folder in folders), result

@@ -1,11 +1,12 @@
 """The workflow itself: real Snakemake, in a copy of the tree, as a person would run it."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -299,12 +300,21 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
 def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: Copy) -> None:
     restored.edit_parameters(windows=[5])
     locks = restored.root / ".snakemake" / "locks"
-    with ThreadPoolExecutor(1) as thread:
-        first = thread.submit(restored.snakemake, "--until", "knockout")
-        while not any(locks.glob("*")) and not first.done():
-            time.sleep(0.1)
-        assert "Directory cannot be locked" in restored.snakemake(status=1)
-        assert "knockouts: random-llava, window 5" in first.result()
+    command = [str(BIN / "snakemake"), "--cores", "2", "--resources", "gpu=2", "--until", "knockout"]
+    with subprocess.Popen(
+        command, cwd=restored.root, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as first:
+        while first.poll() is None and not any(locks.glob("*")):
+            time.sleep(0.005)
+        # The first waits while the second is tried, however fast the machine.
+        os.killpg(first.pid, signal.SIGSTOP)
+        try:
+            assert "Directory cannot be locked" in restored.snakemake(status=1)
+        finally:
+            os.killpg(first.pid, signal.SIGCONT)
+        assert first.stderr is not None
+        assert "knockouts: random-llava, window 5" in first.stderr.read()
+    assert first.returncode == 0
     assert (restored.root / "results/ci/knockout/random-llava/w5/ChooseAttr.parquet").exists()
     restored.edit_parameters(windows=[3])
     assert restored.planned() == {}
