@@ -54,7 +54,9 @@ def run(value: float, at: int = 3) -> float:
 
 
 def _forget() -> None:
-    for function in (code_version._imports, code_version._code_of, code_version.code_version):
+    for function in (
+        code_version._parsed, code_version._imports, code_version._code_of, code_version.code_version
+    ):  # fmt: skip
         function.cache_clear()
 
 

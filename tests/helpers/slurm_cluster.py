@@ -17,6 +17,7 @@ ETC = Path("/etc/slurm")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 # As many cores and as much memory as the profile's jobs ask for, whatever this machine has.
 CONFIGURATION = """\
+# Written by crossflow's tests.
 ClusterName=crossflow
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
@@ -94,6 +95,13 @@ class Cluster:
         return found
 
 
+def _is_left_over() -> bool:
+    """Whether the configuration is of tests that were killed: it is theirs, and no controller answers."""
+    if not (ETC / "slurm.conf").read_text().startswith(CONFIGURATION.partition("\n")[0]):
+        return False
+    return subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode != 0
+
+
 def _start_munge() -> bool:
     """Start munge, unless it runs already. Returns whether it was started here."""
     if subprocess.run(["munge", "--no-input"], capture_output=True, check=False).returncode == 0:
@@ -126,7 +134,7 @@ def slurm(folder: Path) -> Iterator[Cluster]:
         pytest.skip(f"Slurm is not installed ({', '.join(lacking)}): apt install slurm-wlm munge")
     if os.getuid() != 0:
         pytest.skip("only root can start Slurm")
-    if (ETC / "slurm.conf").exists():
+    if (ETC / "slurm.conf").exists() and not _is_left_over():
         pytest.skip(f"{ETC} holds the configuration of another cluster")
     cluster = Cluster(folder)
     ETC.mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ Python version that parses the code alike.
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def _file_of(module: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
+@cache
 def _parsed(module: str) -> ast.Module:
     file = _file_of(module)
     if file is None:
@@ -95,54 +97,51 @@ def modules_behind(*modules: str) -> list[str]:
     return sorted(found)
 
 
-class _Bare(ast.NodeTransformer):
-    """Removes from a syntax tree what shapes no number; labels too, unless they are kept."""
-
-    def __init__(self, labels: bool) -> None:
-        self._labels = labels
-
-    def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
-        return None if node.arg == "words" and not self._labels else self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant):
-            return None  # a docstring
-        called = node.value.func if isinstance(node.value, ast.Call) else None
-        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "log":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        if isinstance(node.exc, ast.Call):
-            node = ast.Raise(node.exc.func, None)
-        return self.generic_visit(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        return ast.arg(node.arg)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        node = type(node)(node.name, node.args, node.body, node.decorator_list)
-        return self.generic_visit(node)
+def _shapes_nothing(node: object, labels: bool) -> bool:
+    """Whether a part of a syntax tree is a docstring, a call of ``log``, or a label that is not kept."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "words" and not labels
+    if not isinstance(node, ast.Expr):
+        return False
+    called = node.value.func if isinstance(node.value, ast.Call) else None
+    is_log = isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "log"
+    return is_log or isinstance(node.value, ast.Constant)
 
 
-def _written(node: object) -> str:
-    """A syntax tree as text. Not `ast.dump`, whose form differs between versions of Python."""
+def _fields(node: ast.AST) -> Iterator[tuple[str, object]]:
+    """The fields of a part of a syntax tree without annotations, messages, and what the parser adds."""
+    if isinstance(node, ast.arg):
+        yield "arg", node.arg
+        return
+    message = isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if message:
+            value = value.func if name == "exc" else None  # type: ignore[union-attr]
+        elif name in ("ctx", "kind") or (name in ("returns", "type_comment") and isinstance(node, ast.FunctionDef)):
+            continue
+        yield name, value
+
+
+def _written(node: object, labels: bool) -> str:
+    """What shapes numbers in a syntax tree, as text. Not `ast.dump`, whose form differs between versions of Python."""
     if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-        inner = ",".join(f"{name}={_written(value)}" for name, value in fields if name not in ("ctx", "kind"))
+        fields = ((name, _written(value, labels)) for name, value in _fields(node) if value is not None)
+        inner = ",".join(f"{name}={text}" for name, text in fields if text != "[]")
         return f"{type(node).__name__}({inner})"
-    return f"[{','.join(map(_written, node))}]" if isinstance(node, list) else repr(node)
+    if isinstance(node, list):
+        return f"[{','.join(_written(each, labels) for each in node if not _shapes_nothing(each, labels))}]"
+    return repr(node)
 
 
 @cache
 def _code_of(module: str, labels: bool) -> str:
     """The code of a module without what shapes no number; imports in any order."""
-    # Parsed again, since the transformer changes the tree in place: a deep copy takes longer.
-    tree = _Bare(labels).visit(_parsed(module))
-    imported = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
-    written = [_written(node) for node in tree.body]
-    imports = sorted(text for text, is_import in zip(written, imported, strict=True) if is_import)
-    return "\n".join([*imports, *(text for text, is_import in zip(written, imported, strict=True) if not is_import)])
+    imports, code = [], []
+    for node in _parsed(module).body:
+        if not _shapes_nothing(node, labels):
+            (imports if isinstance(node, ast.Import | ast.ImportFrom) else code).append(_written(node, labels))
+    return "\n".join([*sorted(imports), *code])
 
 
 @cache
