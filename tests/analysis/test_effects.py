@@ -8,7 +8,7 @@ import numpy as np
 
 from crossflow.analysis.effects import summarise
 from crossflow.analysis.tables import EFFECTS
-from crossflow.core.measures import MEASURES
+from crossflow.core.measures import MEASURES, OF_THE_WHOLE_ANSWER
 from small_study import FLOWS, LAYERS, MISSING, ids_of, knockout_rows, small_knockouts
 
 
@@ -77,7 +77,7 @@ def test_every_measure_has_rows_for_the_questions_that_have_it() -> None:
     found = list(summarise(small_knockouts(rows, FLOWS[:1]), {}, 0))
     first = {row["measure"]: row for row in found if row["layer"] == 0}
     # No answer was scored as a whole.
-    assert first.keys() == {measure.name for measure in MEASURES} - {"answer_logprob_change"}
+    assert first.keys() == {measure.name for measure in MEASURES} - set(OF_THE_WHOLE_ANSWER)
     assert {name: (row["n"], row["mean"]) for name, row in first.items() if name != "change_percent"} == {
         "logprob_change": (6, -1),
         "margin_change": (4, -0.75),

@@ -101,12 +101,13 @@ def test_engine_and_reference_agree_on_every_flow_and_measure(
     assert ours["flow"] == theirs["flow"]
     assert ours["edges"] == theirs["edges"]
     compared = 0
-    for name in ("p_knockout", "logprob_change", "answer_logprob_change", "attention"):
+    for name in ("p_knockout", "logprob_change", "answer_logprob_change", "last_token_change_percent", "attention"):
         for mine, other in zip(ours[name], theirs[name], strict=True):
             assert (mine is None) == (other is None)
             if mine is not None:
                 # Log-probabilities of a vocabulary of some hundred tokens: nats, where fp32 is good to 1e-5.
-                assert mine == pytest.approx(other, abs=1e-6 if name == "p_knockout" else 2e-5)
+                limit = {"p_knockout": 1e-6, "last_token_change_percent": 2e-3}.get(name, 2e-5)
+                assert mine == pytest.approx(other, abs=limit)
                 compared += 1
     assert compared >= 4 * LAYERS * (len(FLOWS) - 8)
 
@@ -117,7 +118,7 @@ def test_everything_that_is_asked_for_is_there(model: MultimodalModel, prepared:
         ("image->last", 0), ("image->last", 1), ("image->last", 2), ("image->last", 3),
         ("related~moved->question", 0), ("related~moved->question", 2),
     ]  # fmt: skip
-    assert columns["answer_logprob_change"] == [None] * 6
+    assert columns["answer_logprob_change"] == columns["last_token_change_percent"] == [None] * 6
     assert None not in columns["p_knockout"] + columns["attention"]
     assert 0 <= columns["noise_floor"] < 1e-6
     assert 0 <= columns["noise_floor_percent"] < 1e-3
@@ -157,9 +158,9 @@ def test_a_whole_answer_is_scored_as_its_tokens_one_after_another(model: Multimo
         _columns(model, prepared, {"image->last": [1]})["p_knockout"], abs=1e-6
     )
 
-    def logprob(edges: Sequence[Edges]) -> float:
+    def logprobs(edges: Sequence[Edges]) -> np.ndarray:
         """The definition: one token at a time, each predicted by a forward of its own."""
-        total = 0.0
+        found = []
         for place in range(len(ANSWER)):
             longer = prepared.answered_by(ANSWER[: place + 1])
             blocking = Blocking(
@@ -169,11 +170,15 @@ def test_a_whole_answer_is_scored_as_its_tokens_one_after_another(model: Multimo
                 network = model.network.base_model
                 with using(blocking):
                     states = network(**longer.inputs, use_cache=False).last_hidden_state
-            total += float(torch.log_softmax(model.logits(states[:, -1])[0].double(), -1)[ANSWER[place]])
-        return total
+            found.append(torch.log_softmax(model.logits(states[:, -1])[0].double(), -1)[ANSWER[place]])
+        return np.array(found)
 
     edges = edges_of(parse_flow("image->last"), prepared.positions, 0, "")
-    assert columns["answer_logprob_change"][0] == pytest.approx(logprob(edges) - logprob([]), abs=1e-5)
+    before, after = logprobs([]), logprobs(edges)
+    assert columns["answer_logprob_change"][0] == pytest.approx((after - before).sum(), abs=1e-5)
+    last = 100 * (np.exp(after[-1] - before[-1]) - 1)
+    assert columns["last_token_change_percent"][0] == pytest.approx(last, abs=1e-3)
+    assert abs(last - columns["change_percent"][0]) > 0.1
     assert abs(columns["answer_logprob_change"][0] - columns["logprob_change"][0]) > 1e-4
 
 

@@ -18,9 +18,9 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def _reading(*rows: tuple[float, ...], further: float = 0) -> Readout:
+def _reading(*rows: tuple[float, ...], further: tuple[float, ...] = ()) -> Readout:
     logits = torch.tensor(rows, dtype=torch.float64).log()
-    return Readout(logits, torch.full((len(rows),), further, dtype=torch.float64))
+    return Readout(logits, torch.tensor([further] * len(rows), dtype=torch.float64))
 
 
 def _question(answer: str, *options: str | None) -> ChosenQuestion:
@@ -29,7 +29,7 @@ def _question(answer: str, *options: str | None) -> ChosenQuestion:
 
 def test_measures_follow_their_definitions() -> None:
     looked_at = ScoredTokens(0, (2, 1), Options(0, 1))
-    clean, knocked_out = _reading((0.6, 0.3, 0.1), further=-1), _reading((0.3, 0.6, 0.1), further=-3)
+    clean, knocked_out = _reading((0.6, 0.3, 0.1), further=(-0.5, -0.5)), _reading((0.3, 0.6, 0.1), further=(-2, -1))
     measured = measure(clean, knocked_out, looked_at)
     assert measured["p_clean"] == pytest.approx([0.6])
     assert measured["p_knockout"] == pytest.approx([0.3])
@@ -40,12 +40,17 @@ def test_measures_follow_their_definitions() -> None:
     assert measured["flipped"] == [True]
     assert measured["correct"] == [True]
     assert measured["answer_logprob_change"] == pytest.approx([-math.log(2) - 2])
+    assert measured["last_token_change_percent"] == pytest.approx([100 * (math.exp(-0.5) - 1)])
+    one_token = measure(_reading((0.6, 0.3, 0.1)), _reading((0.3, 0.6, 0.1)), looked_at)
+    assert one_token["last_token_change_percent"] == pytest.approx(one_token["change_percent"])
 
 
 def test_a_knockout_of_nothing_changes_nothing() -> None:
-    clean = Readout(torch.randn(1, 50), torch.zeros(1, dtype=torch.float64))
-    measured = measure(clean, Readout(clean.logits.expand(3, -1), clean.further.expand(3)), ScoredTokens(7, (), None))
-    for name in ("change_percent", "logprob_change", "answer_logprob_change"):
+    clean = Readout(torch.randn(1, 50), torch.zeros((1, 2), dtype=torch.float64))
+    measured = measure(
+        clean, Readout(clean.logits.expand(3, -1), clean.further.expand(3, -1)), ScoredTokens(7, (), None)
+    )
+    for name in ("change_percent", "logprob_change", "answer_logprob_change", "last_token_change_percent"):
         assert measured[name] == [0, 0, 0]
     assert measured["margin_clean"] == [None, None, None]
     assert measured["correct"] == [False, False, False]

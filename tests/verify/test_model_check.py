@@ -225,7 +225,8 @@ def test_an_engine_that_is_not_exact_is_caught(mini: MultimodalModel, monkeypatc
 def test_knockouts_that_do_nothing_prove_nothing(mini: MultimodalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def idle(model: Any, work: Any) -> list[Readout]:
         return [
-            Readout(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows))) for clean, rows in work
+            Readout(clean.logits.expand(len(rows), -1), clean.reading.further.expand(len(rows), -1))
+            for clean, rows in work
         ]
 
     for name in checking.ENGINES:

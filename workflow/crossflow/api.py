@@ -30,7 +30,7 @@ except ValueError as error:
         "The variable MPLBACKEND names a backend of matplotlib that is not installed: install it, or unset it."
     ) from error
 
-from crossflow.core.flows import PUBLISHED_FLOWS, SWAPPED, Flow, parse_flow, require_centres, require_window
+from crossflow.core.flows import PUBLISHED_FLOWS, SWAPPED, Flow, parse_flow, require_centres, require_window, sets_of
 from crossflow.core.measures import HEADS, KNOCKOUT
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import LENS, data_frame, question_rows
@@ -100,7 +100,7 @@ def _require_usable(flows: Sequence[Flow], questions: Sequence[ChosenQuestion], 
                 f"Flow {flow.name!r} reads a mean over questions, which single questions do not have: substitute in a "
                 "study (flows of params.yaml)."
             )
-        sets = {name for part in flow.parts for name in (part.source, part.target)}
+        sets = {each for part in flow.parts for name in (part.source, part.target) for each in sets_of(name)}
         for name in lacking.keys() & sets:
             raise CrossflowError(
                 f"Flow {flow.name!r} needs the {lacking[name]} of the objects that the question is about: pass boxes "

@@ -21,6 +21,8 @@ are written
 ``attn=mean:A``, ``mlp=mean:A``
     likewise, its mean over A's positions in the category's questions (`crossflow.experiments.module_means`).
 
+Wherever a flow names a set, it may name an intersection of sets instead: ``related&grid->question``.
+
 A window is a run of layers around, below or above a layer. Imports the standard library only, so that the workflow can
 read its parameters without loading NumPy or PyTorch.
 """
@@ -71,13 +73,25 @@ SUBSTITUTES = {SWAPPED: "another question's image", MEAN: "the mean"}
 MODULES = {"attn": "attention output", "mlp": "MLP output"}
 """The modules of a decoder layer whose output a knockout may replace -> in words."""
 BOTTOM, TOP = "bottom", "top"
+_AND = "&"
+_SET = rf"[a-z_]+(?:{_AND}[a-z_]+)*"
 _PART = re.compile(
-    rf"(?P<source>[a-z_]+)(?:=(?P<substitute>{'|'.join(SUBSTITUTES)}))?"
-    rf"(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>[a-z_]+)"
+    rf"(?P<source>{_SET})(?:=(?P<substitute>{'|'.join(SUBSTITUTES)}))?"
+    rf"(?:~(?P<control>{MOVED}|{RANDOM}[1-9][0-9]*))?->(?P<target>{_SET})"
 )
-_MODULE = re.compile(rf"(?P<module>{'|'.join(MODULES)})(?P<mean>={MEAN})?:(?P<set>[a-z_]+)")
+_MODULE = re.compile(rf"(?P<module>{'|'.join(MODULES)})(?P<mean>={MEAN})?:(?P<set>{_SET})")
 _SUBSTITUTE = re.compile(rf"=({'|'.join(SUBSTITUTES)})")
 _ONLY = "only:"
+
+
+def sets_of(name: str) -> tuple[str, ...]:
+    """The sets of an intersection such as ``related&grid``; a set's name is one of a single set."""
+    return tuple(name.split(_AND))
+
+
+def is_visual(name: str) -> bool:
+    """Whether a set, or an intersection of sets, holds visual tokens only."""
+    return not set(IMAGE_SETS).isdisjoint(sets_of(name))
 
 
 class Part(NamedTuple):
@@ -113,8 +127,8 @@ class Flow(NamedTuple):
     @property
     def needs_sinks(self) -> bool:
         """Whether it names a set of `SINK_SETS`."""
-        named = {name for part in self.parts for name in (part.source, part.target, *part.spared)}
-        return not named.isdisjoint(SINK_SETS)
+        named = (name for part in self.parts for name in (part.source, part.target, *part.spared))
+        return any(not set(SINK_SETS).isdisjoint(sets_of(name)) for name in named)
 
     @property
     def substitute(self) -> str | None:
@@ -128,7 +142,7 @@ class Flow(NamedTuple):
 
 
 def _known(flow: str, *sets: str) -> None:
-    for name in sets:
+    for name in (name for given in sets for name in sets_of(given)):
         if name not in SET_NAMES:
             raise CrossflowError(f"Flow {flow!r}: unknown position set {name!r}; choose from {', '.join(SET_NAMES)}.")
 
@@ -164,7 +178,7 @@ def parse_flow(name: str) -> Flow:
         _known(name, part.source, part.target)
         if part.control == MOVED and part.source != "related":
             raise CrossflowError(f"Flow {name!r}: ~moved works only for the source related.")
-        if part.substitute == MEAN and part.source not in IMAGE_SETS:
+        if part.substitute == MEAN and not is_visual(part.source):
             raise CrossflowError(
                 f"Flow {name!r}: =mean works only for visual tokens ({', '.join(IMAGE_SETS)}); texts differ in length."
             )

@@ -41,9 +41,16 @@ MEASURES = (
         words="change in log-probability of the whole answer (nats)",
         columns=("answer_logprob_change",),
     ),
+    Measure(
+        "last_token_change_percent",
+        words="change in probability of the answer's last token (%)",
+        columns=("last_token_change_percent",),
+    ),
     Measure("attention", words="attention that the knockout removes (share)", columns=("attention",)),
     Measure("edges", words="blocked edges", columns=("edges",)),
 )
+OF_THE_WHOLE_ANSWER = ("answer_logprob_change", "last_token_change_percent")
+"""Columns of a knockout table that are empty unless the whole answer is scored."""
 KNOCKOUT_COLUMNS: Columns = {
     "question_id": QUESTION_ID,
     "image_id": IMAGE_ID,
@@ -72,8 +79,14 @@ KNOCKOUT_COLUMNS: Columns = {
     "correct": Column(FLAG, words="Whether the most likely token begins the gold answer."),
     "answer_logprob_change": Column(
         NUMBER,
-        words="Change of the log-probability of all tokens of the answer, each given those before it, in nats; of the "
-        "first token alone unless the study has `whole_answer: true`.",
+        words="Change of the log-probability of all tokens of the answer, each given those before it, in nats. "
+        "Empty unless the study has `whole_answer: true`.",
+    ),
+    "last_token_change_percent": Column(
+        NUMBER,
+        words="Change of the probability of the answer's last token, given those before it, in percent of its clean "
+        "probability; the same as change_percent if the answer has one token. Empty unless the study has "
+        "`whole_answer: true`.",
     ),
     "attention": Column(
         NUMBER,

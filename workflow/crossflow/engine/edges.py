@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from crossflow.core.flows import MEAN, MOVED, Flow, Part, Window, window_named
+from crossflow.core.flows import MEAN, MOVED, Flow, Part, Window, sets_of, window_named
 from crossflow.core.seeds import derived_seed
 from crossflow.engine.modules import Silenced
 from crossflow.engine.patches import Patch
@@ -27,7 +27,8 @@ from crossflow.models.positions import Positions
 Indices = Int[np.ndarray, " _"]
 
 OF_THE_IMAGE = ("related", "other", "image_sinks", "image_without_sinks")
-"""Sets that divide the un-padded image: their random sets come from the rest of it."""
+"""Sets that divide the un-padded image: their random sets, and those of intersections with them, come from the rest of
+it."""
 
 
 class Edges(NamedTuple):
@@ -135,7 +136,7 @@ def _random_sources(positions: Positions, part: Part, targets: Indices, seed: in
     shown = np.intersect1d(before, positions.shown)
     if part.substitute == MEAN:
         pools = [shown]  # the mean exists at visual tokens only
-    elif part.source in OF_THE_IMAGE:
+    elif not set(OF_THE_IMAGE).isdisjoint(sets_of(part.source)):
         pools = [shown, before]
     else:
         pools = [before]

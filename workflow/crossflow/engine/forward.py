@@ -26,20 +26,20 @@ class Readout(NamedTuple):
 
     Attributes:
         logits: At the prompt's last position, fp32.
-        further: Log-probability in nats, fp64, of the answer's tokens after the first, each given those before it; 0
-            if the answer has one token or is not scored.
+        further: Log-probability in nats, fp64, of each of the answer's tokens after the first, given those before it;
+            none if the answer has one token or is not scored.
     """
 
     logits: Float[Tensor, "rows vocabulary"]
-    further: Float[Tensor, " rows"]
+    further: Float[Tensor, "rows tokens"]
 
 
 def _further(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Tensor:
-    further = torch.zeros(len(normed), dtype=torch.float64, device=normed.device)
+    found = [normed.new_zeros((len(normed), 0), dtype=torch.float64)]
     for place in range(1, len(answer)):
-        logits = model.logits(normed[:, place])
-        further += logits[:, answer[place]].double() - torch.logsumexp(logits.double(), dim=-1)
-    return further
+        logits = model.logits(normed[:, place]).double()
+        found.append((logits[:, answer[place]] - torch.logsumexp(logits, dim=-1))[:, None])
+    return torch.cat(found, dim=1)
 
 
 def read(model: MultimodalModel, normed: Float[Tensor, "rows end width"], answer: Sequence[int]) -> Readout:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
-from crossflow.core.flows import IMAGE_SETS, SWAPPED, parse_flow
+from crossflow.core.flows import SWAPPED, is_visual, parse_flow, sets_of
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.loading import sketch_model
 from crossflow.models.memory import ENOUGH, GIB, Sizes, batches, capacity, enough_positions, total_memory
@@ -25,7 +25,7 @@ AT_ONCE = 8
 """Most questions that run together."""
 
 # Targets that start before the end of the image: their rows may be as long as the prompt.
-_BEFORE_TEXT = {"system", "text_sinks", *IMAGE_SETS}
+_BEFORE_TEXT = {"system", "text_sinks"}
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,15 @@ def plan_knockout(
         batched: Whether rows run together as suffixes; otherwise each is a full forward, as in the reference.
         enough: Positions of a batch beyond which no row is added; see `ENOUGH`.
     """
-    place = {"last": positions - 1} | dict.fromkeys(_BEFORE_TEXT, 0)
+
+    def first_of(name: str) -> int:
+        named = sets_of(name)
+        if "last" in named:
+            return positions - 1
+        return 0 if is_visual(name) or _BEFORE_TEXT.issuperset(named) else image_stop
+
     parsed = [parse_flow(flow) for flow in flows]
-    starts = Counter(min(place.get(part.target, image_stop) for part in flow.parts) for flow in parsed)
+    starts = Counter(min(first_of(part.target) for part in flow.parts) for flow in parsed)
     # A substitution reads a donor's keys and values, and its masks and prefix are up to twice as long.
     donors = {flow.substitute for flow in parsed} - {None}
     first = min(starts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossflow.core.flows import MOVED, Flow, Window, parse_flow
-from crossflow.core.measures import KNOCKOUT
+from crossflow.core.measures import KNOCKOUT, OF_THE_WHOLE_ANSWER
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.seeds import derived_seed
 from crossflow.engine.attention_mass import attention_mass
@@ -133,7 +133,7 @@ class KnockedOut:
                 zip([name for name, edges in self.edges.items() if edges], self.mass.cpu().numpy(), strict=True)
             )
         if not self.whole_answer:
-            measured["answer_logprob_change"] = [None] * len(measured["p_clean"])
+            measured |= dict.fromkeys(OF_THE_WHOLE_ANSWER, [None] * len(measured["p_clean"]))
 
         place = {(row.flow, row.layer): number for number, row in enumerate(self.rows)}
         windows = {(row.flow, row.layer): row.window for row in self.rows}

@@ -55,7 +55,7 @@ def measure(clean: Readout, rows: Readout, scored_tokens: ScoredTokens) -> dict[
         of p_clean), ``logprob_change`` (nats), ``margin_clean`` and ``margin_knockout`` (nats; None without options),
         ``flipped`` (the most likely token is no longer the first one), ``correct`` (it begins the gold answer),
         ``answer_logprob_change`` (nats, of the whole scored answer; of the first token only unless the whole answer is
-        scored).
+        scored), ``last_token_change_percent`` (of its last token, given those before it; percent).
     """
     before = torch.log_softmax(clean.logits[0].double(), dim=-1)
     after = torch.log_softmax(rows.logits.double(), dim=-1)
@@ -63,6 +63,7 @@ def measure(clean: Readout, rows: Readout, scored_tokens: ScoredTokens) -> dict[
     p_knockout = after[:, scored_tokens.first].exp()
     logprob_change = after[:, scored_tokens.first] - before[scored_tokens.first]
     likeliest = after.argmax(-1)
+    further = rows.further - clean.further
     count = len(after)
 
     def margin(logprobs: Tensor) -> list[float | None]:
@@ -83,5 +84,6 @@ def measure(clean: Readout, rows: Readout, scored_tokens: ScoredTokens) -> dict[
         "margin_knockout": margin(after),
         "flipped": (likeliest != scored_tokens.first).tolist(),
         "correct": torch.isin(likeliest, likeliest.new_tensor(scored_tokens.gold)).tolist(),
-        "answer_logprob_change": (logprob_change + rows.further - clean.further).tolist(),
+        "answer_logprob_change": (logprob_change + further.sum(1)).tolist(),
+        "last_token_change_percent": (torch.cat([logprob_change[:, None], further], 1)[:, -1].expm1() * 100).tolist(),
     }

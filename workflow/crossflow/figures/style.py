@@ -171,7 +171,7 @@ def arrow(flow: str) -> str:
     """Write a flow as it is printed, with spaces at which no line is broken."""
     flow = re.sub(r"(\w+)=(\w+)", r"\2 \1", flow)  # swapped image → question
     flow = re.sub(r"(\b(?:attn|mlp)):", r"\1 at ", flow)  # attn at question
-    return flow.replace("->", " → ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
+    return flow.replace("->", " → ").replace("&", " ∩ ").replace("_", " ").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def short(value: float) -> float | None:

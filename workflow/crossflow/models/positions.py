@@ -16,12 +16,13 @@ visual tokens by what they show (`crossflow.models.visual_tokens`), text tokens 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Int
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError
-from crossflow.core.flows import BASIC_SETS, SET_NAMES, SINK_SETS
+from crossflow.core.flows import BASIC_SETS, SET_NAMES, SINK_SETS, sets_of
 from crossflow.core.records import ChosenQuestion
 from crossflow.models.prompts import Span, TokenizedPrompt
 from crossflow.models.visual_tokens import VisualTokens
@@ -46,11 +47,14 @@ class Positions:
     moved: Indices
 
     def __getitem__(self, name: str) -> Indices:
-        """The positions of a set.
+        """The positions of a set, or of an intersection of sets (``related&grid``).
 
         Raises:
             CrossflowError: the set follows from a forward that has not been run.
         """
+        first, *others = sets_of(name)
+        if others:
+            return reduce(np.intersect1d, (self[other] for other in others), self[first])
         if name in SINK_SETS and name not in self.sets:
             raise CrossflowError(
                 f"The position set {name} follows from a forward of the model that was not run: add it with "

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from crossflow.core.errors import CrossflowError
-from crossflow.core.flows import CONTROL_FLOWS, PATCHED_SETS, SET_NAMES, parse_flow, with_controls
+from crossflow.core.flows import CONTROL_FLOWS, PATCHED_SETS, SET_NAMES, SINK_SETS, parse_flow, with_controls
 from crossflow.data.categories import CATEGORIES
 
 
@@ -207,9 +207,11 @@ def _flow(name: str, asked_by: str) -> None:
 def _read_patching(given: Mapping[str, Any] | None, at: str) -> Patching:
     given = given or {}
     patching = Patching(tuple(given.get("sets", PATCHED_SETS)), given.get("stride", 1))
-    if unknown := [name for name in patching.sets if name not in SET_NAMES]:
+    # Which positions are sinks differs between the images of a pair.
+    known = [name for name in SET_NAMES if name not in SINK_SETS]
+    if unknown := [name for name in patching.sets if name not in known]:
         raise CrossflowError(
-            f"params.yaml, {at}.sets: unknown position set {unknown[0]!r}; choose from {', '.join(SET_NAMES)}."
+            f"params.yaml, {at}.sets: {unknown[0]!r} cannot be patched; choose from {', '.join(known)}."
         )
     return patching
 

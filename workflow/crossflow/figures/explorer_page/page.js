@@ -8,7 +8,7 @@ const make = (tag, text, attributes = {}) => {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 };
-const arrow = (flow) => flow.replace(/(\w+)=(\w+)/g, "$2 $1").replace(/\b(attn|mlp):/g, "$1 at ").replaceAll("->", " → ").replaceAll("_", " ").replace("~", ", ").replace("only:", "only ");
+const arrow = (flow) => flow.replace(/(\w+)=(\w+)/g, "$2 $1").replace(/\b(attn|mlp):/g, "$1 at ").replaceAll("->", " → ").replaceAll("&", " ∩ ").replaceAll("_", " ").replace("~", ", ").replace("only:", "only ");
 const look = (flow) => data.looks[flow];
 const fade = (colour, share) => {
   const parts = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
