@@ -55,6 +55,18 @@ def test_a_flow_blocks_its_sets() -> None:
     assert edges.targets.tolist() == list(range(26, 32))
 
 
+def test_a_source_may_be_an_intersection_of_sets() -> None:
+    positions = _positions()
+    positions.sets["grid"] = np.arange(9, 20)  # type: ignore[index]
+    (edges,) = _edges("related&grid->question", positions)
+    assert edges.sources.tolist() == [9, 10]
+    assert _edges("other&grid->question", positions)[0].sources.tolist() == list(range(11, 20))
+    assert _edges("related&base->question", positions) == (), "an empty intersection is missing"
+    (random,) = _edges("related&grid~random1->question", positions)
+    assert len(random.sources) == 2
+    assert set(random.sources) <= set(range(7, 25)) - {9, 10}, "from the rest of the un-padded image"
+
+
 def test_flows_are_blocked_together() -> None:
     together = _edges("image->question+image->last")
     pairs = blocked(together, 0, LENGTH)

@@ -77,6 +77,34 @@ def test_inputs_are_those_of_the_models_own_processor(
     assert len(prepared.positions["image"]) == int((theirs["input_ids"] == model.processor.image_token_id).sum())
 
 
+@pytest.mark.parametrize("size", [(90, 60), (33, 120)])
+def test_a_tiled_model_held_to_one_tile_reads_the_towers_features_of_the_padded_image(
+    folders: dict[str, Path], size: tuple[int, int]
+) -> None:
+    model, tiled = _load(folders["llava_next"], image="pad"), _load(folders["llava_next"])
+    prepared, tiles = model.prepare(QUESTION, _image(size)), tiled.prepare(QUESTION, _image(size))
+    patches = (model.tile // model.patch_size) ** 2
+    assert [len(prepared.positions[name]) for name in ("image", "base", "grid", "newline")] == [patches, patches, 0, 0]
+    assert len(tiles.positions["image"]) > 2 * patches
+    # By hand, from the parts of the model that tiles.
+    network = tiled.network.model
+    with torch.inference_mode():
+        seen = network.vision_tower(prepared.inputs["pixel_values"], output_hidden_states=True).hidden_states
+        features = network.multi_modal_projector(seen[tiled.network.config.vision_feature_layer][:, 1:])[0]
+        states = network.get_input_embeddings()(prepared.inputs["input_ids"])
+        states[0, prepared.positions["image"]] = features
+        expected = network.language_model(inputs_embeds=states).last_hidden_state
+        found = model.network.model(**prepared.inputs).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_one_tile_folder_with_newlines_is_still_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["llava_next"], tmp_path / "model"))
+    _edit(folder / "config.json", model_type="llava")
+    with pytest.raises(CrossflowError, match="image_newline"):
+        _load(folder)
+
+
 def test_only_the_decoder_attends_through_the_project(folders: dict[str, Path]) -> None:
     model = _load(folders["llava"])
     assert model.network.config.text_config._attn_implementation == NAME

@@ -52,6 +52,17 @@ def test_the_vicuna_prompt_is_the_published_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("instruction", "user"),
+    [("Reply with one word.", "<image>\nIs it red? \nReply with one word."), ("", "<image>\nIs it red?")],
+)
+def test_the_instruction_can_be_worded_otherwise_or_left_out(instruction: str, user: str) -> None:
+    prompt = render("vicuna-v1", "Is it red?", VICUNA, instruction)
+    assert f"USER: {user} ASSISTANT:" in prompt.text
+    assert prompt.text[slice(*prompt.question)] == "Is it red?"
+    assert prompt.text[slice(*prompt.role)] == " ASSISTANT:"
+
+
 def test_the_llama_3_prompt_feeds_two_begin_of_text_tokens_and_ends_in_a_blank_line() -> None:
     prompt = tokenize(render("llava-llama-3", "Is it red?", LLAMA), LLAMA, repeated(LLAMA, VISUAL))
     begin = LLAMA.tokenizer.convert_tokens_to_ids(LLAMA_3[0])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -185,7 +185,8 @@ def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
     hints = get_type_hints(ModelSource)
     found = {key: entry[key] for key in inputs.SETTINGS if entry.get(key) is not None}
     for key, value in found.items():
-        known = list(TEMPLATES) if key == "prompt" else get_args(hints[key])
+        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        known = list(TEMPLATES) if key == "prompt" else choices
         if known and value not in known:
             raise CrossflowError(f"Model {name}: unknown {key} {value!r}; choose from {', '.join(known)}.")
     path = folder_of(hub.fetch(entry["repo"], entry["revision"])) if "repo" in entry else Path(entry["path"])

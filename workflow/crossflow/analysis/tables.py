@@ -60,7 +60,8 @@ MEASURES: Columns = _CURVE | {
     "measure": Column(
         TEXT,
         words="A measure of the knockout tables: change_percent and last_token_change_percent in percent; "
-        "logprob_change, margin_change and answer_logprob_change in nats; flipped, correct and attention as fractions, 0 to 1; edges as a number.",
+        "logprob_change, margin_change and answer_logprob_change in nats; flipped, correct and attention as fractions, "
+        "0 to 1; edges as a number.",
     ),
     "stratum": Column(
         TEXT,

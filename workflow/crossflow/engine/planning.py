@@ -150,7 +150,7 @@ def _longest(sketch: MultimodalModel, questions: Sequence[ChosenQuestion], size:
 
     def length(question: ChosenQuestion) -> int:
         try:
-            prompt = render(sketch.settings.prompt, question.question, processor)
+            prompt = render(sketch.settings.prompt, question.question, processor, sketch.settings.instruction)
             return len(tokenize(prompt, processor, repeated(processor, 1)).ids)
         except BrokenQuestion:
             return 0

@@ -87,6 +87,7 @@ class Job:
             "model": model.sha256,
             "prompt": model.prompt,
             "prompt_text": prompt,
+            "option_order": model.option_order,
             "image": model.image,
             "patches": model.patches,
             "dtype": model.dtype,

@@ -146,6 +146,8 @@ class ModelSource:
         model_path: Folder in Hugging Face format.
         model_manifest: Manifest of a model from the hub, written by `fetch-model`.
         image: How images are prepared: processor (as the folder says), pad (to a square) or anyres (tiled).
+        instruction: Text after the question; None = the published one.
+        option_order: The order of a question's two options: given, or swapped.
         patches: Rule that says which patches show a box: published or overlap.
         dtype: Type of the weights.
         max_new_tokens: Maximum length of an answer, in tokens.
@@ -155,6 +157,8 @@ class ModelSource:
     model_path: Path | None = None
     model_manifest: Path | None = None
     image: Literal["processor", "pad", "anyres"] = "processor"
+    instruction: str | None = None
+    option_order: Literal["given", "swapped"] = "given"
     patches: Literal["published", "overlap"] = "published"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     max_new_tokens: int = 16

@@ -22,7 +22,7 @@ from crossflow.models.consistency import require_consistent
 from crossflow.models.folder import blaming_folder
 from crossflow.models.model import DTYPES, ModelSettings, MultimodalModel
 from crossflow.models.processors import load_processor
-from crossflow.models.weights import require_all_placed, require_finite, silence, stored_dtype
+from crossflow.models.weights import LEFT_OUT, require_all_placed, require_finite, silence, stored_dtype
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -64,6 +64,19 @@ def _require_no_adapter(path: Path) -> None:
         )
 
 
+def _config_of(settings: ModelSettings) -> Any:
+    """The transformers configuration of a model.
+
+    A LLaVA-1.6 that sees one padded tile (``image: pad``) computes what a LLaVA-1.5 with its weights does: there is no
+    grid, and no row of a grid that a newline token would end. The published program calls this *noHD_noPad*.
+    """
+    config = AutoConfig.from_pretrained(settings.path, local_files_only=True, trust_remote_code=False)
+    if (config.model_type, settings.image) != ("llava_next", "pad"):
+        return config
+    kept = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    return AutoConfig.for_model("llava", **kept, **{LEFT_OUT: ["image_newline"]})
+
+
 def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """A model without weights, from its configuration alone: it prepares questions but cannot answer them.
 
@@ -71,10 +84,11 @@ def sketch_model(settings: ModelSettings, device: torch.device) -> MultimodalMod
         CrossflowError: the folder is missing or incomplete, its architecture is unknown, it holds an adapter, or its
             parts do not belong together (`crossflow.models.consistency`).
     """
-    architecture = ARCHITECTURES[_read_config(settings.path)["model_type"]]
+    _read_config(settings.path)
     with blaming_folder(settings.path):
+        config = _config_of(settings)
+        architecture = ARCHITECTURES[config.model_type]
         processor = load_processor(settings.path, settings.image, architecture)
-        config = AutoConfig.from_pretrained(settings.path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             network = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
                 config, dtype=DTYPES[settings.dtype], trust_remote_code=False
@@ -105,22 +119,23 @@ def _move(path: Path, network: nn.Module, sketch: nn.Module, device: torch.devic
                 progress.update(size)
 
 
-def load_network(path: Path, sketch: nn.Module, device: torch.device) -> nn.Module:
+def load_network(settings: ModelSettings, sketch: nn.Module, device: torch.device) -> nn.Module:
     """Load the network of a model's folder, with a bar of the bytes that are read.
 
     Args:
-        path: The folder.
+        settings: The model.
         sketch: The same network without weights, of the asked type.
         device: Where to.
 
     Raises:
         CrossflowError: weights are missing, without a place, NaN or infinite.
     """
-    asked = next(sketch.parameters()).dtype
+    path, asked = settings.path, next(sketch.parameters()).dtype
     with blaming_folder(path), silence():
         # Of the files' own type, transformers maps the weights and reads none of them.
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             path,
+            config=_config_of(settings),
             dtype=stored_dtype(path) or asked,
             attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
             use_safetensors=True,
@@ -143,4 +158,4 @@ def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel
         CrossflowError: as `sketch_model` and `load_network`.
     """
     sketch = sketch_model(settings, device)
-    return replace(sketch, network=load_network(settings.path, sketch.network, device))
+    return replace(sketch, network=load_network(settings, sketch.network, device))

@@ -5,7 +5,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from crossflow.core.records import Box, ChosenQuestion
 from crossflow.models.architectures import ARCHITECTURES, Architecture
 from crossflow.models.folder import ModelSource
 from crossflow.models.memory import CONVERTED_AT_ONCE, Sizes
+from crossflow.models.option_order import SWAPPED_OPTIONS, with_options_swapped
 from crossflow.models.positions import Positions, positions_of
 from crossflow.models.prompts import TokenizedPrompt, render, tokenize
 from crossflow.models.visual_tokens import VisualTokens, visual_tokens
@@ -43,8 +44,10 @@ class ModelSettings:
     Attributes:
         path: Folder in Hugging Face format.
         prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``.
-        image: ``processor`` (as the folder says), ``pad`` (square padding) or ``anyres`` (an error if the folder's
-            processor does not tile).
+        instruction: Text after the question; None stands for the published one (`crossflow.models.prompts.render`).
+        option_order: ``given``, or ``swapped``: a question's two options change places.
+        image: ``processor`` (as the folder says), ``pad`` (one tile, padded to a square) or ``anyres`` (an error if
+            the folder's processor does not tile).
         patches: ``published`` or ``overlap``.
         dtype: A key of `DTYPES`.
         max_new_tokens: Length at which an answer is cut.
@@ -56,11 +59,14 @@ class ModelSettings:
     patches: str = "published"
     dtype: str = "float32"
     max_new_tokens: int = 16
+    instruction: str | None = None
+    option_order: str = "given"
 
     @classmethod
     def of(cls, source: ModelSource) -> "ModelSettings":
         """The settings of a model, found in its folder."""
-        return cls(source.folder, source.prompt, source.image, source.patches, source.dtype, source.max_new_tokens)
+        names = (each.name for each in fields(cls) if each.name != "path")
+        return cls(source.folder, **{name: getattr(source, name) for name in names})
 
 
 def _follow(root: Any, path: str) -> Any:
@@ -252,7 +258,7 @@ class MultimodalModel:
             CrossflowError: the template cannot be used.
         """
         try:
-            return render(self.settings.prompt, "QUESTION", self.processor).text
+            return render(self.settings.prompt, "QUESTION", self.processor, self.settings.instruction).text
         except BrokenQuestion as reason:
             raise CrossflowError(f"{self.settings.path}: {reason}.") from reason
 
@@ -265,10 +271,13 @@ class MultimodalModel:
             moved: The objects' boxes in another place, for the control that needs them.
 
         Raises:
-            BrokenQuestion: the question does not fit the prompt (see `crossflow.models.prompts`).
+            BrokenQuestion: the question does not fit the prompt (see `crossflow.models.prompts`), or its options
+                cannot be swapped.
             CrossflowError: the prompt has another number of visual tokens than the model makes of the image.
         """
-        prompt = render(self.settings.prompt, question.question, self.processor)
+        if self.settings.option_order == SWAPPED_OPTIONS:
+            question = with_options_swapped(question)
+        prompt = render(self.settings.prompt, question.question, self.processor, self.settings.instruction)
         config, tiling = self.network.config, self.architecture.tiling
         shown = visual_tokens(
             self.processor.image_processor,

@@ -23,7 +23,8 @@ from jinja2 import TemplateSyntaxError
 
 from crossflow.core.errors import BrokenQuestion, CrossflowError, blaming_question
 
-_INSTRUCTION = " \nAnswer the question using a single word or phrase."
+INSTRUCTION = "Answer the question using a single word or phrase."
+"""The published text after the question."""
 _VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -144,13 +145,14 @@ TEMPLATES = {
 }
 
 
-def render(template: str, question: str, processor: Any) -> PromptText:
+def render(template: str, question: str, processor: Any, instruction: str | None = None) -> PromptText:
     """Write the prompt of one question.
 
     Args:
         template: A key of `TEMPLATES`.
         question: The question.
         processor: The model's processor; its ``image_token`` marks the image.
+        instruction: Text after the question, on a line of its own; None = `INSTRUCTION`, empty = none.
 
     Raises:
         BrokenQuestion: the question is not valid UTF-8, contains the image's marker, or is not in the prompt exactly
@@ -166,7 +168,8 @@ def render(template: str, question: str, processor: Any) -> PromptText:
     marker: str = processor.image_token
     if marker in question:
         raise BrokenQuestion(f"the question contains the image's marker {marker}")
-    asked = question + _INSTRUCTION
+    after = INSTRUCTION if instruction is None else instruction
+    asked = f"{question} \n{after}" if after else question
     text = TEMPLATES[template].write(f"{marker}\n{asked}", processor)
     if text.count(asked) != 1 or text.count(marker) != 1:
         raise BrokenQuestion(f"the prompt of template {template} does not contain the question's text exactly once")

@@ -22,6 +22,8 @@ from crossflow.models.model import MultimodalModel
 _COMPUTED = ("inv_freq", "position_ids")
 # By safetensors' names.
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LEFT_OUT = "left_out"
+"""Key of a configuration: the names of weights that the network has no place for, and does not need."""
 _VISION = {"vision_tower", "vision_model", "visual"}
 
 
@@ -35,8 +37,9 @@ def _inside_tower(name: str) -> str | None:
 def _require_placed(path: Path, network: nn.Module, unexpected: Collection[str]) -> None:
     """Refuse weights that the network has no place for; a second copy of the vision tower's weights is harmless."""
     harmless = {_inside_tower(name) for name, _ in network.named_parameters()} - {None}
+    expected = {*_COMPUTED, *getattr(network.config, LEFT_OUT, ())}
     lost = sorted(
-        name for name in unexpected if name.rpartition(".")[2] not in _COMPUTED and _inside_tower(name) not in harmless
+        name for name in unexpected if name.rpartition(".")[2] not in expected and _inside_tower(name) not in harmless
     )
     if lost:
         raise CrossflowError(

@@ -168,10 +168,10 @@ def model_files(config: Mapping[str, Any], slug: str) -> list[str]:
 
 
 # Settings of a model in params.yaml, besides its location and window.
-SETTINGS = ("prompt", "image", "patches", "dtype", "max_new_tokens")
+SETTINGS = ("prompt", "instruction", "option_order", "image", "patches", "dtype", "max_new_tokens")
 # The settings that each job passes on: a changed setting reruns only the jobs that use it.
-ANSWER_SETTINGS = ("prompt", "image", "dtype", "max_new_tokens")
-KNOCKOUT_SETTINGS = ("prompt", "image", "patches", "dtype")
+ANSWER_SETTINGS = ("prompt", "instruction", "option_order", "image", "dtype", "max_new_tokens")
+KNOCKOUT_SETTINGS = ("prompt", "instruction", "option_order", "image", "patches", "dtype")
 
 
 def model_options(config: Mapping[str, Any], slug: str, settings: Sequence[str]) -> list[str]:

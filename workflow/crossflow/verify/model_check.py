@@ -130,7 +130,7 @@ class _OnAnotherDay:
 def check_prompt(model: MultimodalModel, prepared: Prepared) -> Check:
     """The tokens decode to the rendered template, with the right number of begin-of-text tokens and nothing behind."""
     tokenizer, ids = model.processor.tokenizer, prepared.inputs["input_ids"][0].tolist()
-    prompt = render(model.settings.prompt, prepared.question.question, model.processor)
+    prompt = render(model.settings.prompt, prepared.question.question, model.processor, model.settings.instruction)
     visual = np.flatnonzero(_visual(model, prepared))
     begins = 0
     while tokenizer.bos_token_id is not None and ids[begins] == tokenizer.bos_token_id:
