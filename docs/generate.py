@@ -79,6 +79,7 @@ SUMMARY_ROWS = {
     "patching": "One row per model, category, direction, position set and layer: its share of the difference.",
     "patching_depth": "One row per model, category and position set: where it holds half of the difference.",
     "pairs": "One row per model and category: what became of the pairs.",
+    "robustness": "One row per variant of a model, category, window and quantity: what asking in another way changes.",
     "image_lens": "One row per model, category, place, token and layer: the lens over image and question.",
     "top_words": "One row per model, category, layer and rank: the most likely words at the last position.",
     "top_heads": "One row per model, category, flow and rank: the ten heads that matter most.",

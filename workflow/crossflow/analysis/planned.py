@@ -35,6 +35,7 @@ class Planned(Protocol):
         windows: Model -> its windows.
         flows, controls: The flows that are knocked out.
         baselines: Further answers without the image.
+        variants: Models that have the weights of an earlier one -> that one.
         lens: Whether the logit lens is read.
         heads: What is knocked out in some heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
@@ -50,6 +51,8 @@ class Planned(Protocol):
     @property
     def baselines(self) -> Sequence[str]: ...
     @property
+    def variants(self) -> Mapping[str, str]: ...
+    @property
     def lens(self) -> bool: ...
     @property
     def heads(self) -> PlannedHeads | None: ...
@@ -62,6 +65,11 @@ class Planned(Protocol):
 def always(study: Planned) -> bool:
     """Every study has answers and knockouts."""
     return True
+
+
+def has_variants(study: Planned) -> bool:
+    """Whether the study asks the same weights in several ways, in one window or more."""
+    return any(set(study.windows[model]) & set(study.windows[base]) for model, base in study.variants.items())
 
 
 def reads_lens(study: Planned) -> bool:

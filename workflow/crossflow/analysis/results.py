@@ -92,6 +92,11 @@ class Results:
         """A model's answers, with the columns of ``ANSWERS``."""
         return read_parquet(self.results / "answers" / model / f"{category}.parquet", ANSWERS)[0]
 
+    def weights(self, model: str) -> str:
+        """The hash of a model's files."""
+        path = self.results / "answers" / model / f"{self.categories[0]}.parquet"
+        return str(read_parquet(path, ANSWERS)[1]["model"])
+
     def knockouts(self, model: str, window: str, category: str) -> Knockouts:
         """One knockout table, arranged by flow."""
         path = self.results / "knockout" / model / f"w{window}" / f"{category}.parquet"

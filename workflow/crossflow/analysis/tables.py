@@ -13,6 +13,7 @@ from crossflow.analysis.planned import (
     correlates_attention,
     correlates_head_attention,
     drops_image,
+    has_variants,
     knocks_out_heads,
     knocks_out_subsets,
     patches,
@@ -328,6 +329,28 @@ PAIRS: Columns = {
     "left_out": Column(TEXT, words="Why the other questions were not, with their number."),
 }
 
+ROBUSTNESS: Columns = {
+    "model": Column(TEXT, words="A model of the study that has the weights of an earlier one: a *variant*."),
+    "base": Column(TEXT, words="That earlier model."),
+    "category": CATEGORY,
+    "window": Column(TEXT, words="The window of the flow; empty for the accuracy."),
+    "quantity": Column(TEXT, words="`accuracy`, or a flow."),
+    "n": Column(WHOLE, words="Questions that both answered, or, of a flow, in which it is knocked out in both."),
+    "base_value": Column(
+        NUMBER,
+        words="The base's accuracy, 0 to 1, or the flow's mean change of the answer's probability over questions and "
+        "centre layers, in percent.",
+    ),
+    "value": Column(NUMBER, words="The same of the variant."),
+    "difference": Column(NUMBER, words="Value minus base value, per question and then averaged."),
+    "low": Column(NUMBER, words="Lower end of the difference's 95 % interval, clustered by image."),
+    "high": Column(NUMBER, words="Upper end of the difference's 95 % interval."),
+    "correlation": Column(
+        NUMBER,
+        words="Pearson's correlation over centre layers of the two mean curves, -1 to 1: whether the flow acts in the "
+        "same layers. Empty for the accuracy, and if a curve does not vary.",
+    ),
+}
 IMAGE_LENS: Columns = {
     "model": _MODEL,
     "category": CATEGORY,
@@ -407,6 +430,9 @@ SUMMARIES = {
         {"image_lens": IMAGE_LENS, "top_words": TOP_WORDS},
         ("image_lens",),
         reads_image_lens,
+    ),
+    "robustness": Summary(
+        "crossflow.analysis.robustness", {"robustness": ROBUSTNESS}, ("answers", "knockout"), has_variants
     ),
     "fusion": Summary(
         "crossflow.analysis.fusion_tables",

@@ -137,7 +137,8 @@ def _written(node: object, labels: bool) -> str:
 @cache
 def _code_of(module: str, labels: bool) -> str:
     """The code of a module without what shapes no number; imports in any order."""
-    imports, code = [], []
+    imports: list[str] = []
+    code: list[str] = []
     for node in _parsed(module).body:
         if not _shapes_nothing(node, labels):
             (imports if isinstance(node, ast.Import | ast.ImportFrom) else code).append(_written(node, labels))

@@ -117,6 +117,7 @@ class Study:
         controls: Control flows, in addition to the study's own flows.
         stride: Controls are computed at every ``stride``-th centre layer.
         baselines: Further answers without the image.
+        variants: Models that have the weights of an earlier one of the study -> that one.
         whole_answer: Whether all tokens of an answer are scored.
         heads: What is knocked out in some attention heads only; None if nothing is.
         patching: Where the residual stream of pairs is patched; None if nowhere.
@@ -139,6 +140,7 @@ class Study:
     controls: list[str]
     stride: int
     baselines: list[str]
+    variants: dict[str, str]
     whole_answer: bool
     heads: Heads | None
     patching: Patching | None
@@ -244,9 +246,12 @@ def read_study(config: Mapping[str, Any]) -> Study:
             f"params.yaml, {at}.categories: unknown category {unknown[0]!r}; choose from {', '.join(CATEGORIES)} (only "
             "a data set of kind table has its own)."
         )
-    windows = {}
+    windows, variants = {}, {}
+    first: dict[tuple[Any, Any], str] = {}
     for slug in study["models"]:
         model = _entry(config, "models", slug, f"{at}.models")
+        if (base := first.setdefault((model.get("repo", model.get("path")), model.get("revision")), slug)) != slug:
+            variants[slug] = base
         own = study.get("windows") or ["own"]
         windows[slug] = list(dict.fromkeys(str(model["window"] if window == "own" else window) for window in own))
     for flow in study["flows"]:
@@ -275,6 +280,7 @@ def read_study(config: Mapping[str, Any]) -> Study:
         [] if controls is None else with_controls(study["flows"], draws, further),
         1 if controls is None else controls.get("stride", 1),
         list(study.get("baselines", [])),
+        variants,
         study.get("whole_answer", False),
         heads,
         patching,
