@@ -2,14 +2,25 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crossflow.analysis import claims
-from crossflow.analysis.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, TOGETHER, UNDECIDED, Case, JudgedClaim
+from crossflow.analysis import claims, judging, pid_flow
+from crossflow.analysis.claims import Case
 from crossflow.analysis.claims_text import CLAIMS, as_json, as_markdown
+from crossflow.analysis.judging import (
+    NOT_SUPPORTED,
+    NOT_TESTABLE,
+    NOT_TESTED,
+    SUPPORTED,
+    TOGETHER,
+    UNDECIDED,
+    JudgedClaim,
+)
+from crossflow.analysis.results import Results
 from made_up import Shape, bump, knockout_table, nothing
 from planted_patches import planted_patches
 
@@ -58,7 +69,7 @@ def test_on_planted_truth_every_claim_is_supported_and_the_controls_stay_in_the_
         verdicts = _verdicts([finding for finding in found if finding.category == category])
         assert {claim for claim, verdict in verdicts.items() if verdict != SUPPORTED} == set()
         assert len(verdicts) == (8 if category == TOGETHER else 7)
-    assert all(0 < float(claims.loss(case.curves["related~random->question"].change).max()) < 0.01 for case in cases)
+    assert all(0 < float(judging.loss(case.curves["related~random->question"].change).max()) < 0.01 for case in cases)
     assert claims.overall(found) == dict.fromkeys(range(1, 9), SUPPORTED)
 
 
@@ -167,18 +178,20 @@ def test_models_that_disagree_leave_a_claim_undecided() -> None:
 
 def test_depth_is_the_weighted_mean_place_without_the_tails() -> None:
     curve = np.array([[0, 0, 10, 10, 0.5, 0, 0.5, 0, 0.5]])
-    assert claims.depth(curve)[0] == pytest.approx((2 + 3) / 2 / 8)
-    assert claims.depth(np.zeros((2, 5))).tolist() == [0, 0]
-    assert claims.loss(np.array([[1.0, -3.0, 2.0], [1.0, 2.0, 3.0]])).tolist() == [3, 0]
-    assert claims.largest_change(np.array([[1.0, -3.0, 4.0]])).tolist() == [4]
+    assert judging.depth(curve)[0] == pytest.approx((2 + 3) / 2 / 8)
+    assert judging.depth(np.zeros((2, 5))).tolist() == [0, 0]
+    assert judging.loss(np.array([[1.0, -3.0, 2.0], [1.0, 2.0, 3.0]])).tolist() == [3, 0]
+    assert judging.largest_change(np.array([[1.0, -3.0, 4.0]])).tolist() == [4]
 
 
-def test_the_verdicts_are_written_for_programs_and_for_people() -> None:
+def test_the_verdicts_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
     cases = [_case(PLANTED, None, seed=seed, category=name, prefix=name) for seed, name in enumerate("ab")]
-    found = list(claims.judge_model(cases))
+    found = [*claims.judge_model(cases), *pid_flow.judge_study({"mini": cases}, Results(tmp_path, (), (), 0))]
     content = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert [claim["claim"] for claim in content["claims"]] == list(CLAIMS)
-    assert [claim["verdict"] for claim in content["claims"]] == [SUPPORTED] * 6 + [NOT_TESTED] * 2
+    assert [claim["verdict"] for claim in content["claims"]] == [
+        *[SUPPORTED] * 6, *[NOT_TESTED] * 5, *[NOT_TESTABLE] * 3,
+    ]  # fmt: skip
     first = content["claims"][0]["findings"][0]
     assert (first["model"], first["category"], first["n"]) == ("mini", "a", 120)
     assert first["criteria"][0]["low"] < first["criteria"][0]["value"] < first["criteria"][0]["high"]

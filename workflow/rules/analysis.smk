@@ -67,6 +67,7 @@ rule metrics:
 rule claims:
     """Test the study's claims against the tables, in each model's first window."""
     input:
+        FILES["answers"],
         FILES["knockout"],
         FILES["lens"],
         FILES["patching"],

@@ -1,40 +1,36 @@
-"""The study's claims, each tested against the tables: supported, not supported, or undecided.
+"""The claims of the published study, and one of this project, each tested against the tables of a study.
 
-A claim is one or several *criteria*, numbers with a threshold each. A number is computed from mean curves, and again in
-every resample of images, including the choice of the strongest layer, so that the bias of that choice is estimated and
-subtracted. The criterion is met if the whole interval lies on the required side of the threshold, failed if the whole
-interval lies on the other side, and undecided otherwise. A claim is supported if all its criteria are met, not
-supported if one fails, and undecided otherwise; it is not tested if the study lacks one of its flows, and undecided if
-no question or only one image is left.
-
-Words used by the criteria, for a mean curve of changes in percent:
-
-loss
-    The fall of the probability at the centre layer where it falls most, in percent; 0 if it never falls.
-largest change
-    The largest absolute value of the curve, in percent.
-depth
-    Where a curve falls: the mean centre layer, weighted by the fall at each layer, from 0 (first layer) to 1 (last).
-    Layers with less than a tenth of the loss do not count: over many layers their noise would add up.
-
-Source of the claims: abstract and summaries of the study; the thresholds are this project's.
+`crossflow.analysis.judging` says how, and defines the words that the criteria use. Source of the claims: abstract and
+summaries of the study; the thresholds are this project's.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from crossflow.analysis.bootstrap import percentiles, resampled_means, unbiased
 from crossflow.analysis.curves import Curve
+from crossflow.analysis.judging import (
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    SUPPORTED,
+    TOGETHER,
+    UNDECIDED,
+    CriterionSpec,
+    JudgedClaim,
+    criteria_of,
+    depth,
+    largest_change,
+    loss,
+    together,
+)
 from crossflow.analysis.paired import on_common_ground
 from crossflow.analysis.patching import BOTH, FROM, LAST, UNTIL, Moved, half_passed, moved_by_set, pooled
 from crossflow.analysis.results import Results
 from crossflow.core.seeds import derived_seed
 
-SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED = "supported", "not supported", "undecided", "not tested"
 NEGLIGIBLE = 5.0
 """Percent: a smaller change counts as no change."""
 STRONG = 20.0
@@ -46,48 +42,6 @@ MIDDLE = 2 / 3
 APPEARS = 0.05
 """Probability from which a token counts as present."""
 FORMS = ("answer", "answer_capitalized")
-TOGETHER = "all"
-_COUNTS = 0.1  # share of a curve's loss; layers with a smaller fall do not count for its depth
-
-Curves = Float[np.ndarray, "resamples layers"]
-Numbers = Float[np.ndarray, " resamples"]
-
-
-class Criterion(NamedTuple):
-    """One number of a claim.
-
-    Attributes:
-        what: Description of the number.
-        value, low, high: The number with its 95 % interval; NaN if it cannot be stated.
-        sign: Side of the threshold on which the criterion is met: ``>`` or ``<``.
-        threshold: In the number's unit.
-        verdict: Met (supported), failed (not supported) or undecided.
-    """
-
-    what: str
-    value: float
-    low: float
-    high: float
-    sign: str
-    threshold: float
-    verdict: str
-
-
-class JudgedClaim(NamedTuple):
-    """One claim of one model, in one category or in all of them together.
-
-    Attributes:
-        claim: Its number.
-        n: Questions that count.
-    """
-
-    claim: int
-    model: str
-    window: str
-    category: str
-    verdict: str
-    n: int
-    criteria: tuple[Criterion, ...]
 
 
 class Case(NamedTuple):
@@ -112,88 +66,12 @@ class Case(NamedTuple):
     patched: Mapping[str, Moved] | None = None
 
 
-def loss(curves: Curves) -> Numbers:
-    """The loss of each curve; see the module's words."""
-    return np.asarray(np.maximum(0, -curves.min(axis=-1)))
-
-
-def largest_change(curves: Curves) -> Numbers:
-    """The largest change of each curve; see the module's words."""
-    return np.asarray(np.abs(curves).max(axis=-1))
-
-
-def depth(weights: Curves) -> Numbers:
-    """The weighted mean place, from 0 (first column) to 1 (last); 0 if nothing counts.
-
-    Args:
-        weights: Negative weights, and weights below a tenth of the largest, do not count.
-    """
-    places = np.linspace(0, 1, weights.shape[-1])
-    counted = np.maximum(0, weights)
-    counted = np.where(counted >= _COUNTS * counted.max(axis=-1, keepdims=True), counted, 0)
-    total = counted.sum(axis=-1)
-    return np.asarray((counted * places).sum(axis=-1) / np.where(total > 0, total, 1))
-
-
-def judge(low: float, high: float, sign: str, threshold: float) -> str:
-    """The verdict on a number by its interval: met on the side that ``sign`` says (``>`` or ``<``)."""
-    if not low > threshold and not high < threshold:
-        return UNDECIDED
-    return SUPPORTED if (low > threshold) == (sign == ">") else NOT_SUPPORTED
-
-
-def together(verdicts: Sequence[str]) -> str:
-    """The verdict of a claim from those of its criteria."""
-    if NOT_SUPPORTED in verdicts:
-        return NOT_SUPPORTED
-    return SUPPORTED if verdicts and set(verdicts) == {SUPPORTED} else UNDECIDED
-
-
-Statistic = Callable[..., Numbers]
-
-
-class CriterionSpec(NamedTuple):
-    """A criterion before it is judged: its description, its statistic of mean curves, and its threshold.
-
-    Attributes:
-        chooses: Whether the statistic takes a curve's largest value, which is biased (see `bootstrap.unbiased`).
-    """
-
-    what: str
-    statistic: Statistic
-    sign: str
-    threshold: float
-    chooses: bool = True
-
-
-def _criteria(
-    values: Sequence[Curves], images: np.ndarray, seed: int, asked: Sequence[CriterionSpec]
-) -> tuple[Criterion, ...]:
-    """Judge statistics of the mean curves of the same questions."""
-    if len(np.unique(images)) < 2:
-        return tuple(Criterion(one.what, np.nan, np.nan, np.nan, one.sign, one.threshold, UNDECIDED) for one in asked)
-    cuts = np.cumsum([each.shape[1] for each in values])[:-1]
-    beside = np.concatenate(values, axis=1)
-    means = np.split(beside.mean(axis=0, keepdims=True), cuts, axis=1)
-    resampled = np.split(resampled_means(beside, images, seed), cuts, axis=1)
-    found = []
-    for one in asked:
-        value, samples = float(one.statistic(*means)[0]), one.statistic(*resampled)
-        if one.chooses:
-            value, low, high = unbiased(value, samples)
-        else:
-            low, high = (float(end[0]) for end in percentiles(samples[:, None]))
-        verdict = judge(low, high, one.sign, one.threshold)
-        found.append(Criterion(one.what, value, low, high, one.sign, one.threshold, verdict))
-    return tuple(found)
-
-
 def _judged(case: Case, claim: int, flows: Sequence[str], *asked: CriterionSpec) -> JudgedClaim:
     if not set(flows) <= case.curves.keys():
         return JudgedClaim(claim, case.model, case.window, case.category, NOT_TESTED, 0, ())
     curves = on_common_ground([case.curves[flow] for flow in flows])
     drawn = derived_seed(case.seed, case.model, case.category, case.window, "claim", str(claim))
-    criteria = _criteria([curve.change for curve in curves], curves[0].images, drawn, asked)
+    criteria = criteria_of([curve.change for curve in curves], curves[0].images, drawn, asked)
     verdict = together([criterion.verdict for criterion in criteria])
     return JudgedClaim(claim, case.model, case.window, case.category, verdict, len(curves[0].images), criteria)
 
@@ -284,7 +162,7 @@ def lower_case_before_capitalised(case: Case) -> JudgedClaim:
         ),
     )  # fmt: skip
     drawn = derived_seed(case.seed, case.model, case.category, "claim", "7")
-    criteria = _criteria([case.tracks[form] for form in FORMS], case.images, drawn, asked)
+    criteria = criteria_of([case.tracks[form] for form in FORMS], case.images, drawn, asked)
     verdict = together([criterion.verdict for criterion in criteria])
     return JudgedClaim(7, case.model, case.window, case.category, verdict, len(case.images), criteria)
 
@@ -311,7 +189,7 @@ def difference_moves_to_the_last_position(case: Case) -> JudgedClaim:
     )  # fmt: skip
     layers = image.layers
     drawn = derived_seed(case.seed, case.model, case.category, "claim", "8")
-    criteria = _criteria([each.columns for each in (image, question, last)], image.images, drawn, asked)
+    criteria = criteria_of([each.columns for each in (image, question, last)], image.images, drawn, asked)
     verdict = together([criterion.verdict for criterion in criteria])
     return JudgedClaim(8, case.model, case.window, case.category, verdict, len(image.images), criteria)
 

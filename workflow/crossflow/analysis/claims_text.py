@@ -6,19 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossflow.analysis.bootstrap import RESAMPLES
-from crossflow.analysis.claims import (
-    APPEARS,
-    MIDDLE,
-    MUCH,
-    NEGLIGIBLE,
-    STRONG,
-    TOGETHER,
-    Criterion,
-    JudgedClaim,
-    case_of,
-    judge_model,
-    overall,
-)
+from crossflow.analysis import pid_flow
+from crossflow.analysis.claims import APPEARS, MIDDLE, MUCH, NEGLIGIBLE, STRONG, case_of, judge_model, overall
+from crossflow.analysis.judging import TOGETHER, Criterion, JudgedClaim
 from crossflow.analysis.results import Results
 from crossflow.core.files import replacing, write_json
 
@@ -30,6 +20,11 @@ class Claim(NamedTuple):
     criterion: str
 
 
+_PID = "a second study's claim, arXiv 2602.15580"
+_UNTESTABLE = (
+    "Not testable here: it needs a partial information decomposition of hidden states, which no table of this project "
+    "holds."
+)
 CLAIMS = {
     1: Claim(
         "The last position reads the question directly: hiding the question from it lowers the answer's probability "
@@ -75,10 +70,39 @@ CLAIMS = {
         "difference after some layer, and the share of the image falls to a half after fewer layers than that of the "
         "last position rises to it.",
     ),
+    9: Claim(
+        f"What is unique to the image peaks in early layers and decays with depth ({_PID}).",
+        "Its counterpart in patching of pairs: the share of the difference between two answers that the visual tokens "
+        f"hold is on average more than {STRONG:g} percentage points larger in the lower half of the layers than in the "
+        "upper half.",
+    ),
+    10: Claim(
+        f"The course over the layers is the same in variants of a model ({_PID}).",
+        "Its counterpart in knockouts: the mean curve of image → question over all categories has a correlation above "
+        f"{pid_flow.ALIKE:g} with that of the study's first model that has as many layers.",
+    ),
+    11: Claim(
+        "Hiding the image from the question costs most in the tasks that need the image most, and least where language "
+        f"says the same ({_PID}).",
+        "Its counterpart in knockouts and answers: over categories, the loss by image → question has a positive rank "
+        "correlation with the accuracy that is lost without the image; at least "
+        f"{pid_flow.FEWEST} categories are needed.",
+    ),
+    12: Claim(
+        f"What is unique to the language surges in late layers and makes up about 82 % of the prediction ({_PID}).",
+        _UNTESTABLE,
+    ),
+    13: Claim(f"Synergy of image and language stays below 2 % ({_PID}).", _UNTESTABLE),
+    14: Claim(
+        "Hiding the image from the question raises what is unique to the image, the synergy and the total information "
+        f"({_PID}).",
+        _UNTESTABLE,
+    ),
 }
 
 _INTRODUCTION = f"""\
-This page tests each claim of the published study, and one of this project, against this study's tables. The *loss* of a
+This page tests each claim of the published study, one of this project, and those of a second study that have a
+counterpart here, against this study's tables. The *loss* of a
 curve is the fall of the answer's mean probability, in percent, at the layer where it falls most. Its *depth* is the
 mean layer, weighted by the fall at each layer, from 0 (first layer) to 1 (last).
 
@@ -87,8 +111,9 @@ many noisy layers biases a loss upwards; the resamples estimate this bias, and i
 
 A criterion is met if the whole interval lies on the required side of its threshold, failed if the interval lies on the
 other side, and undecided otherwise. A claim is **supported** if all its criteria are met, **not supported** if one
-fails, **undecided** otherwise, and **not tested** if the study lacks a flow that the claim needs. The thresholds are
-this project's, not the published study's; the numbers let readers apply their own.
+fails, **undecided** otherwise, **not tested** if the study lacks what the claim needs, and **not testable here** if no
+table of this project holds it. The thresholds are this project's, where a claim does not name its own; the numbers let
+readers apply others.
 """
 
 
@@ -174,11 +199,12 @@ def write_claims(results: Results, output: Path, lens: bool = False, patching: b
     Raises:
         CrossflowError: a table is absent or damaged.
     """
-    found: list[JudgedClaim] = []
-    for model, (window, *_) in results.windows.items():
-        found += judge_model(
-            [case_of(results, model, window, category, lens, patching) for category in results.categories]
-        )
+    models = {
+        model: [case_of(results, model, window, category, lens, patching) for category in results.categories]
+        for model, (window, *_) in results.windows.items()
+    }
+    found = [finding for cases in models.values() for finding in judge_model(cases)]
+    found += pid_flow.judge_study(models, results)
     found.sort(key=lambda judged: judged.claim)
     write_json(output, as_json(found))
     with replacing(output.with_suffix(".md")) as temporary:
