@@ -1,6 +1,7 @@
 """Claims and verdicts in words: claims.json and claims.md."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,7 +156,7 @@ def _evidence(criterion: Criterion) -> str:
     if math.isnan(criterion.value):
         return "–"
     mark = {"supported": "", "not supported": " ✗", "undecided": " ?"}[criterion.verdict]
-    digits = 2 if "depth" in criterion.what or "probability" in criterion.what else 1
+    digits = 3 if "correlation" in criterion.what else 2 if re.search("depth|probability", criterion.what) else 1
     numbers = [f"{value + 0.0:.{digits}f}" for value in (criterion.value, criterion.low, criterion.high)]
     numbers = [text.removeprefix("-") if float(text) == 0 else text for text in numbers]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]{mark}"
