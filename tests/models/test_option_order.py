@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+from pathlib import Path
+
 import pytest
 
 from crossflow.core.errors import BrokenQuestion
 from crossflow.core.records import ChosenQuestion
+from crossflow.data.categories import Classified, classify
+from crossflow.data.gqa import read_questions
 from crossflow.models.option_order import with_options_swapped
 
 
@@ -53,3 +57,21 @@ def test_the_options_change_places(text: str, options: str | None, swapped: str)
 def test_options_that_cannot_change_places_are_refused(text: str, options: str, reason: str) -> None:
     with pytest.raises(BrokenQuestion, match=reason):
         with_options_swapped(_question(text, options))
+
+
+def test_nearly_all_published_questions_can_be_swapped_and_twice_is_as_before(shared: Path) -> None:
+    counts = {"swapped": 0, "refused": 0}
+    for question in read_questions(shared / "gqa" / "published", "val_balanced"):
+        found = classify(question)
+        if not isinstance(found, Classified) or found.false_option is None:
+            continue
+        asked = _question(found.question.question, f"{found.true_option}|{found.false_option}")
+        try:
+            swapped = with_options_swapped(asked)
+        except BrokenQuestion:
+            counts["refused"] += 1
+            continue
+        counts["swapped"] += 1
+        assert swapped != asked
+        assert with_options_swapped(swapped) == asked
+    assert counts == {"swapped": 1470, "refused": 23}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crossflow.analysis.bootstrap import RESAMPLES
 from crossflow.analysis import pid_flow
+from crossflow.analysis.bootstrap import RESAMPLES
 from crossflow.analysis.claims import APPEARS, MIDDLE, MUCH, NEGLIGIBLE, STRONG, case_of, judge_model, overall
 from crossflow.analysis.judging import TOGETHER, Criterion, JudgedClaim
 from crossflow.analysis.results import Results

@@ -109,6 +109,10 @@ class CleanRun:
     reading: Readout
     donors: Mapping[str, Donor] = field(default_factory=dict)
 
+    def hidden_before(self, layer: int) -> Float[Tensor, "1 suffix width"]:
+        """The residual stream entering a layer, or leaving the last, from position ``first`` on."""
+        return self.layers[layer].hidden if layer < len(self.layers) else self.after
+
     @property
     def entering(self) -> list[Float[Tensor, "1 suffix width"]]:
         """The residual stream entering each layer, and leaving the last, from position ``first`` on."""

@@ -88,12 +88,16 @@ class _Sequence:
 
     def replacements(self, device: torch.device) -> dict[tuple[int, str], list[Replacement]]:
         """What knockouts of modules replace, by layer and module."""
+        silenced = [
+            (layer, module, start + places, value)
+            for layer, spans in enumerate(self._spans[:-1])
+            for group, start in zip(self.groups, np.cumsum([0, *spans]).tolist(), strict=False)
+            for module, places, value in group.silenced(layer)
+        ]
         found: dict[tuple[int, str], list[Replacement]] = {}
-        for layer, spans in enumerate(self._spans[:-1]):
-            for group, start in zip(self.groups, np.cumsum([0, *spans]).tolist(), strict=False):
-                for module, places, value in group.silenced(layer):
-                    replacement = Replacement(torch.from_numpy(start + places).to(device), value)
-                    found.setdefault((layer, module), []).append(replacement)
+        there = _on([places for _, _, places, _ in silenced], device)
+        for (layer, module, _, value), places in zip(silenced, there, strict=True):
+            found.setdefault((layer, module), []).append(Replacement(places, value))
         return found
 
     def attend(self, call: Call) -> Tensor:

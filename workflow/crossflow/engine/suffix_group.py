@@ -164,7 +164,7 @@ class SuffixGroup:
 
     def _entering(self, layer: int, patch: Patch | None) -> Float[Tensor, "1 suffix width"]:
         """The clean residual stream of one suffix, patched."""
-        own = self.clean.entering[layer][:, self.start - self.clean.first :]
+        own = self.clean.hidden_before(layer)[:, self.start - self.clean.first :]
         return own if patch is None else patch.into(own, layer, self.start)
 
     def attend(

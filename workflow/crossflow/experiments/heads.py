@@ -26,6 +26,7 @@ from crossflow.experiments.job import Job
 from crossflow.experiments.knocked_out import Answered, available_edges, no_op_rows, run_clean_with_donors
 from crossflow.experiments.knockouts import Columns, write_tables
 from crossflow.experiments.measures import measure, scored_tokens
+from crossflow.experiments.noise import NOTHING, noise_floor
 from crossflow.experiments.selection import Select
 from crossflow.models.model import MultimodalModel
 
@@ -142,8 +143,7 @@ def knock_out_heads(
         "flow": [flow for flow in flows for _ in cases],
         **{name: [getattr(case, name) for _ in flows for case in cases] for name in ("layer", "head", "subset")},
         "edges": [count_edges(edges[flow]) for flow in flows for _ in cases],
-        "noise_floor": None,
-        "noise_floor_percent": None,
+        **NOTHING,
     }
     if not rows:
         return columns | {name: [None] * len(columns["flow"]) for name in (*_MEASURED, "attention")}
@@ -155,14 +155,12 @@ def knock_out_heads(
     (reading,) = engine(model, [(clean, [*rows, *nothing])])
     scored = scored_tokens(model.processor.tokenizer, question, answered.generated, answered.tokens[0])
     measured = measure(clean.reading, reading, scored)
-    changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))[len(rows) :]
     place = {(row.flow, row.layer): number for number, row in enumerate(rows)}
     blocked = {flow: found for flow, found in edges.items() if found}
     mass = dict(zip(blocked, head_mass(clean, list(blocked.values())).cpu().numpy(), strict=True))
     named = [(flow, number) for flow in flows for number in range(len(cases))]
     return columns | {
-        "noise_floor": float(changes.max()),
-        "noise_floor_percent": float(np.abs(measured["change_percent"][len(rows) :]).max()),
+        **noise_floor(measured["p_clean"][0], measured["p_knockout"][len(rows) :]),
         **{name: [measured[name][place[each]] if each in place else None for each in named] for name in _MEASURED},
         "attention": [
             float(np.mean([mass[flow][cell] for cell in case.heads])) if flow in mass and case.heads else None

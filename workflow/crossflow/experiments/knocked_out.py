@@ -20,6 +20,7 @@ from crossflow.engine.engines import Engine
 from crossflow.engine.forward import CleanRun, Readout, run_clean_together
 from crossflow.engine.modules import Silenced
 from crossflow.experiments.measures import ScoredTokens, measure, scored_tokens
+from crossflow.experiments.noise import NOTHING, noise_floor
 from crossflow.models.memory import halving
 from crossflow.models.model import MultimodalModel, Prepared
 from crossflow.models.positions import Positions
@@ -123,12 +124,10 @@ class KnockedOut:
         """
         measured: dict[str, list[Any]] = {name: [] for name in _MEASURED}
         mass: dict[str, np.ndarray] = {}
-        noise_floor = noise_floor_percent = None
+        floor: Mapping[str, float | None] = NOTHING
         if self.clean is not None and self.reading is not None and self.mass is not None:
             measured = measure(self.clean, self.reading, self.scored_tokens)
-            changes = np.abs(np.subtract(measured["p_knockout"], measured["p_clean"]))
-            noise_floor = float(changes[len(self.rows) :].max())
-            noise_floor_percent = float(np.abs(measured["change_percent"][len(self.rows) :]).max())
+            floor = noise_floor(measured["p_clean"][0], measured["p_knockout"][len(self.rows) :])
             mass = dict(
                 zip([name for name, edges in self.edges.items() if edges], self.mass.cpu().numpy(), strict=True)
             )
@@ -153,8 +152,7 @@ class KnockedOut:
                 else None
                 for flow, layer in cells
             ],
-            "noise_floor": noise_floor,
-            "noise_floor_percent": noise_floor_percent,
+            **floor,
         }
 
 

@@ -52,6 +52,7 @@ from crossflow.experiments.job import (
     still_usable,
 )
 from crossflow.experiments.measures import scored_tokens
+from crossflow.experiments.noise import NOTHING, largest_floor, noise_floor
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.models.loading import load_model
 from crossflow.models.model import MultimodalModel, Prepared
@@ -60,6 +61,7 @@ from crossflow.models.preparing import PrepareRequest
 
 log = logging.getLogger(__name__)
 
+_NOT_ASKED = {"right": None, "pair_right": None}
 _MEASURED = ("margin_base", "margin_other", "margin_patched", "p_base", "p_patched")
 
 
@@ -123,8 +125,7 @@ def patch_pair(
         "set": [name for _, name, _ in cells],
         "layer": [layer for *_, layer in cells],
         "positions": [len(found[name]) for _, name, _ in cells],
-        "noise_floor": None,
-        "noise_floor_percent": None,
+        **NOTHING,
     }
     if not there:
         return columns | {name: [None] * len(cells) for name in _MEASURED}
@@ -143,8 +144,7 @@ def patch_pair(
         ]
         work.append((direction.base, [*rows, *itself]))
     measured: dict[tuple[str, str, int], dict[str, float]] = {}
-    floors: list[float] = []
-    percents: list[float] = []
+    floors: list[dict[str, float]] = []
     with torch.inference_mode():
         for direction, reading in zip(directions, engine(model, work), strict=True):
             answers = torch.stack([direction.base.logits.argmax(), direction.other.logits.argmax()])
@@ -157,12 +157,9 @@ def patch_pair(
             for number, place in enumerate(places):
                 values = (margins[0], margins[1], margins[2 + number], p_base, p_patched[number])
                 measured[place] = dict(zip(_MEASURED, map(float, values), strict=True))
-            changes = np.abs(np.array(p_patched[len(places) :]) - p_base)
-            floors.append(float(changes.max()))
-            percents.append(float(100 * changes.max() / p_base))
+            floors.append(noise_floor(p_base, p_patched[len(places) :]))
     return columns | {
-        "noise_floor": max(floors),
-        "noise_floor_percent": max(percents),
+        **largest_floor(floors),
         **{name: [measured[cell][name] if cell in measured else None for cell in cells] for name in _MEASURED},
     }
 
@@ -227,11 +224,7 @@ class _Pairs:
         settings = self._settings
         question, other = item.question, self._pairs[item.question.question_id]
         if own.layout != pair.layout or not torch.equal(own.inputs["input_ids"], pair.inputs["input_ids"]):
-            return {
-                "right": None,
-                "pair_right": None,
-                "outcome": "the visual tokens of the two images do not correspond",
-            }
+            return _NOT_ASKED | {"outcome": "the visual tokens of the two images do not correspond"}
         sets = [own.positions["image" if name in IMAGE_SETS else name] for name in settings.sets]
         first = min((int(positions[0]) for positions in sets if len(positions)), default=own.length - 1)
         cleans = run_clean_together(model, [own, pair], [first, first])
@@ -261,10 +254,10 @@ class _Pairs:
             question_id = question.question_id
             named = {"question_id": question_id, "image_id": question.image_id, "pair_image_id": None}
             if question_id not in self._pairs:
-                return named | {"right": None, "pair_right": None, "outcome": "no pair"}
+                return named | _NOT_ASKED | {"outcome": "no pair"}
             named["pair_image_id"] = self._pairs[question_id].image_id
             if question_id in finished.broken:
-                return named | {"right": None, "pair_right": None, "outcome": str(finished.broken[question_id])}
+                return named | _NOT_ASKED | {"outcome": str(finished.broken[question_id])}
             entry: Mapping[str, Any] = finished.entries[question_id]
             return {**named, **entry}
 
@@ -339,10 +332,7 @@ def _write(
         for question, _ in answered
         if finished.entries.get(question.question_id, {}).get("outcome") == PATCHED
     ]
-    floors = {
-        name: max((columns[name] for _, columns in found if columns[name] is not None), default=None)
-        for name in ("noise_floor", "noise_floor_percent")
-    }
+    floors = largest_floor(columns for _, columns in found)
     write_parquet(
         path,
         PATCHING,

@@ -12,6 +12,7 @@ from crossflow.core.files import hash_file
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import ANSWERS, question_rows, read_parquet, write_parquet
 from crossflow.experiments.job import Job
+from crossflow.experiments.noise import largest_floor
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +87,7 @@ class Selected(NamedTuple):
             determined: The table's other metadata.
         """
         found = [entries[question.question_id] for question in self.asked]
-        floors = {
-            name: max((entry[name] for entry in found if entry[name] is not None), default=None)
-            for name in ("noise_floor", "noise_floor_percent")
-        }
+        floors = largest_floor(found)
         if floors["noise_floor"] is not None:
             log.info(
                 "noise floor, %s: a no-op knockout changes a probability by at most %.1e",
