@@ -125,6 +125,18 @@ def window_of_nothing(place: Place) -> str:
     return place.settings(lambda config: config["studies"]["mini"].update(windows=[0]))
 
 
+def instruction_of_blanks(place: Place) -> str:
+    return place.settings(lambda config: config["models"]["mini-llava"].update(instruction=" Be short."))
+
+
+def unknown_order(place: Place) -> str:
+    return place.settings(lambda config: config["models"]["mini-llava"].update(option_order="reversed"))
+
+
+def set_that_cannot_be_patched(place: Place) -> str:
+    return place.settings(lambda config: config["studies"]["mini"].update(patching={"sets": ["image_sinks"]}))
+
+
 def no_category(place: Place) -> str:
     return place.settings(lambda config: config["studies"]["mini"].update(categories=[]))
 
@@ -478,6 +490,9 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
         "a window that always covers the whole model": ("window_too_wide", window_too_wide),
         "no category": ("no_category", no_category),
         "a flow with an unknown set": ("unknown_set", unknown_set),
+        "an instruction that begins with a blank": ("instruction_of_blanks", instruction_of_blanks),
+        "an unknown order of options": ("unknown_order", unknown_order),
+        "patching at sinks": ("set_that_cannot_be_patched", set_that_cannot_be_patched),
         "an unknown study": ("unknown_study", unknown_study),
         "an unknown model": ("unknown_model", unknown_model),
         "a name with a dot": ("slug_with_a_dot", slug_with_a_dot),
