@@ -1,7 +1,6 @@
 """Questions with their options in the other order."""
 
 from dataclasses import replace
-
 from pathlib import Path
 
 import pytest
