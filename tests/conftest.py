@@ -3,8 +3,13 @@
 import os
 from pathlib import Path
 
+# The hook below gives every module that is imported through the package a bytecode cache of its own: what is large is
+# imported before it.
+import pandas as pd  # noqa: F401
 import pytest
 import torch
+import torch._dynamo
+import transformers.modeling_utils  # noqa: F401
 from jaxtyping import install_import_hook
 
 # Array shapes and types in signatures are checked while tests run.
