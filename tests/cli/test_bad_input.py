@@ -30,8 +30,7 @@ from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import shared_prefix as engine
-from crossflow.fetch import environment
-from crossflow.fetch import hub as fetch_hub
+from crossflow.fetch import environment, hub_repo
 from crossflow.models import preparing
 from crossflow.study import inputs, parameters, results
 from crossflow.study.config_files import read_config
@@ -375,7 +374,7 @@ def refused_token(place: Place) -> str:
     with pytest.MonkeyPatch.context() as patch, hub_of(place.root / "model") as hub:
         hub.refused = "hf_expired"
         patch.setenv("HF_TOKEN", hub.refused)
-        patch.setattr(fetch_hub, "HfApi", lambda: HfApi(hub.url))
+        patch.setattr(hub_repo, "HfApi", lambda: HfApi(hub.url))
         return place.said("fetch-model", "--repo", hub.repo, "--revision", hub.revision, "--output", "model.json")
 
 

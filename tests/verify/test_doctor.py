@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from crossflow.cli.main import main
 from crossflow.core.tables import write_csv
 from crossflow.fetch import environment
-from crossflow.fetch.gqa_images import COLUMNS
+from crossflow.fetch.image_archive import COLUMNS
 from crossflow.mini import world
 from crossflow.verify import doctor
 from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine

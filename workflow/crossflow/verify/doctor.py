@@ -26,7 +26,7 @@ from crossflow.core.provenance import version_of
 from crossflow.data.images import Images
 from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
-from crossflow.fetch import environment, hub
+from crossflow.fetch import environment, hub, hub_repo
 from crossflow.fetch.download import new_session
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
@@ -327,7 +327,7 @@ def check_environment(config: Mapping[str, Any], study: Study, offline: bool) ->
     for fault in environment.faults(environment.FILES, environment.HUB):
         yield Finding(MISSING if fault in missing else NOTE, "environment", fault)
     if environment.HUB in needed and not missing and not offline and _token_is_refused():
-        yield Finding(MISSING, "environment", hub.refused_token())
+        yield Finding(MISSING, "environment", hub_repo.refused_token())
 
 
 def check_folder() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from crossflow.core.tables import read_csv
 from crossflow.data.gqa import first_scenes
 from crossflow.data.images import ImageSource, fitted
 from crossflow.data.question_table import read_question_table
-from crossflow.fetch.gqa_images import COLUMNS
+from crossflow.fetch.image_archive import COLUMNS
 from crossflow.study import inputs
 from crossflow.study.parameters import Study
 
