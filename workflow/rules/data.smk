@@ -19,6 +19,7 @@ Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, i
 
 localrules:
     fetch_questions,
+    fetch_hub_questions,
     fetch_scene_graphs,
     fetch_images,
     fetch_published,
@@ -65,12 +66,33 @@ rule fetch_questions:
         )
 
 
+rule fetch_hub_questions:
+    """Fetch the questions of one split of GQA from the Hugging Face hub, and write them in GQA's official layout."""
+    output:
+        f"{inputs.HUB_GQA}/questions/{{split}}_questions.json",
+    log:
+        f"{LOGS}/fetch_hub_questions-{{split}}.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("data.gqa_parquet"),
+        source=source("gqa-hub"),
+    message:
+        "download: GQA's questions from the hub, {wildcards.split}"
+    shell:
+        crossflow(
+            "fetch-hub-questions --source gqa-hub --split {wildcards.split} --output {output:q}", record=False
+        )
+
+
 rule fetch_scene_graphs:
     """Fetch the scene graphs of a part of GQA."""
     output:
-        f"{inputs.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
+        "{root}/sceneGraphs/{part}_sceneGraphs.json",
     log:
-        f"{LOGS}/fetch_scene_graphs-{{part}}.log",
+        f"{LOGS}/fetch_scene_graphs/{{root}}-{{part}}.log",
+    wildcard_constraints:
+        root=f"{inputs.FETCHED_GQA}|{inputs.HUB_GQA}",
     conda:
         CPU_ENV
     params:
@@ -107,7 +129,7 @@ rule fetch_images:
     input:
         questions=lambda wildcards: f"{RESULTS}/{wildcards.pairs or 'questions/'}{wildcards.category}.csv",
     output:
-        inputs.fetched_images(STUDY, "{category}", "{pairs}"),
+        FETCHED_IMAGES,
     log:
         f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
     wildcard_constraints:
@@ -115,15 +137,17 @@ rule fetch_images:
     conda:
         CPU_ENV
     params:
-        source=source("gqa-images"),
+        name=IMAGES_SOURCE,
+        source=source(IMAGES_SOURCE),
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
+        split=inputs.dataset_split(config, STUDY.dataset),
     message:
         "download: images, {wildcards.pairs}{wildcards.category}"
     shell:
         crossflow(
-            "fetch-images --source gqa-images --questions {input.questions:q} --images {params.images}"
-            " --root {params.root:q} --output {output:q}",
+            "fetch-images --source {params.name} --questions {input.questions:q} --images {params.images}"
+            " --split {params.split} --root {params.root:q} --output {output:q}",
             record=False,
         )
 

@@ -174,7 +174,7 @@ def _fetch_needed(repo: HubRepo, files: Files, shards: _Shards, archive: ImageAr
                 stored += group.bytes * len(needed) / len(group.ids)
     images = sum(len(needed) for _, _, needed in missing)
     require_space(archive.root, archive.space(round(stored)), f"fetching {images} images")
-    with progress_of(archive.path.name, images) as bar:
+    with progress_of(archive.path.name, images, unit="image") as bar:
         for name in dict.fromkeys(name for name, _, _ in missing):
             with _open(repo, name, files[name]) as parquet:
                 for _, number, needed in (each for each in missing if each[0] == name):

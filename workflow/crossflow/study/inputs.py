@@ -13,6 +13,7 @@ from crossflow.study.parameters import Study
 
 # Made or downloaded by rules of the workflow, so these files need not exist yet.
 FETCHED_GQA = "data/gqa"
+HUB_GQA = "data/gqa-hub"
 PUBLISHED = "data/published"
 FETCHED_MODELS = "data/models"
 RANDOM_LLAVA = "data/made/random-llava"
@@ -45,7 +46,9 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
     if is_fetched(config, name):
-        return FETCHED_GQA
+        return HUB_GQA if is_from_hub(config, name) else FETCHED_GQA
+    if is_from_hub(config, name):
+        raise CrossflowError(f"params.yaml, datasets.{name}: give either root or source: hub, not both.")
     key = "pictures" if dataset["kind"] == "table" else "root"
     if not _is(Path.is_dir, dataset[key]):
         raise CrossflowError(f"params.yaml, datasets.{name}.{key}: the folder {dataset[key]} does not exist.")
@@ -53,9 +56,21 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
 
 
 def is_fetched(config: Mapping[str, Any], name: str) -> bool:
-    """Whether a data set's images, and its questions unless they are published ones, come from GQA's site."""
+    """Whether a data set's images, and its questions unless they are published ones, are downloaded."""
     dataset = config["datasets"][name]
     return bool(dataset["kind"] == "gqa" and dataset.get("root") is None)
+
+
+def is_from_hub(config: Mapping[str, Any], name: str) -> bool:
+    """Whether they are downloaded from the Hugging Face hub instead of GQA's site; scene graphs never are."""
+    return bool(config["datasets"][name].get("source") == "hub")
+
+
+def gqa_sources(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    """The lines of the table of sources of a downloaded data set's questions, scene graphs and images."""
+    if is_from_hub(config, name):
+        return "gqa-hub", "gqa-scene-graphs", "gqa-hub"
+    return "gqa-questions", "gqa-scene-graphs", "gqa-images"
 
 
 def is_published(config: Mapping[str, Any], name: str) -> bool:
@@ -109,9 +124,9 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
     return [published_file(category)] if is_published(config, name) else gqa_files(config, name)
 
 
-def fetched_images(study: Study, category: str, folder: str = "") -> str:
+def fetched_images(config: Mapping[str, Any], study: Study, category: str, folder: str = "") -> str:
     """The list of the images that were downloaded for a category's questions, or, in the folder ``pairs/``, pairs."""
-    return f"{FETCHED_GQA}/fetched/{study.name}/{folder}{category}.csv"
+    return f"{dataset_root(config, study.dataset)}/fetched/{study.name}/{folder}{category}.csv"
 
 
 def drawn_pairs(study: Study, category: str) -> list[str]:
@@ -122,7 +137,7 @@ def drawn_pairs(study: Study, category: str) -> list[str]:
 def pair_image_files(config: Mapping[str, Any], study: Study, category: str) -> list[str]:
     """The files of the images of pairs, beside those of the questions' images; see `image_files`."""
     if is_fetched(config, study.dataset):
-        return [fetched_images(study, category, "pairs/")]
+        return [fetched_images(config, study, category, "pairs/")]
     return drawn_pairs(study, category)
 
 
@@ -135,7 +150,7 @@ def image_files(config: Mapping[str, Any], study: Study, category: str) -> list[
     if is_table(config, study.dataset):
         return []
     if is_fetched(config, study.dataset):
-        return [fetched_images(study, category)]
+        return [fetched_images(config, study, category)]
     path = f"{dataset_root(config, study.dataset)}/images.zip"
     return [path] if config["datasets"][study.dataset]["kind"] == "shapes" or _is(Path.is_file, path) else []
 

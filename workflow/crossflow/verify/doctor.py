@@ -28,6 +28,7 @@ from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
 from crossflow.fetch import environment, hub, hub_repo
 from crossflow.fetch.download import new_session
+from crossflow.fetch.hub_gqa import repo_of
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
 from crossflow.models.loading import sketch_model
@@ -247,13 +248,14 @@ def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, Re
             if not Path(inputs.published_file(category)).is_file():
                 wanted.append(f"published-{category}")
         elif inputs.is_fetched(config, study.dataset):
-            names = ("gqa-questions", "gqa-scene-graphs")
+            names = inputs.gqa_sources(config, study.dataset)
             files = inputs.question_files(config, study.dataset, category)
-            wanted += [name for name, file in zip(names, files, strict=True) if not Path(file).is_file()]
+            wanted += [name for name, file in zip(names, files, strict=False) if not Path(file).is_file()]
         if inputs.is_fetched(config, study.dataset):
             folders = ["", "pairs/"] if study.patching else [""]
-            lists = (Path(inputs.fetched_images(study, category, folder)) for folder in folders)
-            wanted += ["gqa-images"] if not all(path.is_file() for path in lists) else []
+            lists = (Path(inputs.fetched_images(config, study, category, folder)) for folder in folders)
+            _, _, images = inputs.gqa_sources(config, study.dataset)
+            wanted += [images] if not all(path.is_file() for path in lists) else []
     return [sources[name] for name in dict.fromkeys(wanted)]
 
 
@@ -319,9 +321,10 @@ def _token_is_refused() -> bool:
 
 def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Variables by which no server can be reached, which matters where the run fetches something."""
+    unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
     needed = [
-        *([environment.FILES] if _unfetched(config, study, read_sources(Path(TABLE))) else []),
-        *([environment.HUB] if _uncached(config, study) else []),
+        *([environment.FILES] if any(repo_of(source) is None for source in unfetched) else []),
+        *([environment.HUB] if _uncached(config, study) or any(map(repo_of, unfetched)) else []),
     ]
     missing = environment.faults(*needed)
     for fault in environment.faults(environment.FILES, environment.HUB):

@@ -46,7 +46,7 @@ def _questions(config: Mapping[str, Any], study: Study) -> Iterator[ChosenQuesti
         yield from read_question_table(Path(file), Path(inputs.dataset_root(config, study.dataset)))
     elif inputs.is_fetched(config, study.dataset):
         for category in study.categories:
-            for row in read_csv(Path(inputs.fetched_images(study, category)), COLUMNS):
+            for row in read_csv(Path(inputs.fetched_images(config, study, category)), COLUMNS):
                 yield _about(row["image_id"], None)
     else:
         _, scenes = inputs.gqa_files(config, study.dataset)
