@@ -281,7 +281,7 @@ def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> No
         (tree / "data/gqa" / name).write_text('{"never": "fetched"}')
     for number, category in enumerate(study.categories):
         row = {"image_id": str(number), "bytes": 1, "crc32": "00000000"}
-        write_csv(Path(doctor.inputs.fetched_images(study, category)), COLUMNS, [row])
+        write_csv(Path(doctor.inputs.fetched_images(config, study, category)), COLUMNS, [row])
         with (
             zipfile.ZipFile(tree / "data/gqa/images.zip", "a") as archive,
             archive.open(f"images/{number}.jpg", "w") as to,

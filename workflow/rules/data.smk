@@ -1,12 +1,15 @@
 """Data sets that the workflow draws or fetches, and the questions of each category.
 
-Downloads are checked against checksums, so no code shapes them, and an edit of the code downloads nothing again.
+Downloads are checked against checksums, so no code shapes them, and an edit of the code downloads nothing again: files
+from the hub, which are written in another form, stay in the hub's own cache.
 
-Needs: nothing, or GQA's site and the published repository, at the addresses in resources/sources.csv.
+Needs: nothing, or GQA's site, the Hugging Face hub and the published repository, at the addresses in
+       resources/sources.csv.
 Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`;
        data/gqa/ likewise, for data sets of kind `gqa` without a `root`: a split's questions and scene graphs, and in
        images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them, and
        data/gqa/fetched/{study}/pairs/{category}.csv those of pairs;
+       data/gqa-hub/ likewise, for data sets of kind `gqa` with `source: hub`, whose scene graphs are from GQA's site;
        data/published/{category}.csv, the published question sets, for `questions: published`;
        results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
        results/{study}/pairs/{category}.csv, {category}.rejections.csv and, for a drawn data set, {category}.zip with the
@@ -129,7 +132,7 @@ rule fetch_images:
     input:
         questions=lambda wildcards: f"{RESULTS}/{wildcards.pairs or 'questions/'}{wildcards.category}.csv",
     output:
-        FETCHED_IMAGES,
+        inputs.fetched_images(config, STUDY, "{category}", "{pairs}"),
     log:
         f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
     wildcard_constraints:
@@ -137,8 +140,8 @@ rule fetch_images:
     conda:
         CPU_ENV
     params:
-        name=IMAGES_SOURCE,
-        source=source(IMAGES_SOURCE),
+        name=inputs.gqa_sources(config, STUDY.dataset)[2],
+        source=source(inputs.gqa_sources(config, STUDY.dataset)[2]),
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
         split=inputs.dataset_split(config, STUDY.dataset),

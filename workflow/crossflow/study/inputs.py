@@ -46,7 +46,7 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     if dataset["kind"] == "shapes":
         return f"data/made/{name}"
     if is_fetched(config, name):
-        return HUB_GQA if is_from_hub(config, name) else FETCHED_GQA
+        return fetched_root(config, name)
     if is_from_hub(config, name):
         raise CrossflowError(f"params.yaml, datasets.{name}: give either root or source: hub, not both.")
     key = "pictures" if dataset["kind"] == "table" else "root"
@@ -64,6 +64,11 @@ def is_fetched(config: Mapping[str, Any], name: str) -> bool:
 def is_from_hub(config: Mapping[str, Any], name: str) -> bool:
     """Whether they are downloaded from the Hugging Face hub instead of GQA's site; scene graphs never are."""
     return bool(config["datasets"][name].get("source") == "hub")
+
+
+def fetched_root(config: Mapping[str, Any], name: str) -> str:
+    """The folder of a downloaded data set."""
+    return HUB_GQA if is_from_hub(config, name) else FETCHED_GQA
 
 
 def gqa_sources(config: Mapping[str, Any], name: str) -> tuple[str, str, str]:
@@ -126,7 +131,7 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
 
 def fetched_images(config: Mapping[str, Any], study: Study, category: str, folder: str = "") -> str:
     """The list of the images that were downloaded for a category's questions, or, in the folder ``pairs/``, pairs."""
-    return f"{dataset_root(config, study.dataset)}/fetched/{study.name}/{folder}{category}.csv"
+    return f"{fetched_root(config, study.dataset)}/fetched/{study.name}/{folder}{category}.csv"
 
 
 def drawn_pairs(study: Study, category: str) -> list[str]:
