@@ -69,13 +69,13 @@ def _write_sources(path: Path, name: str, revision: str) -> None:
 
 def _fetch_questions() -> int:
     named = ["--source", "gqa-hub", "--sources", "sources.csv", "--split", SPLIT]
-    return main(["fetch-hub-questions", *named, "--output", "gqa/questions/val_balanced_questions.json"])
+    return main(["hub-questions", *named, "--output", "gqa/questions/val_balanced_questions.json"])
 
 
 def _sentence(capsys: pytest.CaptureFixture[str]) -> str:
     """What was said in the end, after the bars."""
     said = capsys.readouterr().err.rstrip("\n").rpartition("\n")[2]
-    assert said.startswith("crossflow fetch-hub-questions: ")
+    assert said.startswith("crossflow hub-questions: ")
     return said
 
 

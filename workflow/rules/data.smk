@@ -10,6 +10,7 @@ Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, i
        images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them, and
        data/gqa/fetched/{study}/pairs/{category}.csv those of pairs;
        data/gqa-hub/ likewise, for data sets of kind `gqa` with `source: hub`, whose scene graphs are from GQA's site;
+       data/tables/{dataset}/questions.csv and images/, for data sets of kind `table` in parquet files;
        data/published/{category}.csv, the published question sets, for `questions: published`;
        results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
        results/{study}/pairs/{category}.csv, {category}.rejections.csv and, for a drawn data set, {category}.zip with the
@@ -83,9 +84,7 @@ rule fetch_hub_questions:
     message:
         "download: GQA's questions from the hub, {wildcards.split}"
     shell:
-        crossflow(
-            "fetch-hub-questions --source gqa-hub --split {wildcards.split} --output {output:q}", record=False
-        )
+        crossflow("hub-questions --source gqa-hub --split {wildcards.split} --output {output:q}", record=False)
 
 
 rule fetch_scene_graphs:
@@ -125,6 +124,27 @@ rule fetch_published:
         "download: published questions, {wildcards.category}"
     shell:
         crossflow("fetch --source published-{wildcards.category} --output {output:q}", record=False)
+
+
+if inputs.is_unpacked(config, STUDY.dataset):
+
+    rule unpack_table:
+        """Write your own questions in parquet files, which may be on the Hugging Face hub, as a table with images."""
+        input:
+            inputs.parquet_files(config, STUDY.dataset),
+        output:
+            inputs.unpacked_table(STUDY.dataset),
+        log:
+            f"{LOGS}/unpack_table.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code("data.parquet_table"),
+            options=lambda wildcards: inputs.unpack_options(config, STUDY.dataset),
+        message:
+            f"table of {STUDY.dataset}"
+        shell:
+            crossflow("unpack-table {params.options:q} --output {output:q}", record=False)
 
 
 rule fetch_images:

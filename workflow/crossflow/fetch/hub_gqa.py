@@ -12,7 +12,7 @@ are fetched, into the ``images.zip`` of `crossflow.fetch.image_archive`; files i
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +28,13 @@ from crossflow.data.images import LARGEST_IMAGE
 from crossflow.data.parquet import IMAGE, TEXT, opened, require_columns
 from crossflow.fetch.download import NoRangesError, require_space
 from crossflow.fetch.hub_range import RangeFile
-from crossflow.fetch.hub_repo import HubRepo, check, fetch_files, find_files
+from crossflow.fetch.hub_repo import Files, HubRepo, fetch_whole, find_files
 from crossflow.fetch.image_archive import ImageArchive, is_file_name
 from crossflow.fetch.sources import TABLE, RemoteFile, named_source
 
 _PAGE = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[0-9a-f]{40})")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.parquet$")
 log = logging.getLogger(__name__)
-Files = Mapping[str, RepoSibling | None]
 
 
 def repo_of(remote: RemoteFile) -> HubRepo | None:
@@ -66,14 +65,6 @@ def _find(repo: HubRepo, folder: str) -> Files:
     return files
 
 
-def _fetch_whole(repo: HubRepo, files: Files) -> Path:
-    """Download whole files into the hub's cache and check them."""
-    folder = fetch_files(repo, files)
-    for name, file in files.items():
-        check(folder / name, file)
-    return folder
-
-
 def write_hub_questions(source: str, split: str, output: Path, sources: Path = Path(TABLE)) -> None:
     """Fetch the questions of a split of GQA from the Hugging Face hub, and write them in GQA's official layout.
 
@@ -92,7 +83,7 @@ def write_hub_questions(source: str, split: str, output: Path, sources: Path = P
     if repo is None:
         raise CrossflowError(f"{remote.url} is not a data set of the hub at a revision, .../datasets/NAME/tree/COMMIT.")
     files = _find(repo, f"{split}_instructions")
-    folder = _fetch_whole(repo, files)
+    folder = fetch_whole(repo, files)
     write_gqa_questions([folder / name for name in sorted(files)], output)
 
 
@@ -189,7 +180,7 @@ def _fetch(repo: HubRepo, split: str, archive: ImageArchive, image_ids: Collecti
     folder = f"{split}_images"
     files = _find(repo, folder)
     if full:
-        _fetch_whole(repo, files)
+        fetch_whole(repo, files)
     kept = archive.root / "images.shards.json"
     try:
         shards = _shards(repo, files, kept)
@@ -200,7 +191,7 @@ def _fetch(repo: HubRepo, split: str, archive: ImageArchive, image_ids: Collecti
         _fetch_needed(repo, files, shards, archive, wanted)
     except NoRangesError:
         log.warning("%s: the server does not send parts of files; fetching whole ones", repo.repo)
-        _fetch_whole(repo, files)
+        fetch_whole(repo, files)
         _fetch(repo, split, archive, image_ids, full=full)
 
 

@@ -35,7 +35,19 @@ try:  # the hub's client left httpx for httpx2 with its version 2
 except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
-__all__ = ["CheckedFile", "HubRepo", "TransportError", "check", "fetch_files", "find_files", "refused_token"]
+__all__ = [
+    "CheckedFile",
+    "Files",
+    "HubRepo",
+    "TransportError",
+    "check",
+    "fetch_files",
+    "fetch_whole",
+    "find_files",
+    "refused_token",
+]
+Files = Mapping[str, RepoSibling | None]
+"""Name -> the hub's description, or None if the hub was not reached."""
 log = logging.getLogger(__name__)
 _KEPT = "finished files are kept: run again"
 for client in ("httpx", "httpx2"):  # one log line per request would be too many
@@ -163,7 +175,7 @@ def check(path: Path, file: RepoSibling | None) -> CheckedFile:
     return found
 
 
-def find_files(repo: HubRepo, wanted: Callable[[str], bool]) -> Mapping[str, RepoSibling | None]:
+def find_files(repo: HubRepo, wanted: Callable[[str], bool]) -> Files:
     """The wanted files as the hub describes them; without a network, the names of those in the cache.
 
     Raises:
@@ -194,7 +206,7 @@ def _in_cache(repo: HubRepo, wanted: Callable[[str], bool], unreached: Exception
     return found
 
 
-def fetch_files(repo: HubRepo, files: Mapping[str, RepoSibling | None]) -> Path:
+def fetch_files(repo: HubRepo, files: Files) -> Path:
     """Download found files into the hub's cache, and return their folder. They are not yet checked.
 
     Raises:
@@ -205,3 +217,15 @@ def fetch_files(repo: HubRepo, files: Mapping[str, RepoSibling | None]) -> Path:
     with repo.blamed():
         described = {name: file for name, file in files.items() if file is not None}
         return repo.download(described) if described else repo.folder
+
+
+def fetch_whole(repo: HubRepo, files: Files) -> Path:
+    """Download found files into the hub's cache, check them, and return their folder.
+
+    Raises:
+        CrossflowError: as `fetch_files`, or a file differs from the hub's.
+    """
+    folder = fetch_files(repo, files)
+    for name, file in files.items():
+        check(folder / name, file)
+    return folder

@@ -14,6 +14,7 @@ from crossflow.study.parameters import Study
 # Made or downloaded by rules of the workflow, so these files need not exist yet.
 FETCHED_GQA = "data/gqa"
 HUB_GQA = "data/gqa-hub"
+TABLES = "data/tables"
 PUBLISHED = "data/published"
 FETCHED_MODELS = "data/models"
 RANDOM_LLAVA = "data/made/random-llava"
@@ -50,6 +51,15 @@ def dataset_root(config: Mapping[str, Any], name: str) -> str:
     if is_from_hub(config, name):
         raise CrossflowError(f"params.yaml, datasets.{name}: give either root or source: hub, not both.")
     key = "pictures" if dataset["kind"] == "table" else "root"
+    if is_unpacked(config, name):
+        if key not in dataset:
+            return f"{TABLES}/{name}/images"
+    elif unfit := [key for key in ("repo", "columns") if key in dataset]:
+        raise CrossflowError(
+            f"params.yaml, datasets.{name}.{unfit[0]}: only a parquet file has it, not {dataset['file']}."
+        )
+    elif key not in dataset:
+        raise CrossflowError(f"params.yaml, datasets.{name}: give the folder of its images as {key}.")
     if not _is(Path.is_dir, dataset[key]):
         raise CrossflowError(f"params.yaml, datasets.{name}.{key}: the folder {dataset[key]} does not exist.")
     return str(dataset[key]).rstrip("/")
@@ -88,6 +98,43 @@ def is_table(config: Mapping[str, Any], name: str) -> bool:
     return bool(config["datasets"][name]["kind"] == "table")
 
 
+def is_unpacked(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a data set is in parquet files, which are written as a table first."""
+    return is_table(config, name) and str(config["datasets"][name]["file"]).endswith(".parquet")
+
+
+def unpacked_table(name: str) -> str:
+    """The table that is written of a data set in parquet files."""
+    return f"{TABLES}/{name}/questions.csv"
+
+
+def parquet_files(config: Mapping[str, Any], name: str) -> list[str]:
+    """The user's parquet files of a data set; none if they are on the hub.
+
+    Raises:
+        CrossflowError: there are none.
+    """
+    dataset = config["datasets"][name]
+    if not is_unpacked(config, name) or "repo" in dataset:
+        return []
+    pattern = Path(dataset["file"])
+    if not (found := sorted(str(path) for path in pattern.parent.glob(pattern.name))):
+        raise CrossflowError(f"params.yaml, datasets.{name}.file: {dataset['file']} does not exist.")
+    return found
+
+
+def unpack_options(config: Mapping[str, Any], name: str) -> list[str]:
+    """The options of the verb that writes a data set in parquet files as a table."""
+    dataset = config["datasets"][name]
+    if "repo" in dataset:
+        options = ["--repo", dataset["repo"], "--revision", dataset["revision"], "--pattern", dataset["file"]]
+    else:
+        options = ["--files", *parquet_files(config, name)]
+    if columns := dataset.get("columns"):
+        options += ["--columns", *(f"{column}={source}" for column, source in columns.items())]
+    return options if "pictures" in dataset else [*options, "--images", dataset_root(config, name)]
+
+
 def _existing(root: str, *choices: str) -> str:
     for choice in choices:
         if _is(Path.is_file, Path(root) / choice):
@@ -123,6 +170,9 @@ def question_files(config: Mapping[str, Any], name: str, category: str) -> list[
     """
     if is_table(config, name):
         file = str(config["datasets"][name]["file"])
+        if is_unpacked(config, name):
+            parquet_files(config, name)
+            return [unpacked_table(name)]
         if not _is(Path.is_file, file):
             raise CrossflowError(f"params.yaml, datasets.{name}.file: {file} does not exist.")
         return [file]

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -278,6 +278,23 @@ def _own_data(config: Mapping[str, Any], study: Study) -> str:
     return root
 
 
+def _is_packed(config: Mapping[str, Any], study: Study) -> bool:
+    """Whether the data set is in parquet files that no run has written as a table yet."""
+    return inputs.is_unpacked(config, study.dataset) and not Path(inputs.unpacked_table(study.dataset)).is_file()
+
+
+def _packed(config: Mapping[str, Any], study: Study, offline: bool) -> Finding:
+    what, entry = f"data {study.dataset}", config["datasets"][study.dataset]
+    said = f"the run writes the table of {entry['file']}"
+    if "repo" not in entry:
+        inputs.parquet_files(config, study.dataset)  # reports that there is none
+        return Finding(OK, what, said)
+    page = f"{constants.ENDPOINT}/api/datasets/{entry['repo']}"
+    if not offline and (reason := _reachable(page)):
+        return Finding(MISSING, what, f"{page} cannot be reached ({reason}): check the network, or log in")
+    return Finding(OK, what, f"{said} of {entry['repo']}, fetched by the run")
+
+
 def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Whether a study's questions and images are available or can be downloaded."""
     what = f"data {study.dataset}"
@@ -285,6 +302,8 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
     if not unfetched:
         if config["datasets"][study.dataset]["kind"] == "shapes":
             yield Finding(OK, what, "drawn by the run")
+        elif _is_packed(config, study):
+            yield _packed(config, study, offline)
         else:
             yield Finding(OK, what, _own_data(config, study))
     for source in unfetched:
@@ -319,12 +338,18 @@ def _token_is_refused() -> bool:
         return False
 
 
+def _uses_hub(config: Mapping[str, Any], study: Study, unfetched: Sequence[RemoteFile]) -> bool:
+    """Whether the run would fetch a model or data from the hub."""
+    is_table = _is_packed(config, study) and "repo" in config["datasets"][study.dataset]
+    return bool(is_table or _uncached(config, study) or any(map(repo_of, unfetched)))
+
+
 def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Variables by which no server can be reached, which matters where the run fetches something."""
     unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
     needed = [
         *([environment.FILES] if any(repo_of(source) is None for source in unfetched) else []),
-        *([environment.HUB] if _uncached(config, study) or any(map(repo_of, unfetched)) else []),
+        *([environment.HUB] if _uses_hub(config, study, unfetched) else []),
     ]
     missing = environment.faults(*needed)
     for fault in environment.faults(environment.FILES, environment.HUB):
@@ -342,8 +367,8 @@ def check_folder() -> Iterator[Finding]:
 
 def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
     """Whether a sample of a study's images can be used, and how they are changed before a model sees them."""
-    drawn = config["datasets"][study.dataset]["kind"] == "shapes"
-    if drawn or _unfetched(config, study, read_sources(Path(TABLE))):
+    made = config["datasets"][study.dataset]["kind"] == "shapes" or _is_packed(config, study)
+    if made or _unfetched(config, study, read_sources(Path(TABLE))):
         return
     sample = look_at_images(config, study)
     what, broken = f"images {study.dataset}", len(sample.broken)
