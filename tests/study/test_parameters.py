@@ -180,6 +180,15 @@ def test_a_data_set_has_one_place(config: dict[str, Any], tmp_path: Path) -> Non
         inputs.dataset_root(config, "gqa")
 
 
+def test_only_a_split_with_scene_graphs_has_their_file(config: dict[str, Any]) -> None:
+    config = copy.deepcopy(config)
+    assert inputs.gqa_files(config, "gqa") == [
+        "data/gqa/questions/val_balanced_questions.json", "data/gqa/sceneGraphs/val_sceneGraphs.json",
+    ]  # fmt: skip
+    config["datasets"]["gqa"]["split"] = "testdev_balanced"
+    assert inputs.gqa_files(config, "gqa") == ["data/gqa/questions/testdev_balanced_questions.json"]
+
+
 def test_a_table_in_parquet_files_is_written_first(config: dict[str, Any], tmp_path: Path) -> None:
     config = copy.deepcopy(config)
     mine = {"kind": "table", "file": str(tmp_path / "mine-*.parquet")}

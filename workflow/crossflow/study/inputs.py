@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.core.errors import CrossflowError
+from crossflow.data.splits import has_scene_graphs, part_of
 from crossflow.study.parameters import Study
 
 # Made or downloaded by rules of the workflow, so these files need not exist yet.
@@ -148,10 +149,11 @@ def dataset_split(config: Mapping[str, Any], name: str) -> str:
 
 
 def gqa_files(config: Mapping[str, Any], name: str) -> list[str]:
-    """The question file and the scene graph file of a data set in GQA's layout."""
+    """The question file and, if the split has one, the scene graph file of a data set in GQA's layout."""
     root, split = dataset_root(config, name), dataset_split(config, name)
-    files = (f"{split}_questions.json", f"{split.partition('_')[0]}_sceneGraphs.json")
-    official = [f"{folder}/{file}" for folder, file in zip(("questions", "sceneGraphs"), files, strict=True)]
+    files = [f"{split}_questions.json"]
+    files += [f"{part_of(split)}_sceneGraphs.json"] if has_scene_graphs(split) else []
+    official = [f"{folder}/{file}" for folder, file in zip(("questions", "sceneGraphs"), files, strict=False)]
     if config["datasets"][name]["kind"] == "shapes" or is_fetched(config, name):
         return [f"{root}/{file}" for file in official]
     return [_existing(root, there, file) for there, file in zip(official, files, strict=True)]

@@ -49,9 +49,9 @@ def _questions(config: Mapping[str, Any], study: Study) -> Iterator[ChosenQuesti
             for row in read_csv(Path(inputs.fetched_images(config, study, category)), COLUMNS):
                 yield _about(row["image_id"], None)
     else:
-        _, scenes = inputs.gqa_files(config, study.dataset)
-        for scene in first_scenes(Path(scenes), SAMPLE):
-            yield _about(scene.image_id, scene.size)
+        for scenes in inputs.gqa_files(config, study.dataset)[1:]:
+            for scene in first_scenes(Path(scenes), SAMPLE):
+                yield _about(scene.image_id, scene.size)
 
 
 def look_at_images(config: Mapping[str, Any], study: Study) -> Sample:
