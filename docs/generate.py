@@ -28,7 +28,7 @@ from crossflow.core.measures import HEADS_COLUMNS, KNOCKOUT_COLUMNS
 from crossflow.core.patching import PAIR_OUTCOMES, PATCHING_COLUMNS
 from crossflow.core.tables import ANSWER_COLUMNS
 from crossflow.data import published_overlap
-from crossflow.fetch import gqa_images
+from crossflow.fetch import image_archive
 
 REPO = Path(__file__).resolve().parent.parent
 DOCS = REPO / "docs"
@@ -157,7 +157,7 @@ RESULT_TABLES = (
         "data/gqa/fetched/{study}/{category}.csv",
         "One row per downloaded image, from the root. `data/gqa/fetched/{study}/pairs/{category}.csv` lists those of "
         "pairs.",
-        gqa_images.COLUMNS,
+        image_archive.COLUMNS,
     ),
 )
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -30,8 +32,7 @@ from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_csv, read_parquet
 from crossflow.data.chosen import write_chosen
 from crossflow.engine import shared_prefix as engine
-from crossflow.fetch import environment
-from crossflow.fetch import hub as fetch_hub
+from crossflow.fetch import environment, hub_repo
 from crossflow.models import preparing
 from crossflow.study import inputs, parameters, results
 from crossflow.study.config_files import read_config
@@ -229,6 +230,42 @@ def table_with_a_pair_of_the_same_answer(place: Place) -> str:
     return place.choose("--table", "mine.csv", "--images", "world", "--category", "questions")
 
 
+def _packed(place: Place, columns: dict[str, list[Any]], *options: str) -> str:
+    good = {"image": [b"a", b"b"], "question": ["Is it red?"] * 2, "answer": ["yes"] * 2}
+    pq.write_table(pa.table(good | columns), place.root / "mine.parquet")
+    return place.said("unpack-table", "--files", "mine.parquet", "--images", "i", "--output", "t.csv", *options)
+
+
+def parquet_without_a_column(place: Place) -> str:
+    return _packed(place, {}, "--columns", "answer=label")
+
+
+def parquet_with_a_column_of_another_type(place: Place) -> str:
+    return _packed(place, {"image": ["a.jpg", "b.jpg"]})
+
+
+def parquet_without_an_image(place: Place) -> str:
+    return _packed(place, {"image": [b"a", None]})
+
+
+def parquet_with_an_id_twice(place: Place) -> str:
+    return _packed(place, {"question_id": ["1", "1"]})
+
+
+def parquet_cut_short(place: Place) -> str:
+    pq.write_table(pa.table({"question": ["Is it red?"]}), place.root / "mine.parquet")
+    (place.root / "mine.parquet").write_bytes((place.root / "mine.parquet").read_bytes()[:-20])
+    return place.said("unpack-table", "--files", "mine.parquet", "--images", "i", "--output", "t.csv")
+
+
+def revision_that_is_gone(place: Place) -> str:
+    (place.root / "repository").mkdir()
+    with pytest.MonkeyPatch.context() as patch, hub_of(place.root / "repository") as hub:
+        patch.setattr(hub_repo, "HfApi", lambda: HfApi(hub.url))
+        named = ["--repo", hub.repo, "--revision", "f" * 40, "--pattern", "*.parquet"]
+        return place.said("unpack-table", *named, "--images", "i", "--output", "t.csv")
+
+
 def missing_image(place: Place) -> str:
     _keep_images(place, lambda number: number != 0)
     place.run("answers")
@@ -387,7 +424,7 @@ def refused_token(place: Place) -> str:
     with pytest.MonkeyPatch.context() as patch, hub_of(place.root / "model") as hub:
         hub.refused = "hf_expired"
         patch.setenv("HF_TOKEN", hub.refused)
-        patch.setattr(fetch_hub, "HfApi", lambda: HfApi(hub.url))
+        patch.setattr(hub_repo, "HfApi", lambda: HfApi(hub.url))
         return place.said("fetch-model", "--repo", hub.repo, "--revision", hub.revision, "--output", "model.json")
 
 
@@ -512,6 +549,15 @@ CASES: dict[str, dict[str, tuple[str, Callable[[Place], str]]]] = {
             "table_with_a_pair_of_the_same_answer",
             table_with_a_pair_of_the_same_answer,
         ),
+        "a parquet file without a column": ("parquet_without_a_column", parquet_without_a_column),
+        "a parquet file with a column of another type": (
+            "parquet_with_a_column_of_another_type",
+            parquet_with_a_column_of_another_type,
+        ),
+        "a parquet file that lacks an image": ("parquet_without_an_image", parquet_without_an_image),
+        "a parquet file with an id twice": ("parquet_with_an_id_twice", parquet_with_an_id_twice),
+        "a truncated parquet file": ("parquet_cut_short", parquet_cut_short),
+        "a data set on the hub whose revision is gone": ("revision_that_is_gone", revision_that_is_gone),
         "a missing image (the question is listed, the others are answered)": (
             "missing_image",
             missing_image,

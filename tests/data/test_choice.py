@@ -13,6 +13,7 @@ from crossflow.core.columns import REJECTIONS
 from crossflow.core.records import ChosenQuestion
 from crossflow.core.tables import read_csv
 from crossflow.data.chosen import read_chosen
+from crossflow.data.filtering import find_questions
 from crossflow.data.sampling import sample_questions
 
 ids = st.sets(st.text("0123456789", min_size=1, max_size=8), max_size=30)
@@ -91,6 +92,14 @@ def test_every_question_is_either_chosen_or_counted_with_its_reason(tmp_path: Pa
         {"category": "QueryAttr", "reason": "no scene graph", "n": 1},
         {"category": "QueryAttr", "reason": "the object is not in the scene graph", "n": 1},
     ]
+
+
+def test_questions_of_testdev_which_has_no_scene_graphs_have_no_objects(tmp_path: Path) -> None:
+    questions = {"1": _question("a"), "2": _question("a", "relS")}
+    (tmp_path / "testdev_balanced_questions.json").write_text(json.dumps(questions))
+    found, reasons = find_questions(tmp_path, "testdev_balanced", "QueryAttr")
+    assert [(question.question_id, question.objects, question.image_size) for question in found] == [("1", (), None)]
+    assert reasons == {"another kind of question": 1}
 
 
 def test_a_category_without_a_question_is_an_error_with_the_counts_of_reasons(

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 REPO = "somebody/a-model-hf"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -20,12 +22,15 @@ class Hub:
 
     Attributes:
         repo, revision: Their names.
-        folder: Its files. Those that end in ``.safetensors`` are kept as the hub keeps large files.
+        folder: Its files. Those that end in ``.safetensors`` or ``.parquet`` are kept as the hub keeps large files.
         gated: Does it ask for a licence to be accepted?
         refused: A token that it does not accept, such as an expired one.
         break_off: Names of files whose next answer ends half-way.
         sizes: Sizes that are claimed instead of the true ones.
+        ranges: Does it send parts of files?
         asked: Names of the files that were sent, and from which byte on.
+        sent: Bytes of all files that were sent, by name.
+        pause: Seconds before a file is sent.
     """
 
     folder: Path
@@ -36,21 +41,24 @@ class Hub:
     break_off: set[str] = field(default_factory=set)
     sizes: dict[str, int] = field(default_factory=dict)
     url: str = ""
+    ranges: bool = True
     asked: list[tuple[str, int]] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
+    pause: float = 0.0
 
 
 def _describe(hub: Hub, path: Path) -> dict[str, object]:
-    content = path.read_bytes()
-    size = hub.sizes.get(path.name, len(content))
+    content, name = path.read_bytes(), path.relative_to(hub.folder).as_posix()
+    size = hub.sizes.get(name, len(content))
     entry: dict[str, object] = {
         "type": "file",
-        "path": path.name,
-        "rfilename": path.name,
+        "path": name,
+        "rfilename": name,
         "size": size,
         "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
     }
     entry["blobId"] = entry["oid"]
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", ".parquet"):
         sha256 = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
     return entry
@@ -89,11 +97,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif hub.revision not in path:
                 self._refuse(404, "RevisionNotFound")
             elif path.startswith("api/"):
-                files = [_describe(hub, file) for file in sorted(hub.folder.iterdir())]
+                files = [_describe(hub, file) for file in sorted(hub.folder.rglob("*")) if file.is_file()]
                 info = {"id": hub.repo, "sha": hub.revision, "siblings": files, "private": False, "tags": []}
                 self._send(200, json.dumps(files if "/tree/" in path else info).encode(), {})
             else:
-                self._file(path.rpartition("/")[2])
+                self._file(unquote(path.partition(f"/{hub.revision}/")[2]))
 
         def _file(self, name: str) -> None:
             if not (hub.folder / name).is_file():
@@ -103,16 +111,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             entry = _describe(hub, hub.folder / name)
             lfs = entry.get("lfs")
             etag = lfs["sha256"] if isinstance(lfs, dict) else entry["oid"]
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            asked = self.headers.get("Range") if hub.ranges else None
+            first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last) + 1 if last else len(content), len(content))
             headers = {"ETag": f'"{etag}"', "X-Repo-Commit": hub.revision, "Accept-Ranges": "bytes"}
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            if asked:
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
             if self.command == "GET":
                 hub.asked.append((name, start))
+                hub.sent[name] += stop - start
+                time.sleep(hub.pause)
             whole = self.command == "HEAD" or name not in hub.break_off
             if not whole:
                 hub.break_off.discard(name)
-            self._send(206 if start else 200, content[start:], headers, whole)
+            self._send(206 if asked else 200, content[start:stop], headers, whole)
 
     return Handler
 

@@ -12,6 +12,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.flows import CONTROL_FLOWS
 from crossflow.core.tables import BASELINES
 from crossflow.data.categories import CATEGORIES
+from crossflow.data.question_table import NEEDED, OPTIONAL
 from crossflow.models.model import DTYPES
 from crossflow.models.prompts import TEMPLATES
 from crossflow.models.visual_tokens import RULES
@@ -115,7 +116,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         (
             "datasets/gqa/scenes",
             3,
-            r"datasets\.gqa: unknown key 'scenes'; choose from kind, split, root, questions, images\.$",
+            r"datasets\.gqa: unknown key 'scenes'; choose from kind, split, root, source, questions, images\.$",
         ),
         ("datasets/shapes/kind", "coco", r"datasets\.shapes\.kind: 'coco' is not one of"),
     ],
@@ -170,6 +171,44 @@ def test_files_that_are_not_there_are_named_before_anything_runs(config: dict[st
         inputs.model_files(config, "mine")
 
 
+def test_a_data_set_has_one_place(config: dict[str, Any], tmp_path: Path) -> None:
+    config = copy.deepcopy(config)
+    config["datasets"]["gqa"] = {"kind": "gqa", "source": "hub"}
+    assert inputs.dataset_root(config, "gqa") == inputs.HUB_GQA
+    config["datasets"]["gqa"]["root"] = str(tmp_path)
+    with pytest.raises(CrossflowError, match=r"datasets\.gqa: give either root or source: hub, not both"):
+        inputs.dataset_root(config, "gqa")
+
+
+def test_only_a_split_with_scene_graphs_has_their_file(config: dict[str, Any]) -> None:
+    config = copy.deepcopy(config)
+    assert inputs.gqa_files(config, "gqa") == [
+        "data/gqa/questions/val_balanced_questions.json", "data/gqa/sceneGraphs/val_sceneGraphs.json",
+    ]  # fmt: skip
+    config["datasets"]["gqa"]["split"] = "testdev_balanced"
+    assert inputs.gqa_files(config, "gqa") == ["data/gqa/questions/testdev_balanced_questions.json"]
+
+
+def test_a_table_in_parquet_files_is_written_first(config: dict[str, Any], tmp_path: Path) -> None:
+    config = copy.deepcopy(config)
+    mine = {"kind": "table", "file": str(tmp_path / "mine-*.parquet")}
+    config["datasets"]["mine"] = mine
+    with pytest.raises(CrossflowError, match=r"datasets\.mine\.file: .*mine-\*\.parquet does not exist"):
+        inputs.question_files(config, "mine", "questions")
+    (tmp_path / "mine-1.parquet").touch()
+    assert inputs.question_files(config, "mine", "questions") == ["data/tables/mine/questions.csv"]
+    assert inputs.dataset_root(config, "mine") == "data/tables/mine/images"
+    mine["columns"] = {"answer": "label"}
+    files = ["--files", str(tmp_path / "mine-1.parquet")]
+    assert inputs.unpack_options(config, "mine")[:4] == [*files, "--columns", "answer=label"]
+    mine["file"] = "mine.csv"
+    with pytest.raises(CrossflowError, match=r"datasets\.mine\.columns: only a parquet file has it, not mine\.csv"):
+        inputs.dataset_root(config, "mine")
+    del mine["columns"]
+    with pytest.raises(CrossflowError, match=r"datasets\.mine: give the folder of its images as pictures"):
+        inputs.dataset_root(config, "mine")
+
+
 def test_the_schema_knows_what_the_code_knows(repo: Path) -> None:
     schema = yaml.safe_load((repo / SCHEMA).read_text())
     study = schema["properties"]["studies"]["additionalProperties"]["properties"]
@@ -180,6 +219,12 @@ def test_the_schema_knows_what_the_code_knows(repo: Path) -> None:
     assert model["prompt"]["enum"] == list(TEMPLATES)
     assert model["patches"]["enum"] == list(RULES)
     assert model["dtype"]["enum"] == list(DTYPES)
+    (table,) = (
+        case["then"]["properties"]
+        for case in schema["properties"]["datasets"]["additionalProperties"]["allOf"]
+        if case["then"]["properties"]["kind"]["const"] == "table"
+    )
+    assert list(table["columns"]["properties"]) == [*NEEDED, *OPTIONAL]
 
 
 def _undescribed(node: Any, path: str = "") -> list[str]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from crossflow.cli.main import main
 from crossflow.core.tables import write_csv
 from crossflow.fetch import environment
-from crossflow.fetch.gqa_images import COLUMNS
+from crossflow.fetch.image_archive import COLUMNS
 from crossflow.mini import world
 from crossflow.verify import doctor
 from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
@@ -281,7 +281,7 @@ def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> No
         (tree / "data/gqa" / name).write_text('{"never": "fetched"}')
     for number, category in enumerate(study.categories):
         row = {"image_id": str(number), "bytes": 1, "crc32": "00000000"}
-        write_csv(Path(doctor.inputs.fetched_images(study, category)), COLUMNS, [row])
+        write_csv(Path(doctor.inputs.fetched_images(config, study, category)), COLUMNS, [row])
         with (
             zipfile.ZipFile(tree / "data/gqa/images.zip", "a") as archive,
             archive.open(f"images/{number}.jpg", "w") as to,

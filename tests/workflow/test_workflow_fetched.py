@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import hub_gqa
 from copied import AFTER_ANSWERS, Copy
 from crossflow.core.tables import read_csv
 from crossflow.data.categories import CATEGORIES
@@ -62,7 +63,10 @@ def fetched(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
             for row in rows:
                 name = row["url"].rpartition("/")[2]
                 size = (site.root / name).stat().st_size if row["bytes"] else ""
-                writer.writerow(row | {"url": f"{site.url}/{name}", "bytes": size, "sha256": ""})
+                url = f"{site.url}/{name}"
+                if row["name"] == "gqa-hub":
+                    url = f"https://huggingface.co/datasets/{hub_gqa.NAME}/tree/{REVISION}"
+                writer.writerow(row | {"url": url, "bytes": size, "sha256": ""})
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setenv("HF_HOME", str(folder / "hf"))
         patch.setenv("HF_HUB_ETAG_TIMEOUT", "2")
@@ -233,6 +237,35 @@ def test_a_study_on_the_published_questions_runs_whole_and_leaves_nothing_to_do(
 ) -> None:
     fetched.copy.snakemake(*published.options)
     assert fetched.copy.planned(*published.options) == {}
+
+
+def test_questions_and_images_from_the_hub_make_the_same_study(
+    fetched: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, made = fetched.copy, fetched.folder / "world"
+    records = json.loads((made / "questions/val_balanced_questions.json").read_text())
+    with zipfile.ZipFile(made / "images.zip") as archive:
+        images = [(Path(name).stem, archive.read(name)) for name in archive.namelist()]
+    folder = fetched.folder / "on-the-hub"
+    hub_gqa.write_questions(folder, records)
+    hub_gqa.write_images(folder, images, shards=3, rows=2)
+    study = fetched.study | {"models": ["mini-llava"]}
+    overlay = {"study": "of-hub", "studies": {"of-hub": study}, "datasets": {"gqa": {"source": "hub"}}}
+    (copy.root / "hub.yaml").write_text(yaml.safe_dump(overlay))
+    here = ("--configfile", "my.yaml", "hub.yaml")
+    made_here = [f"results/of-hub/questions/{category}.csv" for category in study["categories"]]
+    answers = "results/of-hub/answers/mini-llava/ChooseAttr.parquet"
+    with hub_of(folder, hub_gqa.NAME) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        copy.snakemake(*here, "--", *made_here, answers)
+        assert sum(hub.sent.values()) > 0
+        assert copy.planned(*here, "--", *made_here, answers) == {}
+    for path in made_here:
+        assert (copy.root / path).read_bytes() == (copy.root / path.replace("of-hub", "mine")).read_bytes()
+    needed = {row.image_id for path in made_here for row in read_chosen(copy.root / path)}
+    with zipfile.ZipFile(copy.root / "data/gqa-hub/images.zip") as archive:
+        assert {Path(name).stem for name in archive.namelist()} == needed
+        assert all(archive.read(f"images/{image_id}.jpg") == dict(images)[image_id] for image_id in needed)
 
 
 def test_a_truncated_zip_stops_the_run_with_one_sentence(fetched: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """Data sets that the workflow draws or fetches, and the questions of each category.
 
-Downloads are checked against checksums, so no code shapes them, and an edit of the code downloads nothing again.
+Downloads are checked against checksums, so no code shapes them, and an edit of the code downloads nothing again: files
+from the hub, which are written in another form, stay in the hub's own cache.
 
-Needs: nothing, or GQA's site and the published repository, at the addresses in resources/sources.csv.
+Needs: nothing, or GQA's site, the Hugging Face hub and the published repository, at the addresses in
+       resources/sources.csv.
 Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, images.zip) for data sets of kind `shapes`;
        data/gqa/ likewise, for data sets of kind `gqa` without a `root`: a split's questions and scene graphs, and in
        images.zip the images that studies have needed so far; data/gqa/fetched/{study}/{category}.csv lists them, and
        data/gqa/fetched/{study}/pairs/{category}.csv those of pairs;
+       data/gqa-hub/ likewise, for data sets of kind `gqa` with `source: hub`, whose scene graphs are from GQA's site;
+       data/tables/{dataset}/questions.csv and images/, for data sets of kind `table` in parquet files;
        data/published/{category}.csv, the published question sets, for `questions: published`;
        results/{study}/questions/{category}.csv, and {category}.rejections.csv with the count of each reason;
        results/{study}/pairs/{category}.csv, {category}.rejections.csv and, for a drawn data set, {category}.zip with the
@@ -19,6 +23,7 @@ Makes: data/made/{dataset}/ in GQA's official layout (questions, scene graphs, i
 
 localrules:
     fetch_questions,
+    fetch_hub_questions,
     fetch_scene_graphs,
     fetch_images,
     fetch_published,
@@ -65,12 +70,31 @@ rule fetch_questions:
         )
 
 
+rule fetch_hub_questions:
+    """Fetch the questions of one split of GQA from the Hugging Face hub, and write them in GQA's official layout."""
+    output:
+        f"{inputs.HUB_GQA}/questions/{{split}}_questions.json",
+    log:
+        f"{LOGS}/fetch_hub_questions-{{split}}.log",
+    conda:
+        CPU_ENV
+    params:
+        code=code("data.gqa_parquet"),
+        source=source("gqa-hub"),
+    message:
+        "download: GQA's questions from the hub, {wildcards.split}"
+    shell:
+        crossflow("hub-questions --source gqa-hub --split {wildcards.split} --output {output:q}", record=False)
+
+
 rule fetch_scene_graphs:
     """Fetch the scene graphs of a part of GQA."""
     output:
-        f"{inputs.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
+        "{root}/sceneGraphs/{part}_sceneGraphs.json",
     log:
-        f"{LOGS}/fetch_scene_graphs-{{part}}.log",
+        f"{LOGS}/fetch_scene_graphs/{{root}}-{{part}}.log",
+    wildcard_constraints:
+        root=f"{inputs.FETCHED_GQA}|{inputs.HUB_GQA}",
     conda:
         CPU_ENV
     params:
@@ -102,12 +126,33 @@ rule fetch_published:
         crossflow("fetch --source published-{wildcards.category} --output {output:q}", record=False)
 
 
+if inputs.is_unpacked(config, STUDY.dataset):
+
+    rule unpack_table:
+        """Write your own questions in parquet files, which may be on the Hugging Face hub, as a table with images."""
+        input:
+            inputs.parquet_files(config, STUDY.dataset),
+        output:
+            inputs.unpacked_table(STUDY.dataset),
+        log:
+            f"{LOGS}/unpack_table.log",
+        conda:
+            CPU_ENV
+        params:
+            code=code("data.parquet_table"),
+            options=lambda wildcards: inputs.unpack_options(config, STUDY.dataset),
+        message:
+            f"table of {STUDY.dataset}"
+        shell:
+            crossflow("unpack-table {params.options:q} --output {output:q}", record=False)
+
+
 rule fetch_images:
     """Fetch the images of a category's questions, or of their pairs, that are not there yet."""
     input:
         questions=lambda wildcards: f"{RESULTS}/{wildcards.pairs or 'questions/'}{wildcards.category}.csv",
     output:
-        inputs.fetched_images(STUDY, "{category}", "{pairs}"),
+        inputs.fetched_images(config, STUDY, "{category}", "{pairs}"),
     log:
         f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
     wildcard_constraints:
@@ -115,15 +160,17 @@ rule fetch_images:
     conda:
         CPU_ENV
     params:
-        source=source("gqa-images"),
+        name=inputs.gqa_sources(config, STUDY.dataset)[2],
+        source=source(inputs.gqa_sources(config, STUDY.dataset)[2]),
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
         root=lambda wildcards: DATASET,
+        split=inputs.dataset_split(config, STUDY.dataset),
     message:
         "download: images, {wildcards.pairs}{wildcards.category}"
     shell:
         crossflow(
-            "fetch-images --source gqa-images --questions {input.questions:q} --images {params.images}"
-            " --root {params.root:q} --output {output:q}",
+            "fetch-images --source {params.name} --questions {input.questions:q} --images {params.images}"
+            " --split {params.split} --root {params.root:q} --output {output:q}",
             record=False,
         )
 

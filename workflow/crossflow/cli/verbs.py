@@ -7,6 +7,8 @@ A new verb is a function and a line here. Options that several verbs share are f
 VERBS = {
     "fetch": "crossflow.fetch.fetching:write_fetched",
     "fetch-images": "crossflow.fetch.fetching:write_images",
+    "hub-questions": "crossflow.fetch.hub_gqa:write_hub_questions",
+    "unpack-table": "crossflow.fetch.tables:write_table",
     "fetch-model": "crossflow.fetch.hub:write_manifest",
     "mini-world": "crossflow.mini.world:write_world",
     "random-model": "crossflow.mini.random_model:write_random_llava",

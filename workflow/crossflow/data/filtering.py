@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from crossflow.core.records import ChosenQuestion
+from crossflow.core.records import ChosenQuestion, SceneGraph
 from crossflow.data.categories import OTHER_KIND, Classified, Rejection, attach_objects, classify
 from crossflow.data.gqa import read_questions, read_scenes, scenes_file
+from crossflow.data.splits import has_scene_graphs
 
 
 def filter_questions(
@@ -14,13 +15,15 @@ def filter_questions(
 ) -> Iterator[tuple[str, ChosenQuestion | Rejection]]:
     """Yield every question's id with its chosen question in one of ``categories``, or the reason for its rejection.
 
-    Only questions whose program fits, and the scene graphs of their images, stay in memory.
+    Only questions whose program fits, and the scene graphs of their images, stay in memory. In a split without scene
+    graphs, the chosen questions have no objects.
 
     Raises:
         CrossflowError: either file is absent or broken.
     """
     # Checked first: otherwise a missing file is reported only after minutes of reading.
-    scenes_file(root, split)
+    if has_scene_graphs(split):
+        scenes_file(root, split)
     classified: list[Classified] = []
     for question in read_questions(root, split, progress=True):
         result = classify(question)
@@ -30,6 +33,11 @@ def filter_questions(
             yield question.question_id, result
         else:
             classified.append(result)
+    if not has_scene_graphs(split):
+        for entry in classified:
+            without = SceneGraph(entry.question.image_id, {})
+            yield entry.question.question_id, attach_objects(entry._replace(objects=()), without)
+        return
     scenes = read_scenes(root, split, {entry.question.image_id for entry in classified}, progress=True)
     for entry in classified:
         yield entry.question.question_id, attach_objects(entry, scenes.get(entry.question.image_id))

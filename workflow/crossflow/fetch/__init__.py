@@ -1,4 +1,5 @@
-"""Downloads, checked and resumable: GQA, the published question sets, models from the Hugging Face hub.
+"""Downloads, checked and resumable: GQA, the published question sets, models and data sets from the
+Hugging Face hub.
 
 May import: core, data, models.
 """

@@ -1,6 +1,7 @@
 """Variables of the environment by which servers are reached: those that cannot work are named before any is asked.
 
-Files are fetched by `requests`, models by the hub's client, which is built on httpx; each reads variables of its own.
+Files are fetched by `requests`, repositories on the hub by its own client, which is built on httpx; each reads
+variables of its own.
 """
 
 import os

@@ -15,7 +15,9 @@ from crossflow.core.tables import write_csv
 from crossflow.data.chosen import read_chosen
 from crossflow.data.images import UNREADABLE_ZIP
 from crossflow.fetch.download import NoRangesError, fetch_file, new_session, require_as_at_first, require_space
-from crossflow.fetch.gqa_images import COLUMNS, fetch_images
+from crossflow.fetch.gqa_images import fetch_images
+from crossflow.fetch.hub_gqa import fetch_hub_images, repo_of
+from crossflow.fetch.image_archive import COLUMNS
 from crossflow.fetch.remote_zip import fetch_member, read_directory
 from crossflow.fetch.sources import TABLE, RemoteFile, named_source
 
@@ -80,9 +82,10 @@ def write_images(
     root: Path,
     output: Path,
     images: Literal["needed", "full"] = "needed",
+    split: str = "",
     sources: Path = Path(TABLE),
 ) -> None:
-    """Fetch the images of chosen questions from GQA's zip, and list those that exist.
+    """Fetch the images of chosen questions from GQA's zip or from the Hugging Face hub, and list those that exist.
 
     Args:
         source: Name of a line of the table of sources.
@@ -90,14 +93,19 @@ def write_images(
         root: Folder that gets images.zip.
         output: List of the images that exist (CSV).
         images: Fetch only the images that the questions need, or all.
+        split: Split of GQA whose images are fetched, if the source is on the hub.
         sources: The table of sources (CSV).
 
     Raises:
-        CrossflowError: nothing could be fetched, or GQA has none of the images.
+        CrossflowError: nothing could be fetched, or the source has none of the images.
     """
     wanted = {question.image_id for question in read_chosen(questions)}
     remote = named_source(sources, source)
-    there = fetch_images(new_session(), remote, root, wanted, full=images == "full")
+    repo, full = repo_of(remote), images == "full"
+    if repo is not None:
+        there = fetch_hub_images(repo, split, root, wanted, full=full)
+    else:
+        there = fetch_images(new_session(), remote, root, wanted, full=full)
     if wanted and not there:
         raise CrossflowError(f"{remote.url} contains none of the {len(wanted)} images of {questions}.")
     write_csv(output, COLUMNS, there)

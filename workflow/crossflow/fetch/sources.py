@@ -1,6 +1,6 @@
 """The table of sources: every address from which this project downloads a file itself.
 
-Models are not in it: they come from the Hugging Face hub, by repository and revision (see `crossflow.fetch.hub`).
+Models and tables of your own are not in it: params.yaml names them by repository and revision on the Hugging Face hub.
 Imports nothing heavy: the workflow reads the table at every start.
 """
 

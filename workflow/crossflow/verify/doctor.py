@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -26,8 +26,9 @@ from crossflow.core.provenance import version_of
 from crossflow.data.images import Images
 from crossflow.data.question_table import read_question_table
 from crossflow.engine.planning import plan_knockout
-from crossflow.fetch import environment, hub
+from crossflow.fetch import environment, hub, hub_repo
 from crossflow.fetch.download import new_session
+from crossflow.fetch.hub_gqa import repo_of
 from crossflow.fetch.sources import TABLE, RemoteFile, read_sources
 from crossflow.models.folder import folder_of, lacking, read_manifest
 from crossflow.models.loading import sketch_model
@@ -247,13 +248,14 @@ def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, Re
             if not Path(inputs.published_file(category)).is_file():
                 wanted.append(f"published-{category}")
         elif inputs.is_fetched(config, study.dataset):
-            names = ("gqa-questions", "gqa-scene-graphs")
+            names = inputs.gqa_sources(config, study.dataset)
             files = inputs.question_files(config, study.dataset, category)
-            wanted += [name for name, file in zip(names, files, strict=True) if not Path(file).is_file()]
+            wanted += [name for name, file in zip(names, files, strict=False) if not Path(file).is_file()]
         if inputs.is_fetched(config, study.dataset):
             folders = ["", "pairs/"] if study.patching else [""]
-            lists = (Path(inputs.fetched_images(study, category, folder)) for folder in folders)
-            wanted += ["gqa-images"] if not all(path.is_file() for path in lists) else []
+            lists = (Path(inputs.fetched_images(config, study, category, folder)) for folder in folders)
+            _, _, images = inputs.gqa_sources(config, study.dataset)
+            wanted += [images] if not all(path.is_file() for path in lists) else []
     return [sources[name] for name in dict.fromkeys(wanted)]
 
 
@@ -276,6 +278,23 @@ def _own_data(config: Mapping[str, Any], study: Study) -> str:
     return root
 
 
+def _is_packed(config: Mapping[str, Any], study: Study) -> bool:
+    """Whether the data set is in parquet files that no run has written as a table yet."""
+    return inputs.is_unpacked(config, study.dataset) and not Path(inputs.unpacked_table(study.dataset)).is_file()
+
+
+def _packed(config: Mapping[str, Any], study: Study, offline: bool) -> Finding:
+    what, entry = f"data {study.dataset}", config["datasets"][study.dataset]
+    said = f"the run writes the table of {entry['file']}"
+    if "repo" not in entry:
+        inputs.parquet_files(config, study.dataset)  # reports that there is none
+        return Finding(OK, what, said)
+    page = f"{constants.ENDPOINT}/api/datasets/{entry['repo']}"
+    if not offline and (reason := _reachable(page)):
+        return Finding(MISSING, what, f"{page} cannot be reached ({reason}): check the network, or log in")
+    return Finding(OK, what, f"{said} of {entry['repo']}, fetched by the run")
+
+
 def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Whether a study's questions and images are available or can be downloaded."""
     what = f"data {study.dataset}"
@@ -283,6 +302,8 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
     if not unfetched:
         if config["datasets"][study.dataset]["kind"] == "shapes":
             yield Finding(OK, what, "drawn by the run")
+        elif _is_packed(config, study):
+            yield _packed(config, study, offline)
         else:
             yield Finding(OK, what, _own_data(config, study))
     for source in unfetched:
@@ -317,17 +338,24 @@ def _token_is_refused() -> bool:
         return False
 
 
+def _uses_hub(config: Mapping[str, Any], study: Study, unfetched: Sequence[RemoteFile]) -> bool:
+    """Whether the run would fetch a model or data from the hub."""
+    is_table = _is_packed(config, study) and "repo" in config["datasets"][study.dataset]
+    return bool(is_table or _uncached(config, study) or any(map(repo_of, unfetched)))
+
+
 def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Variables by which no server can be reached, which matters where the run fetches something."""
+    unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
     needed = [
-        *([environment.FILES] if _unfetched(config, study, read_sources(Path(TABLE))) else []),
-        *([environment.HUB] if _uncached(config, study) else []),
+        *([environment.FILES] if any(repo_of(source) is None for source in unfetched) else []),
+        *([environment.HUB] if _uses_hub(config, study, unfetched) else []),
     ]
     missing = environment.faults(*needed)
     for fault in environment.faults(environment.FILES, environment.HUB):
         yield Finding(MISSING if fault in missing else NOTE, "environment", fault)
     if environment.HUB in needed and not missing and not offline and _token_is_refused():
-        yield Finding(MISSING, "environment", hub.refused_token())
+        yield Finding(MISSING, "environment", hub_repo.refused_token())
 
 
 def check_folder() -> Iterator[Finding]:
@@ -339,8 +367,8 @@ def check_folder() -> Iterator[Finding]:
 
 def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
     """Whether a sample of a study's images can be used, and how they are changed before a model sees them."""
-    drawn = config["datasets"][study.dataset]["kind"] == "shapes"
-    if drawn or _unfetched(config, study, read_sources(Path(TABLE))):
+    made = config["datasets"][study.dataset]["kind"] == "shapes" or _is_packed(config, study)
+    if made or _unfetched(config, study, read_sources(Path(TABLE))):
         return
     sample = look_at_images(config, study)
     what, broken = f"images {study.dataset}", len(sample.broken)

@@ -12,7 +12,7 @@ from crossflow.core.tables import read_csv
 from crossflow.data.gqa import first_scenes
 from crossflow.data.images import ImageSource, fitted
 from crossflow.data.question_table import read_question_table
-from crossflow.fetch.gqa_images import COLUMNS
+from crossflow.fetch.image_archive import COLUMNS
 from crossflow.study import inputs
 from crossflow.study.parameters import Study
 
@@ -46,12 +46,12 @@ def _questions(config: Mapping[str, Any], study: Study) -> Iterator[ChosenQuesti
         yield from read_question_table(Path(file), Path(inputs.dataset_root(config, study.dataset)))
     elif inputs.is_fetched(config, study.dataset):
         for category in study.categories:
-            for row in read_csv(Path(inputs.fetched_images(study, category)), COLUMNS):
+            for row in read_csv(Path(inputs.fetched_images(config, study, category)), COLUMNS):
                 yield _about(row["image_id"], None)
     else:
-        _, scenes = inputs.gqa_files(config, study.dataset)
-        for scene in first_scenes(Path(scenes), SAMPLE):
-            yield _about(scene.image_id, scene.size)
+        for scenes in inputs.gqa_files(config, study.dataset)[1:]:
+            for scene in first_scenes(Path(scenes), SAMPLE):
+                yield _about(scene.image_id, scene.size)
 
 
 def look_at_images(config: Mapping[str, Any], study: Study) -> Sample:
