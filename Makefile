@@ -22,10 +22,11 @@ CHECKS := check-types check-workflow check-code check-layers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures
+.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures \
+	results-archive results-pull
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: environment ## run the study mini of params.yaml (minutes) and compare its tables with the expected ones
 	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
@@ -92,3 +93,16 @@ docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutori
 
 pictures: environment ## draw the images of README.md
 	PYTHONPATH=workflow $(BIN)/python docs/pictures.py
+
+STUDY := $(shell sed -n 's/^study: *//p' params.yaml)
+ARCHIVE ?= dist/crossflow-results-$(STUDY).zip
+RESULTS_ARCHIVE := $(BIN)/python workflow/scripts/results_archive.py
+
+# After a finished study, `dvc repro` starts no job and only stores the results.
+results-archive: environment ## pack the finished study into one file, from which a clone pulls it
+	$(BIN)/dvc repro
+	$(RESULTS_ARCHIVE) pack $(ARCHIVE)
+	@echo "$(ARCHIVE) belongs to the present dvc.lock: commit dvc.lock if it has changed."
+
+results-pull: environment ## pull the finished study from the file ARCHIVE=... that results-archive wrote
+	$(RESULTS_ARCHIVE) pull $(ARCHIVE)
