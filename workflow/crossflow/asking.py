@@ -36,7 +36,6 @@ from crossflow.study.config_files import read_config
 ImageLike = str | Path | Image.Image
 """A file, or a Pillow image."""
 _OWN_WINDOW = 3  # layers; for a model in a folder, which has no window in params.yaml
-_PARAMS = Path("params.yaml")
 _SHIPPED = Path(__file__).parent / "shipped"  # in an installed wheel: params.yaml and the small model
 
 
@@ -173,7 +172,7 @@ class Asked:
 
 def _entry(params: Path, slug: str) -> dict[str, Any]:
     """A model's entry in a file of parameters; without a params.yaml here, in the one that a wheel ships."""
-    shipped = params == _PARAMS and not params.exists() and _SHIPPED.is_dir()
+    shipped = params == Path("params.yaml") and not params.exists() and _SHIPPED.is_dir()
     models = read_config(_SHIPPED / params if shipped else params).get("models")
     if not isinstance(models, dict):
         raise CrossflowError(f"{params} has no models: settings as in params.yaml were expected.")
@@ -210,7 +209,7 @@ def _without_progress_bar() -> Iterator[None]:
 def load(
     model: str | Path,
     *,
-    params: str | Path = _PARAMS,
+    params: str | Path = "params.yaml",
     prompt: str | None = None,
     image: str | None = None,
     patches: str | None = None,
