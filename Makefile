@@ -22,10 +22,11 @@ CHECKS := check-types check-workflow check-code check-layers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures
+.PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures \
+	results-archive results-pull metadata release
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: environment ## run the study mini of params.yaml (minutes) and compare its tables with the expected ones
 	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
@@ -92,3 +93,46 @@ docs: $(VENV)/complete-docs ## build the documentation in site/, with the tutori
 
 pictures: environment ## draw the images of README.md
 	PYTHONPATH=workflow $(BIN)/python docs/pictures.py
+
+STUDY := $(shell sed -n 's/^study: *//p' params.yaml)
+ARCHIVE ?= dist/crossflow-results-$(STUDY).zip
+RESULTS_ARCHIVE := $(BIN)/python workflow/scripts/results_archive.py
+
+# After a finished study, `dvc repro` starts no job and only stores the results.
+results-archive: environment ## pack the finished study into one file, from which a clone pulls it
+	$(BIN)/dvc repro
+	$(RESULTS_ARCHIVE) pack $(ARCHIVE)
+	@echo "$(ARCHIVE) belongs to the present dvc.lock: commit dvc.lock if it has changed."
+
+results-pull: environment ## pull the finished study from the file ARCHIVE=... that results-archive wrote
+	$(RESULTS_ARCHIVE) pull $(ARCHIVE)
+
+# What a release needs has an environment of its own.
+RELEASE := .venv-release
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' workflow/crossflow/__init__.py)
+$(RELEASE)/complete: envs/lock-release.txt
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --requirement envs/lock-release.txt
+	@touch $@
+
+metadata: $(RELEASE)/complete ## write .zenodo.json and codemeta.json from CITATION.cff
+	$(RELEASE)/bin/cffconvert --validate
+	$(RELEASE)/bin/cffconvert --format zenodo --outfile .zenodo.json
+	$(RELEASE)/bin/cffconvert --format codemeta --outfile codemeta.json
+
+release: $(RELEASE)/complete ## build wheel and sdist of the commit in dist/, check them, run the wheel in an empty environment
+	@test -z "$$(git status --porcelain --untracked-files=no)" || \
+		{ echo "A release is built from a commit: commit your changes first." >&2; exit 1; }
+	rm -rf dist/release
+	mkdir -p dist/release/source dist/release/elsewhere
+	git archive HEAD | tar -x -C dist/release/source
+	$(RELEASE)/bin/python -m build --no-isolation --outdir dist dist/release/source
+	$(RELEASE)/bin/twine check --strict dist/crossflow-$(VERSION)*
+	$(PYTHON) -m venv dist/release/environment
+	dist/release/environment/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	dist/release/environment/bin/pip install --quiet --constraint envs/lock.txt dist/crossflow-$(VERSION)-py3-none-any.whl
+	cd dist/release/elsewhere && ../environment/bin/crossflow trace --device cpu \
+		--image $(CURDIR)/resources/example/pictures/scene6.jpg \
+		--question "Is the box to the left or to the right of the star?" --box 5,3,16,15 --box 54,56,28,27
+	rm -rf dist/release
+	@echo "dist/ holds crossflow $(VERSION). Next: git tag v$(VERSION), and twine upload."

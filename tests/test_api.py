@@ -76,15 +76,33 @@ def test_the_import_takes_less_than_a_third_of_a_second_and_loads_nothing_heavy(
     assert min(seconds for seconds, _ in found) < 0.3
 
 
-def test_the_stub_names_what_is_offered_and_is_shipped_with_the_types(repo: Path) -> None:
+def test_the_stub_names_what_is_offered(repo: Path) -> None:
     package = repo / "workflow/crossflow"
     tree = ast.parse((package / "__init__.pyi").read_text())
     named = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert named == set(cf.__all__)
     assert all(getattr(cf, name).__doc__ for name in named)
-    shipped = tomllib.loads((repo / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["crossflow"]
-    assert {"py.typed", "__init__.pyi"} <= set(shipped)
-    assert all(list(package.glob(pattern)) for pattern in shipped)
+
+
+def test_without_params_yaml_an_installed_package_uses_the_small_model_that_it_ships(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Laid out as pyproject.toml says for the wheel.
+    wheel = tomllib.loads((repo / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in wheel["force-include"].items():
+        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / target).symlink_to(repo / source)
+    monkeypatch.setattr("crossflow.asking._SHIPPED", tmp_path / "crossflow/shipped")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert cf.load("mini-llava", device="cpu").layers == 8
+    # A file of one's own comes first, and one that is named must be there.
+    Path("params.yaml").write_text("models: {mine: {path: nowhere, prompt: vicuna-v1}}")
+    with pytest.raises(cf.CrossflowError, match="params.yaml has no model 'mini-llava'; choose from mine"):
+        cf.load("mini-llava")
+    with pytest.raises(cf.CrossflowError, match="other.yaml cannot be read"):
+        cf.load("mini-llava", params="other.yaml")
 
 
 @pytest.mark.parametrize("name", sorted(set(cf.__all__) - {"Model", "CrossflowError"}))

@@ -1,6 +1,7 @@
 """The house: rooms with one job each, arrows one way, one place per fact."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
+from crossflow import __version__
 from crossflow.analysis import claims, pid_flow
 from crossflow.analysis.claims_text import CLAIMS
 from crossflow.analysis.expected import TABLES
@@ -188,3 +190,16 @@ def test_mypy_skips_no_part_of_a_library_that_the_package_imports(repo: Path) ->
     }
     assert "torch.utils.data" in imported
     assert {name for name in imported if is_below(name, skipped) and not is_below(name, followed)} == set()
+
+
+def test_the_version_is_the_same_in_everything_that_a_release_publishes(repo: Path) -> None:
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    # CITATION.cff is the source; `make metadata` writes the others.
+    for name in (".zenodo.json", "codemeta.json"):
+        written = json.loads((repo / name).read_text())
+        assert (written["version"], written["keywords"]) == (__version__, citation["keywords"]), name
+    first = re.search(r"^## (.*)$", (repo / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first and first[1] in (f"{__version__} ({citation['date-released']})", f"{__version__} (unreleased)")
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    assert project["keywords"] == citation["keywords"]

@@ -87,6 +87,23 @@ def test_a_pulled_clone_is_up_to_date_for_both(clone: Versioned) -> None:
     assert clone.is_clean()
 
 
+def test_a_clone_pulls_everything_from_an_archive(origin: Versioned, tmp_path: Path) -> None:
+    script, archive = "workflow/scripts/results_archive.py", str(tmp_path / "results.zip")
+    origin.run("python", script, "pack", archive)
+    fresh = _clone(origin, tmp_path / "fresh")
+    fresh.run("python", script, "pull", archive)
+    assert _results(fresh) == _results(origin)
+    assert fresh.planned() == NOTHING
+    assert fresh.repro() == NOTHING
+    assert fresh.is_clean()
+
+    # What DVC does not have stays.
+    claims = fresh.root / "results/ci/claims.md"
+    claims.write_text("my notes")
+    assert "results/ci/claims.md" in fresh.run("python", script, "pull", archive, status=1)
+    assert claims.read_text() == "my notes"
+
+
 def _results(tree: Versioned) -> set[str]:
     return {path.relative_to(tree.root).as_posix() for path in tree.root.glob("results/ci/**/*") if path.is_file()}
 

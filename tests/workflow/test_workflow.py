@@ -21,7 +21,7 @@ from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import ANSWERS, read_csv, read_parquet
 from crossflow.figures.kinds import flows_by_kind
-from published import FLOWS, MISSING, TOLERANCE, WINDOWS, Published
+from published import FLOWS, SHIPPED, TOLERANCE, WINDOWS, Published
 
 pytestmark = pytest.mark.workflow
 
@@ -353,18 +353,21 @@ def _overlay(folder: Path, published: Published, name: str, engine: str) -> Path
 
 
 @pytest.mark.parametrize(
-    ("name", "engine"),
+    ("place", "name", "engine"),
     [
-        ("llava15", "knockout"),
-        pytest.param("llava16", "knockout", marks=pytest.mark.slow),
-        pytest.param("llava15", "reference", marks=pytest.mark.slow),
-        pytest.param("llava16", "reference", marks=pytest.mark.slow),
+        ("shipped", "llava15", "knockout"),
+        pytest.param("shipped", "llava16", "knockout", marks=pytest.mark.slow),
+        pytest.param("shared", "llava15", "knockout", marks=pytest.mark.slow),
+        pytest.param("shared", "llava16", "knockout", marks=pytest.mark.slow),
+        pytest.param("shared", "llava15", "reference", marks=pytest.mark.slow),
+        pytest.param("shared", "llava16", "reference", marks=pytest.mark.slow),
     ],
 )
 def test_the_workflow_reproduces_the_published_programs_numbers(
-    repo: Path, shared: Path, tmp_path: Path, name: str, engine: str
+    repo: Path, request: pytest.FixtureRequest, tmp_path: Path, place: str, name: str, engine: str
 ) -> None:
-    published = Published(shared / "reference" / name)
+    folder = SHIPPED if place == "shipped" else request.getfixturevalue("shared") / "reference"
+    published = Published(folder / name)
     copy = Copy(repo, tmp_path / "copy")
     overlay = _overlay(tmp_path, published, name, engine)
     # The numbers, and nothing that is drawn of them.
@@ -397,10 +400,9 @@ def test_the_workflow_reproduces_the_published_programs_numbers(
                 continue
             assert (curve.sort_values("layer").p_knockout - expected).abs().max() <= TOLERANCE, (question_id, flow)
             compared += 1
-    missing = [question_id for question_id, _ in MISSING if question_id in published.cases]
-    assert compared == (12 * len(FLOWS) - len(missing)) * len(WINDOWS)
+    assert compared == (12 * len(FLOWS) - len(published.missing)) * len(WINDOWS)
     counts = read_csv(results / "summary" / "counts.csv", COUNTS)
-    assert sum(row["missing"] for row in counts) == len(missing) * len(WINDOWS)
+    assert sum(row["missing"] for row in counts) == len(published.missing) * len(WINDOWS)
     assert copy.planned(*wanted) == {}
 
 

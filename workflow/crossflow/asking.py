@@ -36,6 +36,7 @@ from crossflow.study.config_files import read_config
 ImageLike = str | Path | Image.Image
 """A file, or a Pillow image."""
 _OWN_WINDOW = 3  # layers; for a model in a folder, which has no window in params.yaml
+_SHIPPED = Path(__file__).parent / "shipped"  # in an installed wheel: params.yaml and the small model
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,14 +171,15 @@ class Asked:
 
 
 def _entry(params: Path, slug: str) -> dict[str, Any]:
-    """A model's entry in a file of parameters."""
-    models = read_config(params).get("models")
+    """A model's entry in a file of parameters; without a params.yaml here, in the one that a wheel ships."""
+    shipped = params == Path("params.yaml") and not params.exists() and _SHIPPED.is_dir()
+    models = read_config(_SHIPPED / params if shipped else params).get("models")
     if not isinstance(models, dict):
         raise CrossflowError(f"{params} has no models: settings as in params.yaml were expected.")
     if slug not in models:
         raise CrossflowError(f"{params} has no model {slug!r}; choose from {', '.join(models)}.")
     entry: dict[str, Any] = models[slug]
-    return entry
+    return entry | {"path": str(_SHIPPED / entry["path"])} if shipped and "path" in entry else entry
 
 
 def _settings(entry: Mapping[str, Any], name: str) -> ModelSettings:
@@ -223,7 +225,8 @@ def load(
 
     Args:
         model: Name of an entry, or a folder.
-        params: File of parameters, for an entry.
+        params: File of parameters, for an entry. An installed package brings a params.yaml with the small model, for
+            folders without one.
         prompt: ``vicuna-v1``, ``llava-llama-3`` or ``chat-template``; by default the entry's; for a folder,
         ``chat-template``. image: ``processor`` (as the folder says), ``pad`` (to a square) or ``anyres`` (tiled).
         patches: The rule that says which visual tokens show a box, ``published`` or ``overlap``; by default the
