@@ -42,6 +42,13 @@ def _trace(order: int) -> Figure:
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("draw", [_curves, _example, _trace])
+def test_an_intersection_has_the_colour_of_its_first_set_and_a_dash_of_its_own() -> None:
+    for first in ("related", "other"):
+        looks = [look_of(f"{first}{other}->question") for other in ("", "&base", "&grid")]
+        assert len({(look.colour, look.marker) for look in looks}) == 1
+        assert len({look.dash for look in looks}) == 3
+
+
 def test_a_flow_has_its_colour_in_every_figure_whatever_else_is_shown(draw, order: int) -> None:  # type: ignore[no-untyped-def]
     with own_settings():
         drawn = _drawn(draw(order))

@@ -20,7 +20,7 @@ from matplotlib.typing import RcKeyType
 
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
-from crossflow.core.flows import MEAN, MOVED, RANDOM, SET_NAMES, SWAPPED, blocking_of, substitute_of
+from crossflow.core.flows import MEAN, MOVED, RANDOM, SET_NAMES, SWAPPED, blocking_of, sets_of, substitute_of
 
 # fontTools reports every step of embedding a font.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
@@ -140,8 +140,8 @@ def look_of(name: str) -> Look:
     """The look of a flow or token, which depends on its name alone.
 
     A control has the colour and marker of its flow, and its own dash (`CONTROLS`); a substitution likewise those of its
-    knockout (`SUBSTITUTIONS`). For flows outside the table, the
-    source gives colour and marker, and the target gives the dash.
+    knockout (`SUBSTITUTIONS`). An intersection has the colour and marker of its first set, and the dash of the others. For
+    other flows outside the table, the source gives colour and marker, and the target gives the dash.
     """
     if control := re.search(rf"~({'|'.join(CONTROLS)})\d*(?=->)", name):
         return look_of(name.replace(control[0], ""))._replace(dash=CONTROLS[control[1]][0])
@@ -150,6 +150,10 @@ def look_of(name: str) -> Look:
     if substitute := substitute_of(name):
         return look_of(blocking_of(name))._replace(dash=SUBSTITUTIONS[substitute])
     source, _, target = name.partition("->")
+    first, *others = sets_of(source)
+    if others and {first, *others} <= set(SET_NAMES):
+        dash = sum(map(SET_NAMES.index, others))
+        return look_of(f"{first}->{target}")._replace(dash=_DASHES[dash % len(_DASHES)])
     if source in SET_NAMES and target in SET_NAMES:
         number, dash = SET_NAMES.index(source), SET_NAMES.index(target)
     else:  # a sum of flows, or a path
