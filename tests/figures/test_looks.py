@@ -42,13 +42,6 @@ def _trace(order: int) -> Figure:
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("draw", [_curves, _example, _trace])
-def test_an_intersection_has_the_colour_of_its_first_set_and_a_dash_of_its_own() -> None:
-    for first in ("related", "other"):
-        looks = [look_of(f"{first}{other}->question") for other in ("", "&base", "&grid")]
-        assert len({(look.colour, look.marker) for look in looks}) == 1
-        assert len({look.dash for look in looks}) == 3
-
-
 def test_a_flow_has_its_colour_in_every_figure_whatever_else_is_shown(draw, order: int) -> None:  # type: ignore[no-untyped-def]
     with own_settings():
         drawn = _drawn(draw(order))
@@ -83,3 +76,10 @@ def test_a_flow_outside_the_table_is_never_taken_for_one_in_it() -> None:
     assert not {look_of(flow) for flow in flows if flow not in LOOKS} & named
     sums = ["related->question+other->question", "only:question->last", "image->last+question->last"]
     assert not {look_of(flow) for flow in sums} & named
+
+
+def test_an_intersection_has_the_colour_of_its_first_set_and_a_dash_of_its_own() -> None:
+    for first in ("related", "other"):
+        looks = [look_of(f"{first}{other}->question") for other in ("", "&base", "&grid")]
+        assert len({(look.colour, look.marker) for look in looks}) == 1
+        assert len({look.dash for look in looks}) == 3
