@@ -140,8 +140,8 @@ def look_of(name: str) -> Look:
     """The look of a flow or token, which depends on its name alone.
 
     A control has the colour and marker of its flow, and its own dash (`CONTROLS`); a substitution likewise those of its
-    knockout (`SUBSTITUTIONS`). An intersection has the colour and marker of its first set, and a dash of its own. For other
-    flows outside the table, the source gives colour and marker, and the target gives the dash.
+    knockout (`SUBSTITUTIONS`). An intersection has the colour and marker of its first set, and a dash of its own. For
+    other flows outside the table, the source gives colour and marker, and the target gives the dash.
     """
     if control := re.search(rf"~({'|'.join(CONTROLS)})\d*(?=->)", name):
         return look_of(name.replace(control[0], ""))._replace(dash=CONTROLS[control[1]][0])
