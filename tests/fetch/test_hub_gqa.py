@@ -33,7 +33,7 @@ SPLIT = "val_balanced"
 REPO = HubRepo(hub_gqa.NAME, REVISION, "dataset")
 QUESTIONS = f"{SPLIT}_instructions/val-00000-of-00001.parquet"
 # Three files of four row groups of two images.
-SIZE = 300_000
+SIZE = 100_000
 # Twice the end of a file, with its BESIDE, and the ids.
 BESIDE = 140_000
 IMAGES = {str(number): os.urandom(SIZE) for number in range(24)}

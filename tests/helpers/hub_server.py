@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,19 +48,26 @@ class Hub:
     pause: float = 0.0
 
 
+@cache
+def _digests(path: Path, modified: int) -> tuple[str, str]:
+    """Git's hash of a file, and its SHA-256."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), hashlib.sha256(content).hexdigest()
+
+
 def _describe(hub: Hub, path: Path) -> dict[str, object]:
-    content, name = path.read_bytes(), path.relative_to(hub.folder).as_posix()
-    size = hub.sizes.get(name, len(content))
+    name, found = path.relative_to(hub.folder).as_posix(), path.stat()
+    size = hub.sizes.get(name, found.st_size)
+    oid, sha256 = _digests(path, found.st_mtime_ns)
     entry: dict[str, object] = {
         "type": "file",
         "path": name,
         "rfilename": name,
         "size": size,
-        "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+        "oid": oid,
     }
     entry["blobId"] = entry["oid"]
     if path.suffix in (".safetensors", ".parquet"):
-        sha256 = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 134}
     return entry
 

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 
 from crossflow.cli.main import main
+from crossflow.core.errors import CrossflowError
 from crossflow.core.tables import write_csv
 from crossflow.fetch import environment
 from crossflow.fetch.image_archive import COLUMNS
@@ -294,6 +295,26 @@ def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> No
     assert list(doctor.check_images(config, study)) == [
         Finding(OK, "images gqa", f"{len(study.categories)} of them are used as they are")
     ]
+
+
+def test_data_on_the_hub_are_fetched_by_the_run_and_parquet_files_written_as_a_table(tree: Path) -> None:
+    config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
+    config["datasets"]["gqa"]["source"] = "hub"
+    study = doctor.parameters.read_study(config)
+    found = [finding.found.partition(" ")[0] for finding in doctor.check_data(config, study, offline=True)]
+    assert found == ["gqa-hub", "gqa-scene-graphs"]
+    mine = {"kind": "table", "file": "color.parquet"}
+    config["datasets"]["gqa"] = mine
+    study = doctor.parameters.read_study(config)
+    with pytest.raises(CrossflowError, match=r"datasets\.gqa\.file: color\.parquet does not exist"):
+        list(doctor.check_data(config, study, offline=True))
+    Path("color.parquet").touch()
+    (finding,) = doctor.check_data(config, study, offline=True)
+    assert finding == Finding(OK, "data gqa", "the run writes the table of color.parquet")
+    assert not list(doctor.check_images(config, study))
+    mine |= {"repo": "a/b", "revision": "0" * 40}
+    (finding,) = doctor.check_data(config, study, offline=True)
+    assert finding.found == "the run writes the table of color.parquet of a/b, fetched by the run"
 
 
 def test_images_of_another_size_than_their_scene_graphs_are_counted(tree: Path) -> None:

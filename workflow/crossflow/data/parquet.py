@@ -28,7 +28,7 @@ def opened(source: Any, name: str) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError as error:
         raise CrossflowError(f"{name} does not exist.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CrossflowError(f"{name} is not a parquet file, or is truncated or damaged ({reason}).") from error
 
