@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures \
-	results-archive results-pull metadata release
+	results-archive results-pull metadata release research-object
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -119,6 +119,12 @@ metadata: $(RELEASE)/complete ## write .zenodo.json and codemeta.json from CITAT
 	$(RELEASE)/bin/cffconvert --validate
 	$(RELEASE)/bin/cffconvert --format zenodo --outfile .zenodo.json
 	$(RELEASE)/bin/cffconvert --format codemeta --outfile codemeta.json
+
+# The validator reads the vocabulary of RO-Crate from the network, once.
+research-object: environment $(RELEASE)/complete ## write the finished study as a Workflow Run RO-Crate, and validate it
+	$(BIN)/python workflow/scripts/research_object.py results/$(STUDY) dist/crossflow-$(STUDY).crate.zip
+	$(RELEASE)/bin/rocrate-validator --no-interactive validate --no-paging --profile-identifier workflow-run-crate \
+		dist/crossflow-$(STUDY).crate.zip
 
 release: $(RELEASE)/complete ## build wheel and sdist of the commit in dist/, check them, run the wheel in an empty environment
 	@test -z "$$(git status --porcelain --untracked-files=no)" || \
