@@ -23,10 +23,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures \
-	results-archive results-pull metadata release research-object
+	results-archive results-pull metadata release research-object container \
+	container-apptainer dist/container/source.tar
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' Makefile
 
 demo: environment ## run the study mini of params.yaml (minutes) and compare its tables with the expected ones
 	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
@@ -142,3 +143,13 @@ release: $(RELEASE)/complete ## build wheel and sdist of the commit in dist/, ch
 		--question "Is the box to the left or to the right of the star?" --box 5,3,16,15 --box 54,56,28,27
 	rm -rf dist/release
 	@echo "dist/ holds crossflow $(VERSION). Next: git tag v$(VERSION), and twine upload."
+
+dist/container/source.tar:
+	mkdir -p $(@D)
+	git archive --output $@ HEAD
+
+container: dist/container/source.tar ## build the Docker image crossflow from the commit
+	docker build --tag crossflow:$(VERSION) --build-arg TORCH_INDEX=$(TORCH_INDEX) --file envs/Dockerfile $(<D)
+
+container-apptainer: dist/container/source.tar ## build the Apptainer image dist/crossflow.sif from the commit
+	cd $(<D) && apptainer build --build-arg TORCH_INDEX=$(TORCH_INDEX) ../crossflow.sif $(CURDIR)/envs/crossflow.def

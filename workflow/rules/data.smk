@@ -34,8 +34,6 @@ if STUDY.drawn:
             IMAGE_FILES[STUDY.categories[0]],
         log:
             f"{LOGS}/shapes.log",
-        conda:
-            CPU_ENV
         params:
             code=code("mini.world"),
             root=lambda wildcards: DATASET,
@@ -53,8 +51,6 @@ rule fetch_questions:
         f"{inputs.FETCHED_GQA}/questions/{{split}}_questions.json",
     log:
         f"{LOGS}/fetch_questions-{{split}}.log",
-    conda:
-        CPU_ENV
     params:
         source=source("gqa-questions"),
     message:
@@ -71,8 +67,6 @@ rule fetch_scene_graphs:
         f"{inputs.FETCHED_GQA}/sceneGraphs/{{part}}_sceneGraphs.json",
     log:
         f"{LOGS}/fetch_scene_graphs-{{part}}.log",
-    conda:
-        CPU_ENV
     params:
         source=source("gqa-scene-graphs"),
     message:
@@ -92,8 +86,6 @@ rule fetch_published:
         f"{LOGS}/fetch_published-{{category}}.log",
     wildcard_constraints:
         category="|".join(PUBLISHED_CATEGORIES),
-    conda:
-        CPU_ENV
     params:
         source=lambda wildcards: source(f"published-{wildcards.category}"),
     message:
@@ -112,8 +104,6 @@ rule fetch_images:
         f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
     wildcard_constraints:
         pairs="(pairs/)?",
-    conda:
-        CPU_ENV
     params:
         source=source("gqa-images"),
         images=config["datasets"][STUDY.dataset].get("images", "needed"),
@@ -137,8 +127,6 @@ rule questions:
         rejections=f"{RESULTS}/questions/{{category}}.rejections.csv",
     log:
         f"{LOGS}/questions/{{category}}.log",
-    conda:
-        CPU_ENV
     params:
         code=code("data.choice"),
         record=record,
@@ -167,8 +155,6 @@ if STUDY.patching and STUDY.drawn:
             images=inputs.drawn_pairs(STUDY, "{category}"),
         log:
             f"{LOGS}/pairs/{{category}}.log",
-        conda:
-            CPU_ENV
         params:
             code=code("mini.pairs"),
             record=record,
@@ -193,8 +179,6 @@ elif STUDY.patching:
             rejections=f"{RESULTS}/pairs/{{category}}.rejections.csv",
         log:
             f"{LOGS}/pairs/{{category}}.log",
-        conda:
-            CPU_ENV
         params:
             code=code("data.pairs"),
             record=record,
@@ -221,8 +205,6 @@ if config["datasets"][STUDY.dataset]["kind"] == "gqa":
             differences=f"{RESULTS}/published/differences.csv",
         log:
             f"{LOGS}/published_overlap.log",
-        conda:
-            CPU_ENV
         params:
             code=code("data.published_overlap"),
             root=lambda wildcards: DATASET,
@@ -248,8 +230,6 @@ rule hashes:
         FILES["data"][0],
     log:
         f"{LOGS}/hashes.log",
-    conda:
-        CPU_ENV
     message:
         "hashes of data and models"
     shell:
