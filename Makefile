@@ -23,10 +23,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help environment demo test test-workflow test-all lint $(CHECKS) benchmark docs pictures \
-	results-archive results-pull metadata release
+	results-archive results-pull metadata release research-object container \
+	container-apptainer dist/container/source.tar
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' Makefile
 
 demo: environment ## run the study mini of params.yaml (minutes) and compare its tables with the expected ones
 	@$(SNAKEMAKE) $(JOBS) --config study=mini -- all compare
@@ -120,6 +121,12 @@ metadata: $(RELEASE)/complete ## write .zenodo.json and codemeta.json from CITAT
 	$(RELEASE)/bin/cffconvert --format zenodo --outfile .zenodo.json
 	$(RELEASE)/bin/cffconvert --format codemeta --outfile codemeta.json
 
+# The validator reads the vocabulary of RO-Crate from the network, once.
+research-object: environment $(RELEASE)/complete ## write the finished study as a Workflow Run RO-Crate, and validate it
+	$(BIN)/python workflow/scripts/research_object.py results/$(STUDY) dist/crossflow-$(STUDY).crate.zip
+	$(RELEASE)/bin/rocrate-validator --no-interactive validate --no-paging --profile-identifier workflow-run-crate \
+		dist/crossflow-$(STUDY).crate.zip
+
 release: $(RELEASE)/complete ## build wheel and sdist of the commit in dist/, check them, run the wheel in an empty environment
 	@test -z "$$(git status --porcelain --untracked-files=no)" || \
 		{ echo "A release is built from a commit: commit your changes first." >&2; exit 1; }
@@ -136,3 +143,13 @@ release: $(RELEASE)/complete ## build wheel and sdist of the commit in dist/, ch
 		--question "Is the box to the left or to the right of the star?" --box 5,3,16,15 --box 54,56,28,27
 	rm -rf dist/release
 	@echo "dist/ holds crossflow $(VERSION). Next: git tag v$(VERSION), and twine upload."
+
+dist/container/source.tar:
+	mkdir -p $(@D)
+	git archive --output $@ HEAD
+
+container: dist/container/source.tar ## build the Docker image crossflow from the commit
+	docker build --tag crossflow:$(VERSION) --build-arg TORCH_INDEX=$(TORCH_INDEX) --file envs/Dockerfile $(<D)
+
+container-apptainer: dist/container/source.tar ## build the Apptainer image dist/crossflow.sif from the commit
+	cd $(<D) && apptainer build --build-arg TORCH_INDEX=$(TORCH_INDEX) ../crossflow.sif $(CURDIR)/envs/crossflow.def

@@ -25,7 +25,7 @@ if HERE.resolve() != Path.cwd().resolve():
 if set(str(HERE)) & set("{}"):
     raise WorkflowError(f"Snakemake reads braces in a folder's name as wildcards: rename {HERE}.")
 
-# Jobs use snakemake's own python (or their conda environment's, which precedes it).
+# Jobs use snakemake's own python.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH')}")
 # Progress bars also go to the logs, where one line every few seconds is enough.
 os.environ.setdefault("TQDM_MININTERVAL", "2")
@@ -37,6 +37,10 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 
 configfile: "params.yaml"
+
+
+# Jobs run in this image only with `--sdm apptainer`: docs/howto/container.md.
+container: "dist/crossflow.sif"
 
 
 report: "workflow/report/workflow.rst"

@@ -25,8 +25,6 @@ for name, summary in summaries_of(STUDY).items():
             [f"{RESULTS}/summary/{table}.csv" for table in summary.tables],
         log:
             f"{LOGS}/summary/{name}.log",
-        conda:
-            CPU_ENV
         params:
             code=code("analysis.summary", summary.module.removeprefix("crossflow.")),
             record=record,
@@ -53,8 +51,6 @@ rule metrics:
         f"{RESULTS}/metrics.json",
     log:
         f"{LOGS}/metrics.log",
-    conda:
-        CPU_ENV
     params:
         code=code("analysis.metrics"),
         record=record,
@@ -76,8 +72,6 @@ rule claims:
         text=report(f"{RESULTS}/claims.md", caption="../report/claims.rst", category="Claims"),
     log:
         f"{LOGS}/claims.log",
-    conda:
-        CPU_ENV
     params:
         code=code("analysis.claims_text"),
         record=record,
@@ -99,8 +93,6 @@ rule compare:
         f"{RESULTS}/comparison.csv",
     log:
         f"{LOGS}/compare.log",
-    conda:
-        CPU_ENV
     params:
         code=code("analysis.expected"),
         summary=lambda wildcards, input: str(Path(input.summary[0]).parent),

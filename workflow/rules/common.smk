@@ -44,8 +44,6 @@ FLOWS = [*STUDY.flows, *STUDY.controls]
 FIGURES_OF_STUDY = figures_of(STUDY)
 FLOWS_SHOWN = flows_by_kind(FLOWS)
 PUBLISHED_CATEGORIES = [name.removeprefix("published-") for name in SOURCES if name.startswith("published-")]
-CPU_ENV = "../../envs/cpu.yaml"
-GPU_ENV = "../../envs/gpu.yaml"
 # What a job with a model requests of a cluster. Half-precision weights of a 13 B model may pass through the node's memory
 # on their way to the GPU.
 GPU_JOB = {"mem_mb": 48000, "runtime": 1440}

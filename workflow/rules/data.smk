@@ -39,8 +39,6 @@ if STUDY.drawn:
             IMAGE_FILES[STUDY.categories[0]],
         log:
             f"{LOGS}/shapes.log",
-        conda:
-            CPU_ENV
         params:
             code=code("mini.world"),
             root=lambda wildcards: DATASET,
@@ -58,8 +56,6 @@ rule fetch_questions:
         f"{inputs.FETCHED_GQA}/questions/{{split}}_questions.json",
     log:
         f"{LOGS}/fetch_questions-{{split}}.log",
-    conda:
-        CPU_ENV
     params:
         source=source("gqa-questions"),
     message:
@@ -76,8 +72,6 @@ rule fetch_hub_questions:
         f"{inputs.HUB_GQA}/questions/{{split}}_questions.json",
     log:
         f"{LOGS}/fetch_hub_questions-{{split}}.log",
-    conda:
-        CPU_ENV
     params:
         code=code("data.gqa_parquet"),
         source=source("gqa-hub"),
@@ -95,8 +89,6 @@ rule fetch_scene_graphs:
         f"{LOGS}/fetch_scene_graphs/{{root}}-{{part}}.log",
     wildcard_constraints:
         root=f"{inputs.FETCHED_GQA}|{inputs.HUB_GQA}",
-    conda:
-        CPU_ENV
     params:
         source=source("gqa-scene-graphs"),
     message:
@@ -116,8 +108,6 @@ rule fetch_published:
         f"{LOGS}/fetch_published-{{category}}.log",
     wildcard_constraints:
         category="|".join(PUBLISHED_CATEGORIES),
-    conda:
-        CPU_ENV
     params:
         source=lambda wildcards: source(f"published-{wildcards.category}"),
     message:
@@ -136,8 +126,6 @@ if inputs.is_unpacked(config, STUDY.dataset):
             inputs.unpacked_table(STUDY.dataset),
         log:
             f"{LOGS}/unpack_table.log",
-        conda:
-            CPU_ENV
         params:
             code=code("data.parquet_table"),
             options=lambda wildcards: inputs.unpack_options(config, STUDY.dataset),
@@ -157,8 +145,6 @@ rule fetch_images:
         f"{LOGS}/fetch_images/{{pairs}}{{category}}.log",
     wildcard_constraints:
         pairs="(pairs/)?",
-    conda:
-        CPU_ENV
     params:
         name=inputs.gqa_sources(config, STUDY.dataset)[2],
         source=source(inputs.gqa_sources(config, STUDY.dataset)[2]),
@@ -184,8 +170,6 @@ rule questions:
         rejections=f"{RESULTS}/questions/{{category}}.rejections.csv",
     log:
         f"{LOGS}/questions/{{category}}.log",
-    conda:
-        CPU_ENV
     params:
         code=code("data.choice"),
         record=record,
@@ -214,8 +198,6 @@ if STUDY.patching and STUDY.drawn:
             images=inputs.drawn_pairs(STUDY, "{category}"),
         log:
             f"{LOGS}/pairs/{{category}}.log",
-        conda:
-            CPU_ENV
         params:
             code=code("mini.pairs"),
             record=record,
@@ -240,8 +222,6 @@ elif STUDY.patching:
             rejections=f"{RESULTS}/pairs/{{category}}.rejections.csv",
         log:
             f"{LOGS}/pairs/{{category}}.log",
-        conda:
-            CPU_ENV
         params:
             code=code("data.pairs"),
             record=record,
@@ -268,8 +248,6 @@ if config["datasets"][STUDY.dataset]["kind"] == "gqa":
             differences=f"{RESULTS}/published/differences.csv",
         log:
             f"{LOGS}/published_overlap.log",
-        conda:
-            CPU_ENV
         params:
             code=code("data.published_overlap"),
             root=lambda wildcards: DATASET,
@@ -295,8 +273,6 @@ rule hashes:
         FILES["data"][0],
     log:
         f"{LOGS}/hashes.log",
-    conda:
-        CPU_ENV
     message:
         "hashes of data and models"
     shell:

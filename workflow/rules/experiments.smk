@@ -47,8 +47,6 @@ for suffix, share in STUDY.shares.items():
             f"{LOGS}/answers/{{model}}{suffix}.log",
         benchmark:
             f"{LOGS}/answers/{{model}}{suffix}.benchmark.tsv"
-        conda:
-            GPU_ENV
         threads: device_threads()
         resources:
             **GPU_JOB,
@@ -86,8 +84,6 @@ for suffix, share in STUDY.shares.items():
             f"{LOGS}/knockout/{{model}}/w{{window}}{suffix}.log",
         benchmark:
             f"{LOGS}/knockout/{{model}}/w{{window}}{suffix}.benchmark.tsv"
-        conda:
-            GPU_ENV
         threads: device_threads()
         resources:
             **GPU_JOB,
@@ -134,8 +130,6 @@ for suffix, share in STUDY.shares.items():
                 f"{LOGS}/{name}/{{model}}{suffix}.log",
             benchmark:
                 f"{LOGS}/{name}/{{model}}{suffix}.benchmark.tsv"
-            conda:
-                GPU_ENV
             threads: device_threads()
             resources:
                 **GPU_JOB,

@@ -39,8 +39,6 @@ for kind in FIGURES_OF_STUDY:
         log:
             f"{LOGS}/figures/{FIGURES[kind].file}.log",
         localrule: True
-        conda:
-            CPU_ENV
         params:
             code=code("figures.figure", FIGURES[kind].module.removeprefix("crossflow.")),
             record=record,
@@ -77,8 +75,6 @@ rule examples:
         ),
     log:
         f"{LOGS}/figures/examples-{{model}}.log",
-    conda:
-        GPU_ENV
     params:
         code=code("figures.examples"),
         record=record,
@@ -120,8 +116,6 @@ rule explorer:
         f"{RESULTS}/explorer.html",
     log:
         f"{LOGS}/explorer.log",
-    conda:
-        CPU_ENV
     params:
         code=code("figures.explorer"),
         record=record,
@@ -154,8 +148,6 @@ rule expected_figure:
         f"{LOGS}/expected/{{kind}}-{{model}}-w{{window}}.log",
     wildcard_constraints:
         kind="|".join(EXPECTED_KINDS),
-    conda:
-        CPU_ENV
     params:
         code=code("figures.figure", "figures.curves"),
         summary=lambda wildcards, input: str(Path(input[0]).parent),

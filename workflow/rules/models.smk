@@ -22,8 +22,6 @@ rule fetch_model:
     wildcard_constraints:
         repo=r"[A-Za-z0-9._-]+--[A-Za-z0-9._-]+",
         revision="[0-9a-f]{40}",
-    conda:
-        GPU_ENV
     params:
         # A repository's name has no two hyphens in a row.
         repo=lambda wildcards: wildcards.repo.replace("--", "/"),
@@ -42,8 +40,6 @@ rule random_llava:
         [f"{inputs.RANDOM_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
         f"{LOGS}/random_llava.log",
-    conda:
-        GPU_ENV
     params:
         code=code("mini.random_model"),
         folder=lambda wildcards, output: str(Path(output[0]).parent),
@@ -59,8 +55,6 @@ rule train_mini_llava:
         [f"{inputs.TRAINED_LLAVA}/{name}" for name in inputs.MODEL_FILES],
     log:
         f"{LOGS}/train_mini_llava.log",
-    conda:
-        GPU_ENV
     resources:
         gpu=1,
     params:
@@ -80,8 +74,6 @@ rule mini_llava:
         f"{inputs.TRAINED_LLAVA}/README.md",
     log:
         f"{LOGS}/mini_llava.log",
-    conda:
-        GPU_ENV
     threads: device_threads()
     resources:
         gpu=1,

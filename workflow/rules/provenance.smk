@@ -29,8 +29,6 @@ rule provenance:
         times=f"{RESULTS}/provenance/times.csv",
     log:
         f"{LOGS}/provenance.log",
-    conda:
-        CPU_ENV
     params:
         code=code("analysis.provenance"),
         jobs=results.records(STUDY),
@@ -70,8 +68,6 @@ for table, (folder, title, category) in _pages.items():
         log:
             f"{LOGS}/pages/{table}.log",
         localrule: True
-        conda:
-            CPU_ENV
         params:
             code=code("figures.table_page"),
             title=title,
