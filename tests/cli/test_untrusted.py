@@ -316,6 +316,7 @@ def test_only_lines_of_the_table_of_sources_are_fetched(repo: Path, capsys: pyte
     sources = read_sources(repo / "resources" / "sources.csv")
     assert {urlsplit(source.url).hostname for source in sources.values()} == {
         "downloads.cs.stanford.edu",
+        "huggingface.co",
         "raw.githubusercontent.com",
     }
     options = ["--sources", str(repo / "resources" / "sources.csv"), "--output", "x"]

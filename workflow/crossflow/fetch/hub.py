@@ -9,7 +9,7 @@ from pathlib import Path
 from crossflow.core.errors import CrossflowError
 from crossflow.core.files import write_json
 from crossflow.fetch.hub_repo import HubRepo, check, fetch_files, find_files
-from crossflow.models.folder import Manifest, ModelFile, is_model_file, lacking
+from crossflow.models.folder import Manifest, is_model_file, lacking
 
 
 def cached_folder(repo: str, revision: str) -> Path | None:
@@ -49,5 +49,4 @@ def fetch(repo: str, revision: str) -> Manifest:
     folder = fetch_files(source, files)
     if not is_reached and (absent := lacking(folder)):
         raise CrossflowError(f"{folder} lacks {', '.join(absent)}, and the hub cannot be reached.")
-    checked = {name: check(folder / name, file) for name, file in files.items()}
-    return Manifest(repo, revision, {name: ModelFile(*file) for name, file in checked.items()})
+    return Manifest(repo, revision, {name: check(folder / name, file) for name, file in files.items()})

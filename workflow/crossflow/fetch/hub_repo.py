@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -29,6 +29,7 @@ from crossflow.core.files import hash_file
 from crossflow.fetch.download import require_space
 from crossflow.fetch.environment import HUB, advice, require_sound, token_place
 from crossflow.fetch.sources import require_safe
+from crossflow.models.folder import ModelFile
 
 try:  # the hub's client left httpx for httpx2 with its version 2
     from httpx2 import HTTPError as TransportError
@@ -36,7 +37,6 @@ except ModuleNotFoundError:
     from httpx import HTTPError as TransportError  # type: ignore[no-redef, import-not-found, unused-ignore]
 
 __all__ = [
-    "CheckedFile",
     "Files",
     "HubRepo",
     "TransportError",
@@ -64,13 +64,6 @@ def refused_token() -> str:
         f"The hub refuses the token in {token_place()}, which has expired or is mistyped: take a new one from "
         "https://huggingface.co/settings/tokens, or remove it, as public repositories need none"
     )
-
-
-class CheckedFile(NamedTuple):
-    """The size and the SHA-256 of a file that is as on the hub."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ class HubRepo:
         return f"{self.repo} could not be fetched ({_reason(error)}); {_KEPT}."
 
 
-def _is_as_on_hub(path: Path, found: CheckedFile, file: RepoSibling) -> bool:
+def _is_as_on_hub(path: Path, found: ModelFile, file: RepoSibling) -> bool:
     """Compare sizes and hashes; the hub knows the SHA-256 of large files, and git's hash of small ones."""
     if file.lfs is not None:
         same = found.sha256 == file.lfs.sha256
@@ -163,13 +156,13 @@ def _is_as_on_hub(path: Path, found: CheckedFile, file: RepoSibling) -> bool:
     return found.bytes == file.size and same
 
 
-def check(path: Path, file: RepoSibling | None) -> CheckedFile:
+def check(path: Path, file: RepoSibling | None) -> ModelFile:
     """Compare a file with the hub's, if the hub was reached.
 
     Raises:
         CrossflowError: they differ.
     """
-    found = CheckedFile(path.stat().st_size, hash_file(path))
+    found = ModelFile(path.stat().st_size, hash_file(path))
     if file is not None and not _is_as_on_hub(path, found, file):
         raise CrossflowError(f"{path} differs from the hub's file: delete {path.resolve()} and run again.")
     return found
