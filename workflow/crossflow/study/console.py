@@ -19,7 +19,7 @@ _DROPPED_LINES = (
     "Assuming unrestricted shared filesystem",
     "Building DAG of jobs",
     "Using shell",
-    "Conda environments: ignored",
+    "Singularity containers: ignored",
     "Select jobs to execute",
     "Elapsed time",
     # What failed is printed as soon as it does.
