@@ -41,12 +41,8 @@ _PLACES = {("to cuda", "packed.Packing.on"): 1}
 WAITS = {
     "clean": _PLACES,
     "knockouts": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 2},
-    # One place for each of two rows in each of four layers.
-    "modules": {
-        ("to cuda", "shared_prefix_attention.masks_of"): 2,
-        ("to cuda", "shared_prefix._on"): 2,
-        ("to cuda", "shared_prefix._Sequence.replacements"): 8,
-    },
+    # The third copy: the places of all replaced outputs, in all layers.
+    "modules": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 3},
     "patches": {("to cuda", "shared_prefix_attention.masks_of"): 2, ("to cuda", "shared_prefix._on"): 1},
     "mass": {("to cuda", "attention_mass.attention_weights"): 1, ("to cuda", "attention_mass.head_mass"): 1},
     "lens": _PLACES | {("to cuda", "logit_lens.track"): 2, ("number", "logit_lens.track"): 2},

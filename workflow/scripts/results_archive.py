@@ -7,6 +7,8 @@ The zip file holds a DVC remote in a folder, and the dvc.lock of its results. DV
 """
 
 import argparse
+import re
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -22,6 +24,7 @@ from crossflow.core.files import replacing
 
 LOCK = Path("dvc.lock")
 REMOTE = "remote"
+_STORED = re.compile(rf"{REMOTE}/files/md5/[0-9a-f]{{2}}/[0-9a-f]{{30}}(\.dir)?")  # as DVC 3 names them
 
 
 def _results(lock: dict[str, Any]) -> dict[str, str]:
@@ -63,6 +66,15 @@ def pack(archive: Path) -> None:
                 packed.write(path, Path(REMOTE, path.relative_to(remote)))
 
 
+def _unpack(packed: zipfile.ZipFile, folder: Path) -> None:
+    """Write the files of the remote; nothing else in an archive is written."""
+    for name in packed.namelist():
+        if _STORED.fullmatch(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with packed.open(name) as content, (folder / name).open("wb") as file:
+                shutil.copyfileobj(content, file)
+
+
 def pull(archive: Path) -> None:
     """Pull the results in dvc.lock out of an archive. What lies in their place and is in no cache of DVC stays.
 
@@ -75,7 +87,7 @@ def pull(archive: Path) -> None:
             with zipfile.ZipFile(archive) as packed:
                 held = yaml.safe_load(packed.read(LOCK.name))
                 _require_results_of(yaml.safe_load(LOCK.read_text(encoding="utf-8")), held, archive)
-                packed.extractall(folder)
+                _unpack(packed, Path(folder))
         except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
             reason = getattr(error, "strerror", None) or error
             raise CrossflowError(
