@@ -282,7 +282,9 @@ def loading(day: Day) -> dict[str, Any]:
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         sketch = model.network.to("meta")
         day.free()
-        _, loaded = timed(partial(load_network, Path(folder), sketch, day.device), day.device)
+        _, loaded = timed(
+            partial(load_network, replace(model.settings, path=Path(folder)), sketch, day.device), day.device
+        )
     return {"GB": size / 1e9, "seconds to write": written, "seconds to load": loaded}
 
 
