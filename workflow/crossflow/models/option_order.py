@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from crossflow.core.errors import BrokenQuestion
 from crossflow.core.records import ChosenQuestion
+from crossflow.models.positions import find_words
+from crossflow.models.prompts import Span
 
 SWAPPED_OPTIONS = "swapped"
 
@@ -22,11 +24,11 @@ def _refused(reason: str) -> BrokenQuestion:
     return BrokenQuestion(f"its options cannot be swapped: {reason}")
 
 
-def _span(question: str, option: str) -> tuple[int, int]:
+def _span(question: str, option: str) -> Span:
     """The characters of an option, in its longest form."""
     found = []
     for form in (*_LONG_FORMS.get(option.lower(), ()), option):
-        found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(form)}(?!\w)", question, re.IGNORECASE)]
+        found = find_words(question, form)
         if len(found) == 1:
             return found[0]
     raise _refused(f"{option!r} is in it {len(found)} times, not once")

@@ -109,21 +109,20 @@ def _visual_sets(prompt: TokenizedPrompt, visual: VisualTokens) -> dict[str, Ind
     return {name: prompt.image.start + np.flatnonzero(members) for name, members in shown.items()}
 
 
-def find_words(text: str, words: str) -> Span | None:
-    """The first occurrence of ``words`` in ``text`` as whole words, ignoring case; None if there is none."""
-    match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)
-    return None if match is None else Span(*match.span())
+def find_words(text: str, words: str) -> list[Span]:
+    """All places of ``words`` in ``text`` as whole words, ignoring case."""
+    return [Span(*found.span()) for found in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE)]
 
 
 def _text_sets(prompt: TokenizedPrompt, question: ChosenQuestion, asked: Indices) -> dict[str, Indices]:
-    """Views of the text; a word missing from the question gives an empty set."""
+    """Views of the text: of each word its first place; a word missing from the question gives an empty set."""
     start = prompt.text.question.start
 
     def tokens_of(words: str | None) -> Indices:
-        span = find_words(question.question, words) if words else None
-        if span is None:
+        places = find_words(question.question, words) if words else []
+        if not places:
             return np.arange(0)
-        return prompt.tokens_over(Span(start + span.start, start + span.stop))
+        return prompt.tokens_over(Span(start + places[0].start, start + places[0].stop))
 
     true_option, false_option = tokens_of(question.true_option), tokens_of(question.false_option)
     options = np.union1d(true_option, false_option)
