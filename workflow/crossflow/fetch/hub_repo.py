@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -29,7 +29,7 @@ from crossflow.core.files import hash_file
 from crossflow.fetch.download import require_space
 from crossflow.fetch.environment import HUB, advice, require_sound, token_place
 from crossflow.fetch.sources import require_safe
-from crossflow.models.folder import ModelFile
+from crossflow.models.folder import ModelFile, cached_file
 
 try:  # the hub's client left httpx for httpx2 with its version 2
     from httpx2 import HTTPError as TransportError
@@ -89,8 +89,7 @@ class HubRepo:
 
     def cached(self, name: str) -> Path | None:
         """A file in the cache, or None."""
-        found = try_to_load_from_cache(self.repo, name, revision=self.revision, repo_type=self.kind)
-        return Path(found) if isinstance(found, str) else None
+        return cached_file(self.repo, self.revision, name, self.kind)
 
     @property
     def folder(self) -> Path:

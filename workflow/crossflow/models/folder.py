@@ -99,8 +99,9 @@ class Manifest(NamedTuple):
     files: Mapping[str, ModelFile]
 
 
-def cached_file(repo: str, revision: str, name: str) -> Path | None:
-    found = try_to_load_from_cache(repo, name, revision=revision)
+def cached_file(repo: str, revision: str, name: str, kind: str = "model") -> Path | None:
+    """A file of a repository in the hub's cache, or None; needs no network."""
+    found = try_to_load_from_cache(repo, name, revision=revision, repo_type=kind)
     return Path(found) if isinstance(found, str) else None
 
 
