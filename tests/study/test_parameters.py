@@ -51,6 +51,13 @@ def test_windows_are_widths_the_models_own_and_those_from_the_ends(config: dict[
     assert windows["llava15-13b"] == ["1", "9", "7", "bottom", "top"]
 
 
+def test_a_model_in_the_same_folder_is_a_variant_however_the_folder_is_written(config: dict[str, Any]) -> None:
+    models = config["models"]
+    models["again"] = models["mini-llava"] | {"path": f"./{models['mini-llava']['path']}/"}
+    config["studies"]["mini"]["models"] = ["mini-llava", "random-llava", "again"]
+    assert parameters.read_study(config | {"study": "mini"}).variants == {"again": "mini-llava"}
+
+
 def test_controls_are_added_to_the_flows_and_none_without_the_key(config: dict[str, Any]) -> None:
     study = config["studies"]["paper"]
     study["flows"] = ["related->question"]

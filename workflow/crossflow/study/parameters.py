@@ -250,7 +250,8 @@ def read_study(config: Mapping[str, Any]) -> Study:
     first: dict[tuple[Any, Any], str] = {}
     for slug in study["models"]:
         model = _entry(config, "models", slug, f"{at}.models")
-        if (base := first.setdefault((model.get("repo", model.get("path")), model.get("revision")), slug)) != slug:
+        weights = model["repo"] if "repo" in model else Path(model["path"]), model.get("revision")
+        if (base := first.setdefault(weights, slug)) != slug:
             variants[slug] = base
         own = study.get("windows") or ["own"]
         windows[slug] = list(dict.fromkeys(str(model["window"] if window == "own" else window) for window in own))
