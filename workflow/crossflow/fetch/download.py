@@ -22,7 +22,7 @@ from crossflow.fetch.sources import TABLE, RemoteFile, require_safe
 CONNECTIONS = 8
 _TRIES = 5
 _BACKOFF = 0.5  # seconds before the second retry, doubled with each
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a response
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a response
 _PIECE = 1 << 16  # most bytes lost when a connection breaks
 
 
@@ -98,7 +98,7 @@ def ask(session: requests.Session, remote: RemoteFile, start: int, stop: int | N
     """
     require_safe(remote.url)
     asked = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
-    response = session.get(remote.url, headers=asked, stream=True, timeout=_TIMEOUT)
+    response = session.get(remote.url, headers=asked, stream=True, timeout=TIMEOUT)
     response.raise_for_status()
     if asked and response.status_code != requests.codes.partial_content:
         response.close()

@@ -22,7 +22,7 @@ from crossflow.core.errors import CrossflowError
 from crossflow.core.files import replacing
 from crossflow.core.progress import progress_of
 from crossflow.data.images import UNREADABLE_ZIP
-from crossflow.fetch.download import CONNECTIONS, NoRangesError, ask, fetch_part, require_size, require_space
+from crossflow.fetch.download import CONNECTIONS, TIMEOUT, NoRangesError, ask, fetch_part, require_size, require_space
 from crossflow.fetch.environment import FILES, advice
 from crossflow.fetch.sources import RemoteFile
 
@@ -52,7 +52,7 @@ class Member(NamedTuple):
 def _ask_directory(session: requests.Session, remote: RemoteFile) -> tuple[int, dict[str, Member]]:
     try:
         # One HEAD request instead of a suffix range, which not every server supports.
-        with RemoteZip(remote.url, session=session, support_suffix_range=False, timeout=60) as archive:
+        with RemoteZip(remote.url, session=session, support_suffix_range=False, timeout=TIMEOUT) as archive:
             entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
             stops = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
             size = archive.size()
