@@ -75,6 +75,8 @@ rule examples:
         ),
     log:
         f"{LOGS}/figures/examples-{{model}}.log",
+    # The longest of the last jobs: begun first, it does not run alone at the end.
+    priority: 1
     params:
         code=code("figures.examples"),
         record=record,
