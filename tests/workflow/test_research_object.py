@@ -68,6 +68,7 @@ def test_the_crate_of_a_study_holds_workflow_inputs_results_and_time(finished: P
     made = {each["@id"] for each in run["result"]}
     assert made == {"results/mini/provenance.json", "results/mini/summary/effects.csv"}
     assert "workflow/rules/data.smk" in entities
+    assert entities["README.md"]["about"] == {"@id": "./"}
 
 
 def test_an_unfinished_study_has_no_crate(finished: Path) -> None:

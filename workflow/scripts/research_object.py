@@ -111,6 +111,8 @@ def crate_of(results: Path) -> ROCrate:
         if path.name == "params.yaml":
             entity["exampleOfWork"] = settings
             used.append(entity)
+        elif path.name == "README.md":
+            entity["about"] = crate.root_dataset
     for name, digest in provenance["sha256"].items():
         identified = {"@type": "PropertyValue", "name": f"SHA-256 of {name}", "value": digest}
         used.append(crate.add(ContextEntity(crate, f"#{name}", properties=identified | {"exampleOfWork": inputs})))
