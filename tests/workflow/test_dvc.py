@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from copied import ACCURACY, AFTER_KNOCKOUT, FIGURES, RECORD, SUMMARY, Copy, Tree, jobs_of
+from finished_study import Finished
 
 pytestmark = pytest.mark.workflow
 
@@ -42,15 +43,11 @@ def _clone(source: Versioned, root: Path) -> Versioned:
 
 
 @pytest.fixture(scope="module")
-def origin(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Versioned:
+def origin(finished_ci: Finished, tmp_path_factory: pytest.TempPathFactory) -> Versioned:
     """The study `ci`, reproduced by DVC, committed and pushed to a remote in a folder."""
     root = tmp_path_factory.mktemp("origin") / "tree"
-    tree = Versioned(Copy(repo, root).root)
-    parameters = root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
-    tree.run("git", "init", "-q", "-b", "main")
-    tree.commit()
-    assert tree.repro() == EVERYTHING
+    tree = Versioned(finished_ci.copy_to(root))
+    assert finished_ci.jobs == EVERYTHING
     assert tree.is_clean()
     tree.run("dvc", "remote", "add", "-d", "local", str(root.parent / "remote"))
     tree.commit()

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy, jobs_of
+from copied import AFTER_ANSWERS, AFTER_KNOCKOUT, BIN, FIGURES, RECORD, Copy, Tree, jobs_of
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import read_parquet
+from finished_study import Finished
 
 pytestmark = pytest.mark.workflow
 
@@ -99,19 +100,13 @@ EDITS: dict[str, tuple[Edit, dict[str, int]]] = {
 
 
 @pytest.fixture(scope="module")
-def finished(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """The study `ci`, finished by snakemake and taken over by DVC."""
-    copy = Copy(repo, tmp_path_factory.mktemp("edits"))
-    parameters = copy.root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
-    copy.run("git", "init", "-q", "-b", "main")
-    copy.snakemake()
-    copy.run("dvc", "repro")
-    return copy
+def finished(finished_ci: Finished, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """The study `ci`, finished by DVC through snakemake."""
+    return Tree(finished_ci.copy_to(tmp_path_factory.mktemp("edits") / "tree"))
 
 
 @pytest.fixture
-def restored(finished: Copy) -> Iterator[Copy]:
+def restored(finished: Tree) -> Iterator[Tree]:
     """The finished study, with its sources put back afterwards."""
     sources = {path: path.read_bytes() for path in (finished.root / PACKAGE).rglob("*.py")}
     yield finished
@@ -123,7 +118,7 @@ def restored(finished: Copy) -> Iterator[Copy]:
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edit_plans_exactly_the_jobs_whose_numbers_it_may_change(restored: Copy, name: str) -> None:
+def test_an_edit_plans_exactly_the_jobs_whose_numbers_it_may_change(restored: Tree, name: str) -> None:
     edit, jobs = EDITS[name]
     edit(restored.root)
     assert restored.planned() == jobs
@@ -133,7 +128,7 @@ def test_an_edit_plans_exactly_the_jobs_whose_numbers_it_may_change(restored: Co
     "name",
     ["a message", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a help text", "a comment", "a new verb"))],
 )
-def test_an_edit_that_shapes_no_number_starts_no_job_by_dvc_either(restored: Copy, name: str) -> None:
+def test_an_edit_that_shapes_no_number_starts_no_job_by_dvc_either(restored: Tree, name: str) -> None:
     EDITS[name][0](restored.root)
     assert jobs_of(restored.run("dvc", "repro")) == {}
 

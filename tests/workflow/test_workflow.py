@@ -21,6 +21,7 @@ from crossflow.core.flows import CONTROL_FLOWS, PUBLISHED_FLOWS
 from crossflow.core.measures import KNOCKOUT
 from crossflow.core.tables import ANSWERS, read_csv, read_parquet
 from crossflow.figures.kinds import flows_by_kind
+from finished_study import Finished
 from published import FLOWS, SHIPPED, TOLERANCE, WINDOWS, Published
 
 pytestmark = pytest.mark.workflow
@@ -207,17 +208,13 @@ def test_questions_of_ones_own_go_through_the_whole_path(repo: Path, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def finished(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def finished(finished_ci: Finished, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """The study `ci`, finished."""
-    copy = Copy(repo, tmp_path_factory.mktemp("ci"))
-    parameters = copy.root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
-    copy.snakemake()
-    return copy
+    return Tree(finished_ci.copy_to(tmp_path_factory.mktemp("ci") / "tree"))
 
 
 @pytest.fixture
-def restored(finished: Copy) -> Iterator[Copy]:
+def restored(finished: Tree) -> Iterator[Tree]:
     """The finished study, with its parameters and sources put back afterwards."""
     kept = {
         path: path.read_bytes() for path in [finished.root / "params.yaml", *finished.root.glob("workflow/**/*.py")]
@@ -251,7 +248,7 @@ EVERY_JOB_OF_CI = {"questions": 1, "answers": 1, **AFTER_ANSWERS}
     ],
 )  # fmt: skip
 def test_a_changed_parameter_plans_exactly_its_jobs(
-    restored: Copy, change: dict[str, Any], jobs: dict[str, int]
+    restored: Tree, change: dict[str, Any], jobs: dict[str, int]
 ) -> None:
     restored.edit_parameters(**change)
     assert restored.planned() == jobs
@@ -267,26 +264,26 @@ def test_a_changed_parameter_plans_exactly_its_jobs(
     ],
 )
 def test_a_changed_model_setting_plans_exactly_its_jobs(
-    restored: Copy, change: dict[str, Any], jobs: dict[str, int]
+    restored: Tree, change: dict[str, Any], jobs: dict[str, int]
 ) -> None:
     restored.edit_parameters("models/random-llava", **change)
     assert restored.planned() == jobs
 
 
-def test_a_touched_source_plans_no_job(restored: Copy) -> None:
+def test_a_touched_source_plans_no_job(restored: Tree) -> None:
     for source in (restored.root / "workflow" / "crossflow").rglob("*.py"):
         source.touch()
     assert restored.planned() == {}
 
 
 @pytest.mark.parametrize("options", [["--unlock"], ["--summary"], ["--report", "report.html"]])
-def test_what_starts_no_job_needs_no_cores(finished: Copy, options: list[str]) -> None:
+def test_what_starts_no_job_needs_no_cores(finished: Tree, options: list[str]) -> None:
     command = [str(BIN / "snakemake"), *options]
     ran = subprocess.run(command, cwd=finished.root, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restored: Copy) -> None:
+def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restored: Tree) -> None:
     answers = restored.root / "results" / "ci" / "answers" / "random-llava" / "ChooseAttr.parquet"
     before = answers.read_bytes()
     restored.edit_parameters(windows=[16])
@@ -297,7 +294,7 @@ def test_a_failing_job_keeps_what_is_finished_and_is_told_in_one_sentence(restor
     assert restored.planned() == {}
 
 
-def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: Copy) -> None:
+def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: Tree) -> None:
     restored.edit_parameters(windows=[5])
     locks = restored.root / ".snakemake" / "locks"
     command = [str(BIN / "snakemake"), "--cores", "2", "--resources", "gpu=2", "--until", "knockout"]
@@ -327,7 +324,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(restored: C
         (["--config", "studie=ci"], "params.yaml, its top level: "),
     ],
 )
-def test_wrong_parameters_stop_before_any_job(restored: Copy, options: list[str], message: str) -> None:
+def test_wrong_parameters_stop_before_any_job(restored: Tree, options: list[str], message: str) -> None:
     output = restored.snakemake("-n", *options, status=1)
     assert message in output
     assert "Traceback" not in output

@@ -1,0 +1,14 @@
+"""Fixtures that several files of tests of the workflow share."""
+
+from pathlib import Path
+
+import pytest
+
+from finished_study import Finished, finish
+
+
+@pytest.fixture(scope="session")
+def finished_ci(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The study `ci`, finished; the processes of a test run share it."""
+    own = tmp_path_factory.getbasetemp()
+    return finish(repo, (own.parent if own.name.startswith("popen-") else own) / "finished-ci")
