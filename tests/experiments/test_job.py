@@ -501,11 +501,12 @@ def test_no_question_left_after_the_selection_is_an_empty_table(study: Study) ->
     assert (metadata["selected"], metadata["excluded"], metadata["layers"]) == (0, 5, LAYERS)
 
 
-def test_a_window_that_covers_the_model_from_every_centre_is_refused(
-    study: Study, capsys: pytest.CaptureFixture[str]
+def test_a_window_that_covers_the_model_from_every_centre_is_refused_before_the_weights_are_read(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert study.run_answers() == 0
     assert study.run_knockout("--window", str(2 * LAYERS - 1)) == 0
+    monkeypatch.setattr(knockouts, "load_model", lambda *_: pytest.fail("the weights were read"))
     assert study.run_knockout("--window", str(2 * LAYERS)) == 1
     assert "A window of 6 layers does not fit" in _last_line(capsys)
 

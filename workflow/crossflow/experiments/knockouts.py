@@ -33,7 +33,7 @@ from crossflow.experiments.knocked_out import Answered, ModuleMeans, knock_out, 
 from crossflow.experiments.module_means import module_means, wanted_by
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.experiments.sinks import SinkSets
-from crossflow.models.loading import load_model
+from crossflow.models.loading import load_model, sketch_model
 from crossflow.models.model import MultimodalModel
 
 Columns = Callable[[], dict[str, Any]]
@@ -107,7 +107,8 @@ def write_tables(
         settings: What all knockouts need.
         flows: All flows, controls included.
         schema: Columns of the tables.
-        experiment_of: The experiment, once the model is loaded; its module's code determines the numbers.
+        experiment_of: The experiment, given the model, at first without weights; its module's code determines the
+            numbers.
         alone: Each question runs alone, because its own rows fill a batch.
 
     Raises:
@@ -123,6 +124,8 @@ def write_tables(
         batched=settings.engine != "reference",
     )
     together = dict(zip(chosen, planned, strict=True))
+    # What does not fit the model is refused before its weights are read.
+    experiment_of(sketch_model(job.settings, device))
     model = load_model(job.settings, device)
     experiment = experiment_of(model)
     for each in chosen.values():
