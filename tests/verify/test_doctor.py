@@ -23,8 +23,10 @@ from crossflow.core.tables import write_csv
 from crossflow.fetch import environment
 from crossflow.fetch.image_archive import COLUMNS
 from crossflow.mini import world
-from crossflow.verify import doctor
-from crossflow.verify.doctor import MISSING, NOTE, OK, Finding, examine
+from crossflow.study import parameters
+from crossflow.verify import machine, study_inputs
+from crossflow.verify.doctor import examine
+from crossflow.verify.finding import MISSING, NOTE, OK, Finding
 from hub_server import hub_of
 from spoiling import edit_image_processor, edit_json
 
@@ -105,14 +107,14 @@ def test_packages_are_held_against_the_lock(tree: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "capacity", lambda device: 10**6)
+    monkeypatch.setattr(study_inputs, "capacity", lambda device: 10**6)
     (finding,) = _of(_found(), "model mini-llava")
     assert finding.level == MISSING
     assert "use a device with more memory" in finding.found
 
 
 def test_a_study_of_the_paper_is_planned_without_any_download(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "capacity", lambda device: 80 * 2**30)
+    monkeypatch.setattr(study_inputs, "capacity", lambda device: 80 * 2**30)
     findings = _found("paper")
     assert {finding.level for finding in _of(findings, "model")} == {OK}
     assert all("fetched by the run" in finding.found for finding in _of(findings, "model"))
@@ -124,7 +126,9 @@ def test_a_study_of_the_paper_is_planned_without_any_download(tree: Path, monkey
 
 def test_an_address_that_can_not_be_reached_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(doctor, "_reachable", lambda url: asked.append(url) or ("Timeout" if "images" in url else None))
+    monkeypatch.setattr(
+        study_inputs, "_reachable", lambda url: asked.append(url) or ("Timeout" if "images" in url else None)
+    )
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
     findings = list(examine(lambda: config))
     missing = [finding for finding in _of(findings, "data gqa") if finding.level == MISSING]
@@ -166,7 +170,7 @@ def test_gpus_are_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: next(memory))
-    first, second = doctor.check_device()
+    first, second = machine.check_device()
     assert (first.level, first.found) == (OK, "cuda:0, a GPU, 80 GiB")
     assert (second.level, second.found) == (NOTE, "cuda:1, a GPU, 80 GiB, 60 GiB of it in use")
 
@@ -188,7 +192,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_are_made(tree: Path, mo
         raise ZeroDivisionError("by what?\na second line")
 
     whole = [finding.what for finding in _found()]
-    monkeypatch.setattr(doctor, "check_device", broken)
+    monkeypatch.setattr(machine, "check_device", broken)
     findings = _found()
     assert [finding.what for finding in findings] == whole
     (found,) = _of(findings, "device")
@@ -276,23 +280,23 @@ def test_a_sample_of_images_is_opened_as_the_jobs_will(tree: Path, repo: Path) -
 
 def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
-    study = doctor.parameters.read_study(config)
+    study = parameters.read_study(config)
     for name in ("questions/val_balanced_questions.json", "sceneGraphs/val_sceneGraphs.json"):
         (tree / "data/gqa" / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / "data/gqa" / name).write_text('{"never": "fetched"}')
     for number, category in enumerate(study.categories):
         row = {"image_id": str(number), "bytes": 1, "crc32": "00000000"}
-        write_csv(Path(doctor.inputs.fetched_images(config, study, category)), COLUMNS, [row])
+        write_csv(Path(study_inputs.inputs.fetched_images(config, study, category)), COLUMNS, [row])
         with (
             zipfile.ZipFile(tree / "data/gqa/images.zip", "a") as archive,
             archive.open(f"images/{number}.jpg", "w") as to,
         ):
             Image.new("RGB", (20, 20)).save(to, "JPEG")
     for category in study.categories:
-        published = Path(doctor.inputs.published_file(category))
+        published = Path(study_inputs.inputs.published_file(category))
         published.parent.mkdir(parents=True, exist_ok=True)
         published.touch()
-    assert list(doctor.check_images(config, study)) == [
+    assert list(study_inputs.check_images(config, study)) == [
         Finding(OK, "images gqa", f"{len(study.categories)} of them are used as they are")
     ]
 
@@ -300,20 +304,20 @@ def test_of_downloaded_images_those_that_are_there_are_sampled(tree: Path) -> No
 def test_data_on_the_hub_are_fetched_by_the_run_and_parquet_files_written_as_a_table(tree: Path) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
     config["datasets"]["gqa"]["source"] = "hub"
-    study = doctor.parameters.read_study(config)
-    found = [finding.found.partition(" ")[0] for finding in doctor.check_data(config, study, offline=True)]
+    study = parameters.read_study(config)
+    found = [finding.found.partition(" ")[0] for finding in study_inputs.check_data(config, study, offline=True)]
     assert found == ["gqa-hub", "gqa-scene-graphs"]
     mine = {"kind": "table", "file": "color.parquet"}
     config["datasets"]["gqa"] = mine
-    study = doctor.parameters.read_study(config)
+    study = parameters.read_study(config)
     with pytest.raises(CrossflowError, match=r"datasets\.gqa\.file: color\.parquet does not exist"):
-        list(doctor.check_data(config, study, offline=True))
+        list(study_inputs.check_data(config, study, offline=True))
     Path("color.parquet").touch()
-    (finding,) = doctor.check_data(config, study, offline=True)
+    (finding,) = study_inputs.check_data(config, study, offline=True)
     assert finding == Finding(OK, "data gqa", "the run writes the table of color.parquet")
-    assert not list(doctor.check_images(config, study))
+    assert not list(study_inputs.check_images(config, study))
     mine |= {"repo": "a/b", "revision": "0" * 40}
-    (finding,) = doctor.check_data(config, study, offline=True)
+    (finding,) = study_inputs.check_data(config, study, offline=True)
     assert finding.found == "the run writes the table of color.parquet of a/b, fetched by the run"
 
 
@@ -354,16 +358,16 @@ def test_a_window_that_covers_the_model_is_said_before_any_answer(tree: Path) ->
 
 def test_a_model_in_the_hubs_cache_needs_no_network(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
-    monkeypatch.setattr(doctor, "_reachable", lambda url: "Timeout")
+    monkeypatch.setattr(study_inputs, "_reachable", lambda url: "Timeout")
     lacking = _of(list(examine(lambda: config)), "model llava15-7b")
     assert [finding.level for finding in lacking] == [MISSING, OK]
-    before = doctor.bytes_needed(config, doctor.parameters.read_study(config))
-    monkeypatch.setattr(doctor.hub, "cached_folder", lambda repo, revision: tree / "resources/mini-llava")
+    before = study_inputs.bytes_needed(config, parameters.read_study(config))
+    monkeypatch.setattr(study_inputs.hub, "cached_folder", lambda repo, revision: tree / "resources/mini-llava")
     config["models"]["llava15-7b"]["dtype"] = "float32"
     (found,) = _of(list(examine(lambda: config)), "model llava15-7b")
     assert found.level == OK
     assert "mini-llava; needs" in found.found
-    needed = doctor.bytes_needed(config, doctor.parameters.read_study(config))
+    needed = study_inputs.bytes_needed(config, parameters.read_study(config))
     assert set(before) - set(needed) == {Path(constants.HF_HUB_CACHE)}
 
 
@@ -374,7 +378,7 @@ def test_room_is_asked_for_all_images_where_all_are_fetched(
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
     config["studies"]["real-sample"]["questions_per_category"] = number
     config["datasets"]["gqa"]["images"] = images
-    needed = doctor.bytes_needed(config, doctor.parameters.read_study(config))[Path("data")]
+    needed = study_inputs.bytes_needed(config, parameters.read_study(config))[Path("data")]
     assert least <= needed < least + 3e9
 
 
@@ -432,15 +436,15 @@ def test_dvc_may_say_anything_but_fails_nothing(
             raise subprocess.TimeoutExpired(command, options["timeout"])
         return SimpleNamespace(returncode=status, stderr=said)
 
-    assert [finding.level for finding in doctor.check_dvc()] == [NOTE], "no checkout"
+    assert [finding.level for finding in machine.check_dvc()] == [NOTE], "no checkout"
     (tree / ".dvc").mkdir()
     monkeypatch.setattr(subprocess, "run", run)
-    (finding,) = doctor.check_dvc()
+    (finding,) = machine.check_dvc()
     assert finding.level == level
     assert finding.found.startswith(found)
     (tree / ".git").mkdir()
     if status == 255:
-        (finding,) = doctor.check_dvc()
+        (finding,) = machine.check_dvc()
         assert finding.found.startswith("`dvc status` fails: ERROR: dvc.yaml is broken; see ")
 
 
@@ -474,23 +478,23 @@ def test_a_token_that_the_hub_refuses_is_missed_before_a_model_is_fetched(
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     config = yaml.safe_load(Path("params.yaml").read_text()) | {"study": "real-sample"}
-    study = doctor.parameters.read_study(config)
+    study = parameters.read_study(config)
     with hub_of(tree / "resources/mini-llava") as hub:
         hub.refused = "hf_expired"
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         for token, found in (("hf_expired", [MISSING]), ("hf_good", [])):
             monkeypatch.setenv("HF_TOKEN", token)
-            assert [finding.level for finding in doctor.check_environment(config, study, offline=False)] == found
+            assert [finding.level for finding in study_inputs.check_environment(config, study, offline=False)] == found
         monkeypatch.setenv("HF_TOKEN", "hf_expired")
-        (finding,) = doctor.check_environment(config, study, offline=False)
+        (finding,) = study_inputs.check_environment(config, study, offline=False)
         assert finding.found.startswith("The hub refuses the token in HF_TOKEN")
-        assert not list(doctor.check_environment(config, study, offline=True))
+        assert not list(study_inputs.check_environment(config, study, offline=True))
 
 
 def test_a_folder_with_braces_is_missed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "a {b}").mkdir()
     monkeypatch.chdir(tree / "a {b}")
-    (finding,) = doctor.check_folder()
+    (finding,) = machine.check_folder()
     assert finding.level == MISSING
     assert finding.found.endswith(f"rename {tree / 'a {b}'}")
 

@@ -6,7 +6,8 @@ from typing import Any
 from crossflow.core.errors import CrossflowError
 from crossflow.study import parameters
 from crossflow.study.config_files import read_config
-from crossflow.verify.doctor import MISSING, examine
+from crossflow.verify.doctor import examine
+from crossflow.verify.finding import MISSING
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 
