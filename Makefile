@@ -124,6 +124,7 @@ metadata: $(RELEASE)/complete ## write .zenodo.json and codemeta.json from CITAT
 # The validator reads the vocabulary of RO-Crate from the network, once.
 research-object: environment $(RELEASE)/complete ## write the finished study as a Workflow Run RO-Crate, and validate it
 	$(BIN)/python workflow/scripts/research_object.py results/$(STUDY) dist/crossflow-$(STUDY).crate.zip
+	@echo "dist/crossflow-$(STUDY).crate.zip is written. Its validation reads RO-Crate's vocabulary from the network, once."
 	$(RELEASE)/bin/rocrate-validator --no-interactive validate --no-paging --profile-identifier workflow-run-crate \
 		dist/crossflow-$(STUDY).crate.zip
 
