@@ -506,7 +506,7 @@ def test_a_window_that_covers_the_model_from_every_centre_is_refused_before_the_
 ) -> None:
     assert study.run_answers() == 0
     assert study.run_knockout("--window", str(2 * LAYERS - 1)) == 0
-    monkeypatch.setattr(knockouts, "load_model", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(knockouts, "with_weights", lambda _: pytest.fail("the weights were read"))
     assert study.run_knockout("--window", str(2 * LAYERS)) == 1
     assert "A window of 6 layers does not fit" in _last_line(capsys)
 

@@ -33,7 +33,7 @@ from crossflow.experiments.knocked_out import Answered, ModuleMeans, knock_out, 
 from crossflow.experiments.module_means import module_means, wanted_by
 from crossflow.experiments.selection import Select, Selected, select_answered
 from crossflow.experiments.sinks import SinkSets
-from crossflow.models.loading import load_model, sketch_model
+from crossflow.models.loading import sketch_model, with_weights
 from crossflow.models.model import MultimodalModel
 
 Columns = Callable[[], dict[str, Any]]
@@ -124,9 +124,10 @@ def write_tables(
         batched=settings.engine != "reference",
     )
     together = dict(zip(chosen, planned, strict=True))
+    sketch = sketch_model(job.settings, device)
     # What does not fit the model is refused before its weights are read.
-    experiment_of(sketch_model(job.settings, device))
-    model = load_model(job.settings, device)
+    experiment_of(sketch)
+    model = with_weights(sketch)
     experiment = experiment_of(model)
     for each in chosen.values():
         each.require_prompt(model.prompt)

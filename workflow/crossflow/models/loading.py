@@ -151,11 +151,19 @@ def load_network(settings: ModelSettings, sketch: nn.Module, device: torch.devic
     return found
 
 
+def with_weights(sketch: MultimodalModel) -> MultimodalModel:
+    """The model of a sketch, with its weights on the sketch's device.
+
+    Raises:
+        CrossflowError: as `load_network`.
+    """
+    return replace(sketch, network=load_network(sketch.settings, sketch.network, sketch.device))
+
+
 def load_model(settings: ModelSettings, device: torch.device) -> MultimodalModel:
     """Load a model from its folder.
 
     Raises:
         CrossflowError: as `sketch_model` and `load_network`.
     """
-    sketch = sketch_model(settings, device)
-    return replace(sketch, network=load_network(settings, sketch.network, device))
+    return with_weights(sketch_model(settings, device))
