@@ -4,23 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from copied import Copy, jobs_of
+from copied import Tree, jobs_of
+from finished_study import Finished
 
 
 @pytest.mark.round_trip
 def test_dvc_reproduces_the_ci_study_by_snakemake_and_neither_has_anything_left_to_do(
-    repo: Path, tmp_path: Path
+    finished_ci: Finished, tmp_path: Path
 ) -> None:
-    copy = Copy(repo, tmp_path / "tree")
-    parameters = copy.root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("study: mini", "study: ci"))
-    copy.run("git", "init", "-q", "-b", "main")
-    copy.run("git", "add", "-A")
-    copy.run("git", "commit", "-q", "-m", "state")
-    assert jobs_of(copy.run("dvc", "repro"))["knockout"] == 1
-    results = copy.root / "results" / "ci"
+    tree = Tree(finished_ci.copy_to(tmp_path / "tree"))
+    assert finished_ci.jobs["knockout"] == 1
+    results = tree.root / "results" / "ci"
     assert (results / "summary" / "effects.csv").read_text().count("\n") == 1 + 2 * 8
     assert (results / "figures" / "overview-random-llava-w3.png").read_bytes().startswith(b"\x89PNG")
-    assert copy.planned() == {}
-    assert jobs_of(copy.run("dvc", "repro")) == {}
-    assert "up to date" in copy.run("dvc", "status")
+    assert tree.planned() == {}
+    assert jobs_of(tree.run("dvc", "repro")) == {}
+    assert "up to date" in tree.run("dvc", "status")
