@@ -121,7 +121,6 @@ metadata: $(RELEASE)/complete ## write .zenodo.json and codemeta.json from CITAT
 	$(RELEASE)/bin/cffconvert --format zenodo --outfile .zenodo.json
 	$(RELEASE)/bin/cffconvert --format codemeta --outfile codemeta.json
 
-# The validator reads the vocabulary of RO-Crate from the network, once.
 research-object: environment $(RELEASE)/complete ## write the finished study as a Workflow Run RO-Crate, and validate it
 	$(BIN)/python workflow/scripts/research_object.py results/$(STUDY) dist/crossflow-$(STUDY).crate.zip
 	@echo "dist/crossflow-$(STUDY).crate.zip is written. Its validation reads RO-Crate's vocabulary from the network, once."
