@@ -142,8 +142,9 @@ def check_model(config: Mapping[str, Any], study: Study, slug: str, offline: boo
     yield Finding(OK if fits else MISSING, what, f"{where}; {said}{hint}")
 
 
-def _unfetched(config: Mapping[str, Any], study: Study, sources: Mapping[str, RemoteFile]) -> list[RemoteFile]:
+def _unfetched(config: Mapping[str, Any], study: Study) -> list[RemoteFile]:
     """Files of the table of sources that the run would download, or read parts of."""
+    sources = read_sources(Path(TABLE))
     wanted = []
     for category in study.categories:
         if inputs.is_published(config, study.dataset):
@@ -200,7 +201,7 @@ def _packed(config: Mapping[str, Any], study: Study, offline: bool) -> Finding:
 def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Whether a study's questions and images are available or can be downloaded."""
     what = f"data {study.dataset}"
-    unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
+    unfetched = _unfetched(config, study)
     if not unfetched:
         if config["datasets"][study.dataset]["kind"] == "shapes":
             yield Finding(OK, what, "drawn by the run")
@@ -220,7 +221,7 @@ def check_data(config: Mapping[str, Any], study: Study, offline: bool) -> Iterat
 def check_images(config: Mapping[str, Any], study: Study) -> Iterator[Finding]:
     """Whether a sample of a study's images can be used, and how they are changed before a model sees them."""
     made = config["datasets"][study.dataset]["kind"] == "shapes" or _is_packed(config, study)
-    if made or _unfetched(config, study, read_sources(Path(TABLE))):
+    if made or _unfetched(config, study):
         return
     sample = look_at_images(config, study)
     what, broken = f"images {study.dataset}", len(sample.broken)
@@ -264,7 +265,7 @@ def _uses_hub(config: Mapping[str, Any], study: Study, unfetched: Sequence[Remot
 
 def check_environment(config: Mapping[str, Any], study: Study, offline: bool) -> Iterator[Finding]:
     """Variables by which no server can be reached, which matters where the run fetches something."""
-    unfetched = _unfetched(config, study, read_sources(Path(TABLE)))
+    unfetched = _unfetched(config, study)
     needed = [
         *([environment.FILES] if any(repo_of(source) is None for source in unfetched) else []),
         *([environment.HUB] if _uses_hub(config, study, unfetched) else []),
@@ -278,7 +279,7 @@ def check_environment(config: Mapping[str, Any], study: Study, offline: bool) ->
 
 def bytes_needed(config: Mapping[str, Any], study: Study) -> dict[Path, int]:
     """Folder -> bytes that a run will still write there."""
-    sources = _unfetched(config, study, read_sources(Path(TABLE)))
+    sources = _unfetched(config, study)
     fetched = sum(source.bytes or GIB for source in sources if source.name != "gqa-images")
     for source in sources:
         if source.name == "gqa-images":
